@@ -1,0 +1,873 @@
+"""The frame-level encoder: a front end at 50 Hz, a Transformer and a masked-prediction head.
+
+With the waveform front end it is HuBERT Base (Hsu et al., arXiv 2106.07447), or WavLM Base (Chen
+et al., arXiv 2110.13900) with gated relative position bias, parameter for parameter, so that
+public weights load (`import_weights`). The fbank front end gives the same frames from log-mel
+bands at a fraction of the cost.
+
+What comes out for an utterance does not depend on what it is batched with: each row is
+normalised over its own valid frames, and padding never reaches a valid frame.
+"""
+
+import math
+import re
+
+import torch
+import torchaudio
+from torch import nn
+from torch.nn import functional as F
+
+RECEPTIVE_FIELD = 400  # samples that one frame sees in the waveform front end
+HOP = 320  # samples from one frame to the next: 50 Hz at 16 kHz
+CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
+CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
+NUM_MELS = 80
+MEL_HOP = 160
+LOG_FLOOR = 1e-6  # power, for samples in [-1, 1]
+NUM_BUCKETS = 320  # WavLM's relative positions
+MAX_DISTANCE = 800
+
+
+def num_frames(num_samples):
+    """Return how many frames a number of 16 kHz samples gives, with either front end.
+
+    Arguments
+    ---------
+    num_samples : int or torch.Tensor
+        Number of samples; a tensor of int64 of any shape.
+
+    Returns
+    -------
+    int or torch.Tensor
+        max(0, 1 + floor((num_samples - 400) / 320)), of the argument's type.
+
+    Example
+    -------
+    >>> num_frames(16000), num_frames(torch.tensor([399, 400])).tolist()
+    (49, [0, 1])
+    """
+    frames = 1 + (num_samples - RECEPTIVE_FIELD) // HOP
+    return frames.clamp(min=0) if torch.is_tensor(frames) else max(0, frames)
+
+
+def _valid_mask(lens, size):
+    """Return (batch, size) bool, True at the first `lens` positions of each row."""
+    return torch.arange(size, device=lens.device) < lens[:, None]
+
+
+class WaveformFrontEnd(nn.Module):
+    """HuBERT's seven convolutions over the waveform, one frame per 320 samples.
+
+    Only the first layer is normalised: each channel over time (a group norm of one channel per
+    group), here over the frames that the row's own samples fill.
+
+    Arguments
+    ---------
+    channels : int
+        Channels of each layer.
+
+    Example
+    -------
+    >>> front_end = WaveformFrontEnd(channels=32)
+    >>> front_end(torch.randn(2, 16000), torch.tensor([16000, 8000])).shape
+    torch.Size([2, 49, 32])
+    """
+
+    def __init__(self, channels=512):
+        super().__init__()
+        self.conv_layers = nn.ModuleList()
+        for i, (kernel, stride) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
+            layer = nn.Module()
+            layer.conv = nn.Conv1d(1 if i == 0 else channels, channels, kernel, stride, bias=False)
+            nn.init.kaiming_normal_(layer.conv.weight)
+            self.conv_layers.append(layer)
+        self.conv_layers[0].layer_norm = nn.GroupNorm(channels, channels)
+
+    def forward(self, wavs, num_samples):
+        """Return the features of each frame; those of padded frames are arbitrary but finite.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape (batch, samples).
+        num_samples : torch.Tensor
+            Shape (batch,), int64, valid samples of each row.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, frames, channels).
+        """
+        x = self.conv_layers[0].conv(wavs[:, None])
+        # A row too short for one output frame is left out: its statistics would be undefined.
+        lens = torch.where(
+            num_frames(num_samples) > 0,
+            1 + (num_samples - CONV_KERNELS[0]) // CONV_STRIDES[0],
+            0,
+        )
+        x = F.gelu(_group_norm(x, lens.tolist(), self.conv_layers[0].layer_norm))
+        for layer in self.conv_layers[1:]:
+            x = F.gelu(layer.conv(x))
+        return x.transpose(1, 2)
+
+
+def _group_norm(x, lens, norm):
+    """Apply a group norm to the first `lens` frames of each row of (batch, channels, frames).
+
+    The frames beyond become zero. Statistics are in float32, whatever the precision of x.
+    """
+    size = x.shape[2]
+    if min(lens) == size:
+        return F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(
+            x.dtype
+        )
+    rows = []
+    for row, length in zip(x.split(1), lens, strict=True):
+        if length > 0:
+            row = row[..., :length].float()
+            row = F.group_norm(row, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        rows.append(F.pad(row[..., :length].to(x.dtype), (0, size - length)))
+    return torch.cat(rows)
+
+
+class FbankFrontEnd(nn.Module):
+    """Log-mel bands at 100 Hz, normalised per row, and two convolutions down to 50 Hz.
+
+    A frame is centred on the same sample as the waveform front end's and sees 720 samples, its
+    own 400 and 160 on either side, so that little of a masked span shows in its neighbours.
+
+    Arguments
+    ---------
+    channels : int
+        Channels of the convolutions.
+
+    Example
+    -------
+    >>> front_end = FbankFrontEnd(channels=32)
+    >>> front_end(torch.randn(2, 16000), torch.tensor([16000, 8000])).shape
+    torch.Size([2, 49, 32])
+    """
+
+    def __init__(self, channels=512):
+        super().__init__()
+        # The window of 400 sits in the middle of an FFT of 512: with 400 the lowest bands would
+        # fall between two bins and stay empty. The padding lies outside the window.
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=16000,
+            n_fft=512,
+            win_length=RECEPTIVE_FIELD,
+            hop_length=MEL_HOP,
+            pad=(512 - RECEPTIVE_FIELD) // 2,
+            center=False,
+            f_min=20.0,
+            n_mels=NUM_MELS,
+        )
+        self.down = nn.Conv1d(NUM_MELS, channels, kernel_size=3, stride=2, padding=1)
+        self.pointwise = nn.Conv1d(channels, channels, kernel_size=1)
+        for conv in (self.down, self.pointwise):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, wavs, num_samples):
+        """Return the features of each frame; those of padded frames are arbitrary but finite.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape (batch, samples).
+        num_samples : torch.Tensor
+            Shape (batch,), int64, valid samples of each row.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, frames, channels).
+        """
+        x = F.gelu(self.down(self._normalised_bands(wavs, num_samples)))
+        return F.gelu(self.pointwise(x)).transpose(1, 2)
+
+    def _normalised_bands(self, wavs, num_samples):
+        """Return (batch, bands, mel frames) of mean 0 and deviation 1 over each row's own frames.
+
+        Padded frames are zero, which is also what the convolution pads the ends with.
+        """
+        with torch.autocast(wavs.device.type, enabled=False):
+            x = self.mel(wavs.float()).clamp(min=LOG_FLOOR).log()
+        lens = (1 + (num_samples - RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
+        valid = _valid_mask(lens, x.shape[2])[:, None]
+        count = lens.clamp(min=1)[:, None, None]
+        x = torch.where(valid, x, 0.0)
+        x = torch.where(valid, x - x.sum(dim=2, keepdim=True) / count, 0.0)
+        variance = x.square().sum(dim=2, keepdim=True) / count
+        return x * torch.rsqrt(variance + 1e-5)
+
+
+class PositionalConv(nn.Module):
+    """HuBERT's positional embedding: a grouped convolution over time, weight-normalised."""
+
+    def __init__(self, d_model, kernel, groups):
+        super().__init__()
+        conv = nn.Conv1d(d_model, d_model, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * d_model)))
+        nn.init.zeros_(conv.bias)
+        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+
+    def forward(self, x):
+        """Map (batch, frames, d_model) to the same shape."""
+        frames = x.shape[1]
+        # An even kernel gives one frame too many, at the end.
+        return F.gelu(self.conv(x.transpose(1, 2))[..., :frames]).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, d_model, nhead, dropout):
+        super().__init__()
+        self.nhead = nhead
+        self.dropout = dropout
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def forward(self, x, keys=None, position_bias=None):
+        """Attend over the frames of each row.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, frames, d_model).
+        keys : torch.Tensor, optional
+            Shape (batch, 1, 1, frames), bool, True at frames to attend to; None for all.
+        position_bias : torch.Tensor, optional
+            Shape (heads, frames, frames), for the attentions that have one.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, frames, d_model).
+        """
+        q, k, v = (
+            project(x).unflatten(-1, (self.nhead, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=self._attention_mask(x, keys, position_bias, q.dtype),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _attention_mask(self, x, keys, position_bias, dtype):
+        return keys
+
+
+class GatedBiasSelfAttention(SelfAttention):
+    """Self-attention with WavLM's gated relative position bias (arXiv 2110.13900, eq. 3 to 7)."""
+
+    def __init__(self, d_model, nhead, dropout):
+        super().__init__(d_model, nhead, dropout)
+        self.gru_rel_pos_linear = nn.Linear(d_model // nhead, 8)
+        self.gru_rel_pos_const = nn.Parameter(torch.ones(1, nhead, 1, 1))
+
+    def _attention_mask(self, x, keys, position_bias, dtype):
+        heads = x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
+        gates = self.gru_rel_pos_linear(heads).unflatten(-1, (2, 4)).sum(-1)
+        update, reset = torch.sigmoid(gates).split(1, dim=-1)
+        scale = update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
+        bias = (scale * position_bias).to(dtype)
+        return bias if keys is None else bias.masked_fill(~keys, float("-inf"))
+
+
+ATTENTIONS = {"hubert": SelfAttention, "wavlm": GatedBiasSelfAttention}
+
+
+class FeedForward(nn.Module):
+    """The position-wise part of a Transformer layer."""
+
+    def __init__(self, d_model, d_ffn, dropout, activation_dropout):
+        super().__init__()
+        self.intermediate_dense = nn.Linear(d_model, d_ffn)
+        self.output_dense = nn.Linear(d_ffn, d_model)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        """Map (batch, frames, d_model) to the same shape."""
+        x = self.activation_dropout(F.gelu(self.intermediate_dense(x)))
+        return self.dropout(self.output_dense(x))
+
+
+class TransformerLayer(nn.Module):
+    """A Transformer layer that normalises after each residual sum."""
+
+    def __init__(self, attention, d_model, d_ffn, dropout, activation_dropout):
+        super().__init__()
+        self.attention = attention
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(d_model)
+        self.feed_forward = FeedForward(d_model, d_ffn, dropout, activation_dropout)
+        self.final_layer_norm = nn.LayerNorm(d_model)
+
+    def forward(self, x, keys=None, position_bias=None):
+        """Map (batch, frames, d_model) to the same shape; see `SelfAttention.forward`."""
+        x = self.layer_norm(x + self.dropout(self.attention(x, keys, position_bias)))
+        return self.final_layer_norm(x + self.feed_forward(x))
+
+
+class Transformer(nn.Module):
+    """Positional convolution, layer norm and the stack of Transformer layers."""
+
+    def __init__(
+        self,
+        d_model,
+        num_layers,
+        nhead,
+        d_ffn,
+        attention,
+        dropout,
+        attention_dropout,
+        activation_dropout,
+        layer_drop,
+        pos_conv_kernel,
+        pos_conv_groups,
+    ):
+        super().__init__()
+        self.layer_drop = layer_drop
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                ATTENTIONS[attention](d_model, nhead, attention_dropout),
+                d_model,
+                d_ffn,
+                dropout,
+                activation_dropout,
+            )
+            for _ in range(num_layers)
+        )
+        self.rel_attn_embed = nn.Embedding(NUM_BUCKETS, nhead) if attention == "wavlm" else None
+        self.apply(_init_bert)
+        self.pos_conv_embed = PositionalConv(d_model, pos_conv_kernel, pos_conv_groups)
+        self.layer_norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, valid=None):
+        """Return the input of the first layer and the output of every layer.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, frames, d_model), zero at padded frames.
+        valid : torch.Tensor, optional
+            Shape (batch, frames), bool, False at padded frames; None without padding.
+
+        Returns
+        -------
+        list of torch.Tensor
+            num_layers + 1 tensors of shape (batch, frames, d_model). Padded frames are arbitrary.
+        """
+        keys = None
+        if valid is not None:
+            # A row without any frame attends to everything: a softmax over nothing is NaN.
+            keys = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
+        bias = None if self.rel_attn_embed is None else self._position_bias(x.shape[1])
+        hidden = [self.dropout(self.layer_norm(x + self.pos_conv_embed(x)))]
+        for layer in self.layers:
+            if self.training and torch.rand(()).item() < self.layer_drop:
+                hidden.append(_pass_by(layer, hidden[-1]))
+            else:
+                hidden.append(layer(hidden[-1], keys, bias))
+        return hidden
+
+    def _position_bias(self, frames):
+        """Return WavLM's bias of each head for each pair of frames, (heads, frames, frames)."""
+        time = torch.arange(frames, device=self.rel_attn_embed.weight.device)
+        buckets = relative_position_bucket(time - time[:, None])
+        return self.rel_attn_embed(buckets).permute(2, 0, 1)
+
+
+def _pass_by(layer, x):
+    """Return x as it is, with a zero gradient for the layer, which DDP waits for."""
+    return x + 0.0 * sum(p.sum() for p in layer.parameters() if p.requires_grad)
+
+
+def relative_position_bucket(distance):
+    """Return the bucket of each distance from query to key (arXiv 2110.13900, eq. 5).
+
+    Half of the 320 buckets are for keys to the right. The nearest 80 frames have a bucket each,
+    those up to 800 share them logarithmically, and all beyond fall into the last.
+
+    Arguments
+    ---------
+    distance : torch.Tensor
+        Frames from query to key, int64, of any shape.
+
+    Returns
+    -------
+    torch.Tensor
+        Bucket indices in [0, 320), int64, of the same shape.
+
+    Example
+    -------
+    >>> relative_position_bucket(torch.tensor([-1, 0, 1, 5000])).tolist()
+    [1, 0, 161, 319]
+    """
+    half = NUM_BUCKETS // 2
+    exact = half // 2
+    size = distance.abs()
+    ratio = torch.log(size.clamp(min=1).float() / exact) / math.log(MAX_DISTANCE / exact)
+    shared = (exact + ratio * (half - exact)).long().clamp(max=half - 1)
+    return torch.where(size < exact, size, shared) + half * (distance > 0)
+
+
+def _init_bert(module):
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+class CosineHead(nn.Module):
+    """HuBERT's prediction head (arXiv 2106.07447, eq. 3): cosines to learned unit embeddings.
+
+    Arguments
+    ---------
+    d_model : int
+        Size of the input.
+    num_targets : int
+        Number of units.
+    head_dim : int
+        Size of the space in which frames and units are compared.
+    temperature : float
+        The cosines are divided by it.
+
+    Example
+    -------
+    >>> CosineHead(16, 100, 8, 0.1)(torch.randn(2, 5, 16)).shape
+    torch.Size([2, 5, 100])
+    """
+
+    def __init__(self, d_model, num_targets, head_dim, temperature):
+        super().__init__()
+        self.projection = nn.Linear(d_model, head_dim)
+        self.embeddings = nn.Parameter(torch.randn(num_targets, head_dim))
+        self.temperature = temperature
+
+    def forward(self, x):
+        """Map (..., d_model) to float32 logits (..., num_targets)."""
+        x = self.projection(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.normalize(x.float(), dim=-1)
+            return F.linear(x, F.normalize(self.embeddings, dim=-1)) / self.temperature
+
+
+class FeatureProjection(nn.Module):
+    """Layer norm and linear projection of the front end's features."""
+
+    def __init__(self, channels, d_model, dropout):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(channels)
+        self.projection = nn.Linear(channels, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        """Map (batch, frames, channels) to (batch, frames, d_model)."""
+        return self.dropout(self.projection(self.layer_norm(x)))
+
+
+FRONT_ENDS = {"waveform": WaveformFrontEnd, "fbank": FbankFrontEnd}
+HEADS = ("cosine", "linear")
+
+
+class FrameEncoder(nn.Module):
+    """Front end, mask embedding, Transformer and prediction head, at 50 frames per second.
+
+    The defaults are HuBERT Base. Attention dropout is off by default, for only without it do
+    all devices have a fast attention kernel.
+
+    Arguments
+    ---------
+    frontend : str
+        "waveform" (HuBERT's convolutions) or "fbank" (80 log-mel bands, convolutions of stride 2).
+    conv_channels : int
+        Channels of the front end's convolutions.
+    d_model : int
+        Size of a frame.
+    num_layers : int
+        Transformer layers.
+    nhead : int
+        Attention heads.
+    d_ffn : int
+        Inner size of the feed-forward part.
+    attention : str
+        "hubert", or "wavlm" for gated relative position bias.
+    pos_conv_kernel : int
+        Frames that the positional convolution sees.
+    pos_conv_groups : int
+        Groups of the positional convolution.
+    num_targets : int
+        Units that the head predicts.
+    head : str
+        "cosine" (`CosineHead`) or "linear".
+    head_dim : int
+        Size of the cosine head's space.
+    temperature : float
+        Temperature of the cosine head.
+    dropout : float
+        Dropout after the projection, the positional convolution and each residual branch.
+    attention_dropout : float
+        Dropout of attention weights.
+    activation_dropout : float
+        Dropout inside the feed-forward part.
+    layer_drop : float
+        Probability that a layer is passed by, in training.
+    feature_grad_mult : float
+        Factor on the gradient that reaches the front end.
+
+    Example
+    -------
+    >>> encoder = FrameEncoder("fbank", 32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
+    >>> wavs = torch.randn(2, 16000)
+    >>> encoder(wavs, torch.tensor([1.0, 0.5])).shape
+    torch.Size([2, 49, 32])
+    >>> frames, hidden, logits = encoder(wavs, output_hidden_states=True, return_logits=True)
+    >>> len(hidden), logits.shape
+    (3, torch.Size([2, 49, 100]))
+    """
+
+    def __init__(
+        self,
+        frontend="waveform",
+        conv_channels=512,
+        d_model=768,
+        num_layers=12,
+        nhead=12,
+        d_ffn=3072,
+        attention="hubert",
+        pos_conv_kernel=128,
+        pos_conv_groups=16,
+        num_targets=100,
+        head="cosine",
+        head_dim=256,
+        temperature=0.1,
+        dropout=0.1,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        layer_drop=0.0,
+        feature_grad_mult=1.0,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        _check_choices(config)
+        self.config = config
+        self.feature_grad_mult = feature_grad_mult
+        self.front_end = FRONT_ENDS[frontend](conv_channels)
+        self.feature_projection = FeatureProjection(conv_channels, d_model, dropout)
+        self.mask_embedding = nn.Parameter(torch.rand(d_model))
+        self.transformer = Transformer(
+            d_model,
+            num_layers,
+            nhead,
+            d_ffn,
+            attention,
+            dropout,
+            attention_dropout,
+            activation_dropout,
+            layer_drop,
+            pos_conv_kernel,
+            pos_conv_groups,
+        )
+        if head == "cosine":
+            self.head = CosineHead(d_model, num_targets, head_dim, temperature)
+        else:
+            self.head = nn.Linear(d_model, num_targets)
+
+    def forward(
+        self, wavs, wav_lens=None, mask=None, output_hidden_states=False, return_logits=False
+    ):
+        """Encode a batch. Padded frames of everything returned are zero.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape (batch, samples), 16 kHz, in [-1, 1].
+        wav_lens : torch.Tensor, optional
+            Shape (batch,), relative lengths in (0, 1]; None if all are full.
+        mask : torch.Tensor, optional
+            Shape (batch, frames), bool, True at frames replaced by the mask embedding.
+        output_hidden_states : bool
+            Whether to return the hidden states too.
+        return_logits : bool
+            Whether to return the logits of the prediction head too.
+
+        Returns
+        -------
+        torch.Tensor or tuple
+            Frames (batch, frames, d_model); then, if asked for, the list of num_layers + 1 hidden
+            states of that shape, the first being the input of the first layer and the last the
+            frames; then, if asked for, the logits (batch, frames, num_targets).
+
+        Raises
+        ------
+        ValueError
+            Where a shape does not fit, or no row has the 400 samples that make one frame.
+        """
+        samples = self._num_samples(wavs, wav_lens)
+        valid = self._valid_frames(samples, wavs.shape[1])
+        features = self.front_end(wavs, samples)
+        if features.requires_grad and self.feature_grad_mult != 1.0:
+            features.register_hook(lambda grad: grad * self.feature_grad_mult)
+        x = self._apply_mask(self.feature_projection(features), mask)
+        hidden = self.transformer(_zero_padding(x, valid), valid)
+        frames = hidden[-1] = _zero_padding(hidden[-1], valid)
+        result = [frames]
+        if output_hidden_states:
+            result.append([_zero_padding(x, valid) for x in hidden[:-1]] + [frames])
+        if return_logits:
+            result.append(_zero_padding(self.head(frames), valid))
+        return frames if len(result) == 1 else tuple(result)
+
+    def num_frames(self, num_samples):
+        """Return the frames of a number of samples; see the function `num_frames`."""
+        return num_frames(num_samples)
+
+    def frame_lens(self, wavs, wav_lens=None):
+        """Return the number of valid frames of each row.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape (batch, samples).
+        wav_lens : torch.Tensor, optional
+            Shape (batch,), relative lengths in (0, 1]; None if all are full.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch,), int64.
+        """
+        return num_frames(self._num_samples(wavs, wav_lens))
+
+    def _num_samples(self, wavs, wav_lens):
+        if wavs.ndim != 2:
+            raise ValueError(f"wavs must be (batch, samples), not of shape {tuple(wavs.shape)}")
+        width = wavs.shape[1]
+        if wav_lens is None:
+            return torch.full((len(wavs),), width, device=wavs.device)
+        if wav_lens.shape != wavs.shape[:1]:
+            raise ValueError(
+                f"wav_lens must have one value for each of the {len(wavs)} rows of wavs, "
+                f"not shape {tuple(wav_lens.shape)}"
+            )
+        return torch.round(wav_lens.to(wavs.device).double() * width).long()
+
+    def _valid_frames(self, samples, width):
+        """Return (batch, frames) bool, False where padded, or None where nothing is."""
+        lens = num_frames(samples)
+        if not bool((lens > 0).any()):
+            raise ValueError(
+                f"no row is long enough for one frame: the rows have {samples.tolist()} valid "
+                f"samples, and a frame takes {RECEPTIVE_FIELD}; leave such utterances out"
+            )
+        frames = num_frames(width)
+        return None if bool((lens == frames).all()) else _valid_mask(lens, frames)
+
+    def _apply_mask(self, x, mask):
+        if mask is None:
+            return x
+        if mask.shape != x.shape[:2]:
+            raise ValueError(
+                f"mask must be (batch, frames) = {tuple(x.shape[:2])}, not {tuple(mask.shape)}"
+            )
+        return torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
+
+
+def _check_choices(config):
+    choices = {"frontend": FRONT_ENDS, "attention": ATTENTIONS, "head": HEADS}
+    for key, known in choices.items():
+        if config[key] not in known:
+            raise ValueError(f"{key} must be one of {', '.join(known)}, not {config[key]!r}")
+    if config["d_model"] % config["nhead"]:
+        raise ValueError(
+            f"d_model ({config['d_model']}) must be a multiple of nhead ({config['nhead']})"
+        )
+
+
+def _zero_padding(x, valid):
+    return x if valid is None else torch.where(valid[..., None], x, 0.0)
+
+
+# Our prefix, then Hugging Face transformers' and torchaudio's. The first that fits applies.
+NAME_RULES = (
+    ("mask_embedding", "masked_spec_embed", "mask_generator.mask_embedding"),
+    ("front_end.", "feature_extractor.", "feature_extractor."),
+    ("feature_projection.", "feature_projection.", "encoder.feature_projection."),
+    (
+        "transformer.rel_attn_embed.",
+        "encoder.layers.0.attention.rel_attn_embed.",
+        "encoder.transformer.layers.0.attention.rel_attn_embed.",
+    ),
+    ("transformer.", "encoder.", "encoder.transformer."),
+)
+LAYOUTS = ("huggingface", "torchaudio")
+MASK_NAMES = NAME_RULES[0]
+# Names of the whole encoder within a model that has a head of its own.
+MODEL_PREFIXES = ("hubert.", "wavlm.", "wav2vec2.")
+# Heads of pretraining, CTC and classification: not part of the encoder.
+HEAD_PREFIXES = (
+    "aux.",
+    "classifier.",
+    "final_proj.",
+    "label_embs",
+    "layer_weights",
+    "lm_head.",
+    "logit_generator.",
+    "projector.",
+)
+# The older spelling of weight norm's parameters, and torch's present one.
+WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+MAX_SHOWN = 20  # problems named in one error
+
+
+def import_weights(encoder, state_dict):
+    """Load the weights of a public HuBERT Base or WavLM Base into an encoder, in place.
+
+    Everything is checked before anything is changed. The prediction head keeps its values, and
+    so does the mask embedding where the weights have none.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder
+        With the waveform front end and the sizes of the weights.
+    state_dict : dict
+        Tensors by name, as of Hugging Face's HubertModel or WavLMModel or of torchaudio's
+        hubert_base or wavlm_base, or of a model that wraps one of them with a head.
+
+    Returns
+    -------
+    FrameEncoder
+        The encoder.
+
+    Raises
+    ------
+    ValueError
+        Naming each tensor that is missing, of another shape, or has no place in the encoder.
+
+    Example
+    -------
+    >>> sizes = dict(conv_channels=32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
+    >>> source, encoder = FrameEncoder(**sizes), FrameEncoder(**sizes)
+    >>> encoder = import_weights(encoder, export_state_dict(source))
+    >>> bool((encoder.mask_embedding == source.mask_embedding).all())
+    True
+    """
+    source = _canonical_names(state_dict)
+    torchaudio_layout = any(name.startswith("encoder.transformer.") for name in source)
+    places = _places(encoder, "torchaudio" if torchaudio_layout else "huggingface")
+    _check_weights(places, source)
+    with torch.no_grad():
+        for foreign, own in places.items():
+            if foreign in source:
+                parts = source[foreign].chunk(len(own))
+                for parameter, part in zip(own, parts, strict=True):
+                    parameter.copy_(part)
+    return encoder
+
+
+def export_state_dict(encoder, layout="huggingface"):
+    """Return the encoder's weights under the names that other toolkits load; see `import_weights`.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder
+        With the waveform front end.
+    layout : str
+        "huggingface" (HubertModel, WavLMModel) or "torchaudio" (hubert_base, wavlm_base, which
+        have no mask embedding, so that it is left out).
+
+    Returns
+    -------
+    dict
+        Tensors by name, without the prediction head.
+
+    Example
+    -------
+    >>> encoder = FrameEncoder(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
+    >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
+    torch.Size([32, 32])
+    """
+    return {
+        foreign: torch.cat([parameter.detach() for parameter in own])
+        for foreign, own in _places(encoder, layout).items()
+        if not (layout == "torchaudio" and foreign in MASK_NAMES)
+    }
+
+
+def _canonical_names(state_dict):
+    """Return the tensors of the encoder proper, without a model's prefix and its heads."""
+    source = {}
+    for name, tensor in state_dict.items():
+        prefix = next((p for p in MODEL_PREFIXES if name.startswith(p)), "")
+        name = name.removeprefix(prefix)
+        if name.startswith(HEAD_PREFIXES):
+            continue
+        stem, _, last = name.rpartition(".")
+        if stem.endswith("pos_conv_embed.conv"):
+            name = f"{stem}.{WEIGHT_NORM.get(last, last)}"
+        source[name] = tensor
+    return source
+
+
+def _places(encoder, layout):
+    """Return the parameters that make up each tensor of a layout, by the layout's names.
+
+    That is one parameter, but for torchaudio's WavLM, where one tensor holds the projections of
+    queries, keys and values.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
+    if encoder.config["frontend"] != "waveform":
+        raise ValueError(
+            "HuBERT's layout has a waveform front end, and this encoder's frontend is "
+            f"{encoder.config['frontend']!r}; build it with frontend='waveform'"
+        )
+    fused = layout == "torchaudio" and encoder.config["attention"] == "wavlm"
+    places = {}
+    for name, parameter in encoder.named_parameters():
+        if not name.startswith("head."):
+            foreign = _foreign_name(name, 1 + LAYOUTS.index(layout))
+            if fused:
+                foreign = re.sub(r"\.[qkv]_proj\.", ".attention.in_proj_", foreign)
+                foreign = foreign.replace(".out_proj.", ".attention.out_proj.")
+            places.setdefault(foreign, []).append(parameter)
+    return places
+
+
+def _foreign_name(name, column):
+    rule = next(rule for rule in NAME_RULES if name.startswith(rule[0]))
+    return rule[column] + name.removeprefix(rule[0])
+
+
+def _check_weights(places, source):
+    """Raise a ValueError that names each tensor that does not fit."""
+    problems = []
+    for name, own in places.items():
+        expected = (sum(len(p) for p in own), *own[0].shape[1:])
+        if name not in source:
+            if name not in MASK_NAMES:
+                problems.append(f"{name}: missing, expected shape {expected}")
+        elif tuple(source[name].shape) != expected:
+            problems.append(f"{name}: shape {tuple(source[name].shape)}, expected {expected}")
+    for name in sorted(source.keys() - places.keys()):
+        problems.append(f"{name}: no such tensor in the encoder, shape {tuple(source[name].shape)}")
+    if problems:
+        shown = problems[:MAX_SHOWN] + [f"and {len(problems) - MAX_SHOWN} more"]
+        raise ValueError(
+            "the weights do not fit the encoder, which is left as it was:\n  "
+            + "\n  ".join(shown if len(problems) > MAX_SHOWN else problems)
+        )

@@ -1,0 +1,532 @@
+"""Critics that estimate the mutual information of two representations from their paired rows.
+
+CLUB is the upper bound that training minimises; InfoNCE and MINE are lower bounds to watch
+beside it. All share one interface: `critic(x, y, groups, mode)` gives nats.
+
+- "estimate": the value of the bound. No running statistic changes.
+- "objective": what the critic's own training maximises. In training mode it updates the running
+  statistics, so that one critic step counts once however often the estimate is read.
+
+A negative pairs the x of one row with the y of a row of another group (utterance), whichever rank
+holds it. Where there are several ranks, a group's name is the same on all of them and each rank
+receives its share of the value times the number of ranks (see `lobes.distributed`).
+
+Inputs are standardised without affine parameters, by the statistics of the batch in training
+mode, so that an encoder cannot lower an estimate by shrinking its output. All is computed in
+float32. Gradients reach the inputs in every mode: the caller detaches them where it trains the
+critic.
+
+References
+----------
+Cheng et al., CLUB: A Contrastive Log-ratio Upper Bound of Mutual Information, arXiv 2006.12013.
+van den Oord et al., Representation Learning with Contrastive Predictive Coding, arXiv 1807.03748.
+Belghazi et al., MINE: Mutual Information Neural Estimation, arXiv 1801.04062.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
+
+
+class Standardise(nn.Module):
+    """Shift and scale each feature to mean 0 and variance 1, without affine parameters.
+
+    Training mode uses the statistics of the rows of all ranks, through which gradients flow;
+    evaluation mode uses the running ones. These are the plain average of the first batches and
+    a moving average later.
+
+    Arguments
+    ---------
+    num_features : int
+        Size of the last dimension.
+    momentum : float
+        Weight of the newest batch in the moving average.
+
+    Example
+    -------
+    >>> rows = 5 + 3 * torch.randn(50, 4)
+    >>> out = Standardise(4)(rows)
+    >>> out.shape
+    torch.Size([50, 4])
+    >>> bool((out.mean(0).abs() < 1e-5).all())
+    True
+    """
+
+    min_variance = 1e-10  # Far below any feature in use: scaling stays without effect.
+
+    def __init__(self, num_features, momentum=0.01):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x, update=False):
+        """Standardise rows.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (rows, num_features), valid rows only.
+        update : bool
+            In training mode, whether this batch enters the running statistics.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (rows, num_features).
+        """
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            count = _num_rows(x)
+            mean = all_reduce_sum(x.sum(0)) / count
+            var = all_reduce_sum((x - mean).square().sum(0)) / count
+            if update:
+                self._update(mean.detach(), var.detach())
+        return (x - mean) * var.clamp_min(self.min_variance).rsqrt()
+
+    def _update(self, mean, var):
+        self.num_updates += 1
+        weight = max(self.momentum, 1 / self.num_updates.item())
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(var, weight)
+
+
+class ResidualMLP(nn.Module):
+    """A linear map plus a perceptron of one hidden layer: a linear relation is fitted quickly.
+
+    Arguments
+    ---------
+    in_dim : int
+    hidden_dim : int
+    out_dim : int
+
+    Example
+    -------
+    >>> ResidualMLP(4, 16, 3)(torch.randn(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, in_dim, hidden_dim, out_dim):
+        super().__init__()
+        self.linear = nn.Linear(in_dim, out_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, out_dim)
+        )
+
+    def forward(self, x):
+        """Map (..., in_dim) to (..., out_dim)."""
+        return self.linear(x) + self.mlp(x)
+
+
+class MICritic(nn.Module):
+    """What the critics share: standardised float32 inputs and the choice of the mode.
+
+    A critic defines `_estimate(x, y, groups)` and `_objective(x, y, groups)` on standardised rows.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    """
+
+    modes = ("estimate", "objective")
+
+    def __init__(self, x_dim, y_dim):
+        super().__init__()
+        self.standardise_x = Standardise(x_dim)
+        self.standardise_y = Standardise(y_dim)
+
+    def forward(self, x, y, groups=None, mode="estimate"):
+        """Estimate the mutual information of x and y, or score the critic's fit.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (rows, x_dim), valid rows only. Ranks may hold different numbers of rows.
+        y : torch.Tensor
+            Shape (rows, y_dim), row by row the partner of x.
+        groups : torch.Tensor, optional
+            Shape (rows,), integers: the utterance of each row. A negative never comes from the
+            row's own group. Without it each row is a group.
+        mode : str
+            "estimate" or "objective" (see the module's docstring).
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar, nats; its mean over the ranks is the value of the global batch.
+
+        Raises
+        ------
+        ValueError
+            Where there is no negative pair, or the mode or the shapes are not as above.
+        """
+        if mode not in self.modes:
+            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {self.modes}")
+        if len(x) != len(y) or (groups is not None and groups.shape != x.shape[:1]):
+            shapes = [tuple(t.shape) for t in (x, y, groups) if t is not None]
+            raise ValueError(f"{type(self).__name__}: x, y and groups differ in rows: {shapes}")
+        training = mode != "estimate"
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.standardise_x(x.float(), update=training)
+            y = self.standardise_y(y.float(), update=training)
+            return self._objective(x, y, groups) if training else self._estimate(x, y, groups)
+
+
+class CLUB(MICritic):
+    """Contrastive log-ratio upper bound, arXiv 2006.12013, with a diagonal Gaussian q(y|x).
+
+    The estimate is the mean of log q(y|x) over the rows minus its mean over all pairs of rows of
+    different groups. For a Gaussian the latter needs only the first two moments of y over the
+    other groups, so its cost is linear in the rows. With the exact q of d dimensions with
+    correlation rho, MI = -d/2 ln(1 - rho^2), it converges to d (exp(2 MI / d) - 1), which is
+    larger; with a poor q it is no bound. So watch the likelihood beside it.
+
+    Beside "estimate" and "objective" there is the mode "log_likelihood", which is the objective
+    by its own name: the mean of log q(y|x) in nats, constant included, of the standardised y.
+    A q that ignores x reaches -y_dim / 2 (1 + ln(2 pi)).
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x, the condition.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of the mean's and of the log-variance's network.
+    log_variance_range : tuple of float
+        Open interval that contains 0; a scaled tanh keeps the log-variance inside.
+
+    Example
+    -------
+    >>> critic = CLUB(x_dim=6, y_dim=4, hidden_dim=16)
+    >>> x, y, groups = torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3
+    >>> critic(x, y, groups).shape
+    torch.Size([])
+    >>> critic(x, y, mode="log_likelihood").shape
+    torch.Size([])
+    """
+
+    modes = ("estimate", "objective", "log_likelihood")
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512, log_variance_range=(-8.0, 4.0)):
+        super().__init__(x_dim, y_dim)
+        self.mean = ResidualMLP(x_dim, hidden_dim, y_dim)
+        self.raw_log_variance = ResidualMLP(x_dim, hidden_dim, y_dim)
+        low, high = log_variance_range
+        self.centre, self.half_width = (low + high) / 2, (high - low) / 2
+
+    def log_likelihood(self, x, y):
+        """Return the mean log q(y|x): `forward(x, y, mode="log_likelihood")`."""
+        return self(x, y, mode="log_likelihood")
+
+    @torch.no_grad()
+    def log_variance(self, x):
+        """Return the mean log-variance of q(y|x) over rows and features, for the log.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (rows, x_dim).
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar, inside `log_variance_range`; its mean over the ranks is the global mean.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            log_variance = self._conditional(self.standardise_x(x.float()))[1]
+            return log_variance.mean(1).sum() * _row_weight(x)
+
+    def _conditional(self, x):
+        """Return mean and log-variance of q(y|x), (rows, y_dim) each."""
+        # Shifted so that the network's 0 is the log-variance 0 of a standardised y.
+        raw = self.raw_log_variance(x) / self.half_width - math.atanh(self.centre / self.half_width)
+        return self.mean(x), self.centre + self.half_width * torch.tanh(raw)
+
+    def _objective(self, x, y, groups):
+        return _log_gaussian(y, *self._conditional(x)).sum() * _row_weight(x)
+
+    def _estimate(self, x, y, groups):
+        mean, log_variance = self._conditional(x)
+        index = GroupIndex(x, groups)
+        positive = _log_gaussian(y, mean, log_variance).sum() * _row_weight(x)
+        negative = self._negative(y, mean, log_variance, index)
+        return positive - (index.pair_weight * negative).sum() * world_size()
+
+    def _negative(self, y, mean, log_variance, index):
+        """Return each row's mean of log q(y|x) over the y of all other groups, (rows,)."""
+        sums = all_reduce_sum(
+            y.new_zeros(len(index.sizes), 2 * y.shape[1]).index_add(
+                0, index.own, torch.cat([y, y.square()], dim=1)
+            )
+        )
+        others = (sums.sum(0) - sums) / index.num_others.unsqueeze(1)
+        first, second = others[index.own].chunk(2, dim=1)
+        error = second - 2 * mean * first + mean.square()
+        return _log_gaussian_of_error(error, log_variance)
+
+
+class SampledCLUB(CLUB):
+    """CLUB whose negatives are a few rows for each row, drawn anew at each call.
+
+    Unbiased for the estimate of `CLUB`: the rows are drawn uniformly, with replacement, among
+    those of all other groups.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x, the condition.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of the mean's and of the log-variance's network.
+    num_negatives : int
+        Rows drawn for each row.
+    log_variance_range : tuple of float
+        As in `CLUB`.
+
+    Example
+    -------
+    >>> critic = SampledCLUB(x_dim=6, y_dim=4, hidden_dim=16, num_negatives=2)
+    >>> critic(torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self, x_dim, y_dim, hidden_dim=512, num_negatives=1, log_variance_range=(-8.0, 4.0)
+    ):
+        super().__init__(x_dim, y_dim, hidden_dim, log_variance_range)
+        self.num_negatives = num_negatives
+
+    def _negative(self, y, mean, log_variance, index):
+        rows = gather_rows(y)[index.sample(self.num_negatives)]
+        return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
+
+
+class PairScores(MICritic):
+    """A critic of lower bounds: a learned score of every x with every y as one matrix product.
+
+    The score is <a(x), b(y)> + h(x) + k(y) with networks that see the features and their squares,
+    so that the log-ratio of jointly Gaussian x and y is among the scores.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of each network, and the size of a(x) and b(y).
+    """
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512):
+        super().__init__(x_dim, y_dim)
+        self.embed_x = ResidualMLP(2 * x_dim, hidden_dim, hidden_dim + 1)
+        self.embed_y = ResidualMLP(2 * y_dim, hidden_dim, hidden_dim + 1)
+
+    def _scores(self, x, y):
+        """Score this rank's rows with the rows of all ranks: (rows, rows of all ranks)."""
+        x = self.embed_x(torch.cat([x, x.square()], dim=1))
+        y = gather_rows(self.embed_y(torch.cat([y, y.square()], dim=1)))
+        return x[:, :-1] @ y[:, :-1].T + x[:, -1:] + y[:, -1]
+
+
+class InfoNCE(PairScores):
+    """InfoNCE, arXiv 1807.03748: a lower bound that is at most the log of the number of rows.
+
+    Each x is to pick its own y among that and the y of all other groups. The objective is the
+    estimate.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of each network.
+
+    Example
+    -------
+    >>> critic = InfoNCE(x_dim=6, y_dim=4, hidden_dim=16)
+    >>> value = critic(torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3)
+    >>> value.shape
+    torch.Size([])
+    """
+
+    def _estimate(self, x, y, groups):
+        index = GroupIndex(x, groups)
+        scores = self._scores(x, y)
+        candidates = scores.masked_fill(~(index.negatives | index.positives), -math.inf)
+        num_candidates = 1 + index.num_others[index.own]
+        value = scores[index.positives] - candidates.logsumexp(1) + num_candidates.log()
+        return value.sum() * _row_weight(x)
+
+    _objective = _estimate
+
+
+class MINE(PairScores):
+    """MINE, arXiv 1801.04062: the Donsker-Varadhan lower bound over all pairs of other groups.
+
+    The estimate is the plain bound. The objective replaces log m, m being the batch's mean of
+    exp(score) over negatives, by its tangent at a moving average of m: its gradient is the paper's
+    bias-corrected one (section 3.2), its value lies below the plain bound.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of each network.
+    momentum : float
+        Weight of the newest batch in the moving average.
+
+    Example
+    -------
+    >>> critic = MINE(x_dim=6, y_dim=4, hidden_dim=16)
+    >>> value = critic(torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3)
+    >>> value.shape
+    torch.Size([])
+    """
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512, momentum=0.01):
+        super().__init__(x_dim, y_dim, hidden_dim)
+        self.log_momentum = math.log(momentum)
+        self.log_retention = math.log1p(-momentum)
+        self.register_buffer("running_log_mean", torch.tensor(math.nan))
+
+    def _estimate(self, x, y, groups):
+        positive, log_mean = self._bound(x, y, groups)
+        return positive - log_mean
+
+    def _objective(self, x, y, groups):
+        positive, log_mean = self._bound(x, y, groups)
+        average = self._updated_average(log_mean.detach())
+        if self.training:
+            self.running_log_mean.copy_(average)
+        return positive - (average + (log_mean - average).exp() - 1)
+
+    def _updated_average(self, log_mean):
+        if self.running_log_mean.isnan():
+            return log_mean
+        return torch.logaddexp(
+            self.running_log_mean + self.log_retention, log_mean + self.log_momentum
+        )
+
+    def _bound(self, x, y, groups):
+        """Return the mean score of the rows and the log of the negatives' mean exp(score)."""
+        index = GroupIndex(x, groups)
+        scores = self._scores(x, y)
+        positive = scores[index.positives].sum() * _row_weight(x)
+        negatives = scores.masked_fill(~index.negatives, -math.inf)
+        log_totals = gather_rows(negatives.flatten().logsumexp(0, keepdim=True))
+        return positive, log_totals.logsumexp(0) - math.log(index.num_pairs)
+
+
+class GroupIndex:
+    """Which rows of all ranks are negatives of which of this rank's rows.
+
+    Arguments
+    ---------
+    rows : torch.Tensor
+        Shape (rows, ...), this rank's rows.
+    groups : torch.Tensor, optional
+        Shape (rows,), integers. Without it each row is a group.
+
+    Raises
+    ------
+    ValueError
+        Where all rows belong to one group.
+
+    Attributes
+    ----------
+    own : torch.Tensor
+        Shape (rows,), the group of this rank's rows, from 0.
+    everyone : torch.Tensor
+        Shape (rows of all ranks,), the group of every row.
+    sizes, num_others : torch.Tensor
+        Shape (groups,), the number of rows inside and outside each group.
+    num_pairs : int
+        The number of ordered pairs of rows of different groups.
+
+    Example
+    -------
+    >>> index = GroupIndex(torch.zeros(4, 2), torch.tensor([7, 7, 3, 5]))
+    >>> index.num_pairs
+    10
+    >>> index.negatives.shape
+    torch.Size([4, 4])
+    """
+
+    def __init__(self, rows, groups=None):
+        self.start = row_offset(rows)
+        if groups is None:
+            count = len(gather_rows(rows.new_zeros(len(rows))))
+            self.everyone = torch.arange(count, device=rows.device)
+        else:
+            self.everyone = gather_rows(groups).unique(return_inverse=True)[1]
+        self.own = self.everyone[self.start : self.start + len(rows)]
+        self.sizes = torch.bincount(self.everyone)
+        self.num_others = len(self.everyone) - self.sizes
+        self.num_pairs = int((self.sizes * self.num_others).sum())
+        if self.num_pairs == 0:
+            raise ValueError(
+                f"no negative pair among {len(self.everyone)} rows of {len(self.sizes)} group(s): "
+                "the groups of a batch must name at least two utterances"
+            )
+
+    @property
+    def pair_weight(self):
+        """Share of each of this rank's rows in all pairs, (rows,); 1 in sum over the ranks."""
+        return self.num_others[self.own] / self.num_pairs
+
+    @property
+    def negatives(self):
+        """Whether each pair is of different groups, bool (rows, rows of all ranks)."""
+        return self.own.unsqueeze(1) != self.everyone
+
+    @property
+    def positives(self):
+        """Whether each pair is one row, bool (rows, rows of all ranks)."""
+        columns = torch.arange(len(self.everyone), device=self.own.device)
+        return columns[: len(self.own)].unsqueeze(1) + self.start == columns
+
+    def sample(self, num_negatives):
+        """Draw rows of all ranks that are negatives of this rank's rows, (rows, num_negatives)."""
+        order = self.everyone.argsort()
+        first = (self.sizes.cumsum(0) - self.sizes)[self.own].unsqueeze(1)
+        size = self.sizes[self.own].unsqueeze(1)
+        others = self.num_others[self.own].unsqueeze(1)
+        uniform = torch.rand(
+            len(self.own), num_negatives, dtype=torch.float64, device=self.own.device
+        )
+        drawn = (uniform * others).long()
+        return order[drawn + size * (drawn >= first)]  # Sorted by group, skip the row's own.
+
+
+def _log_gaussian(y, mean, log_variance):
+    """Return log N(y; mean, exp(log_variance)), summed over the last dimension."""
+    return _log_gaussian_of_error((y - mean).square(), log_variance)
+
+
+def _log_gaussian_of_error(squared_error, log_variance):
+    per_dim = squared_error * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
+    return -0.5 * per_dim.sum(-1)
+
+
+def _num_rows(x):
+    return all_reduce_sum(torch.tensor(len(x), device=x.device))
+
+
+def _row_weight(x):
+    """Return the weight of a row in this rank's share of a mean over the rows of all ranks."""
+    return world_size() / _num_rows(x)

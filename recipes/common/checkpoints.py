@@ -1,0 +1,91 @@
+"""Checkpoints that a kill or a full disk cannot spoil."""
+
+import os
+import shutil
+
+from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
+from speechbrain.utils.distributed import main_process_only
+
+PARTIAL = "partial-"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """A `Checkpointer` whose checkpoints are complete or not there.
+
+    A checkpoint is written to a folder of another name, flushed to the disk and renamed. What an
+    interrupted save left behind is never read and is removed by the next save.
+
+    Arguments
+    ---------
+    checkpoints_dir : str or Path
+        The folder of the checkpoints.
+    recoverables : dict, optional
+        What to save, by name.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmp_path") / "save"
+    >>> layer = torch.nn.Linear(2, 3)
+    >>> saved = AtomicCheckpointer(folder, {"layer": layer}).save_checkpoint()
+    >>> sorted(path.name for path in saved.path.iterdir())
+    ['CKPT.yaml', 'layer.ckpt']
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """Save as `Checkpointer.save_checkpoint` does, and only then give the folder its name.
+
+        Returns
+        -------
+        Checkpoint or None
+            The checkpoint; None on other processes than the main one.
+
+        Raises
+        ------
+        OSError
+            Where the disk is full or cannot be written. Earlier checkpoints are as they were.
+        """
+        self._remove_partial()
+        try:
+            written = super().save_checkpoint(*args, **kwargs)
+            return None if written is None else self._publish(written)
+        except (OSError, RuntimeError) as error:
+            self._remove_partial()
+            raise OSError(
+                f"No checkpoint could be written to {self.checkpoints_dir}: {error}. Earlier "
+                "checkpoints there are intact. Free some space and start the same command again."
+            ) from error
+
+    def _new_checkpoint_dirpath(self):
+        return self._partial(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name):
+        return self._partial(super()._custom_checkpoint_dirpath(name))
+
+    def _partial(self, path):
+        return path.with_name(PARTIAL + path.name)
+
+    def _publish(self, written):
+        for path in written.path.iterdir():
+            _flush(path)
+        _flush(written.path)
+        final = written.path.with_name(written.path.name.removeprefix(PARTIAL))
+        os.replace(written.path, final)
+        _flush(self.checkpoints_dir)
+        files = {name: final / path.name for name, path in written.paramfiles.items()}
+        return Checkpoint(final, written.meta, files)
+
+    @main_process_only
+    def _remove_partial(self):
+        for path in self.checkpoints_dir.glob(f"{PARTIAL}{CKPT_PREFIX}*"):
+            shutil.rmtree(path)
+
+
+def _flush(path):
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

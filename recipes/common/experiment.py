@@ -1,0 +1,130 @@
+"""The beginning and the end of every recipe's run."""
+
+import json
+from pathlib import Path
+
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import main_process_only
+from torch import nn
+
+from pretrained.exported import save_model
+from recipes.common.dataio import load_split
+from recipes.common.manifest import validate_manifests
+from recipes.common.metrics import write_metrics
+from recipes.common.pretraining import unwrap
+
+SPLITS = ("train", "valid", "test")
+
+
+def load_hparams(path, overrides):
+    """Load a hyperparameters file with the command line's overrides.
+
+    Arguments
+    ---------
+    path : str
+        The YAML file.
+    overrides : str
+        YAML, as `speechbrain.parse_arguments` gives it.
+
+    Returns
+    -------
+    dict
+        What the file builds.
+
+    Raises
+    ------
+    ValueError
+        Where an override names a key that the file does not have.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return load_hyperpyyaml(file, overrides, overrides_must_match=True)
+        except KeyError as error:
+            raise ValueError(
+                f"{path} has no key for an option of the command line: {error.args[0]}. The file "
+                "lists the options that there are."
+            ) from error
+
+
+def manifest_paths(hparams):
+    """Return the manifests of each of "train", "valid" and "test": lists of paths."""
+    return {
+        split: [
+            Path(hparams["manifest_folder"]) / f"{name}.csv" for name in hparams[f"{split}_splits"]
+        ]
+        for split in SPLITS
+    }
+
+
+def split_datasets(hparams):
+    """Return the datasets of "train", "valid" and "test", checked against each other.
+
+    Arguments
+    ---------
+    hparams : dict
+        `manifest_folder`, `data_folder`, `min_seconds` and, for each split, a list of the
+        manifests that make it up, such as `train_splits`.
+
+    Returns
+    -------
+    dict
+        A DynamicItemDataset each.
+
+    Raises
+    ------
+    ValueError
+        Where a split is empty, a file is missing or a speaker is in two splits.
+    """
+    paths = manifest_paths(hparams)
+    named = {path.stem: path for split in SPLITS for path in paths[split]}
+    groups = {split: [path.stem for path in paths[split]] for split in SPLITS}
+    validate_manifests(named, hparams["data_folder"], disjoint_speakers=groups)
+    return {split: load_split(paths[split], hparams) for split in SPLITS}
+
+
+def quick_look(hparams, datasets, utterances=40):
+    """Return what `--debug` runs on: a few utterances, with results in a folder of their own."""
+    hparams = {**hparams, "output_folder": str(Path(hparams["output_folder"]) / "debug")}
+    few = {name: data.filtered_sorted(select_n=utterances) for name, data in datasets.items()}
+    return hparams, few
+
+
+@main_process_only
+def finish(brain, hparams, began):
+    """Export the encoders and write metrics.json.
+
+    Arguments
+    ---------
+    brain : PretrainingBrain
+        Trained and evaluated.
+    hparams : dict
+        `output_folder`, `seed` and the manifests' keys.
+    began : float
+        When the run began, s since the epoch.
+    """
+    output = Path(hparams["output_folder"])
+    encoders = {name: unwrap(brain.modules[name]) for name in brain.architecture()}
+    save_model(output / "model", encoders)
+    history = (output / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    last = json.loads(history[-1])
+    figures = {
+        "epochs": last["epoch"],
+        "steps": brain.optimizer_step,
+        "parameters": {name: count_parameters(module) for name, module in encoders.items()},
+        "train": last["train"],
+        "valid": last["valid"],
+        "test": brain.test_figures,
+    }
+    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
+    write_metrics(
+        output / "metrics.json",
+        figures,
+        seed=hparams["seed"],
+        manifests=manifests,
+        start_time=began,
+    )
+
+
+def count_parameters(module: nn.Module):
+    """Return the number of parameters that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

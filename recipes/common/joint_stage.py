@@ -1,0 +1,256 @@
+"""Stage C: both encoders learn on, while a critic drives them apart.
+
+    L = L_frame + alpha * L_utterance + beta * I(z; u)
+
+I is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z and embeddings u.
+The critic's own steps, which maximise its likelihood, come between the steps of the encoders.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lobes.distributed import row_offset
+from lobes.losses import masked_prediction_loss, nt_xent
+from pretrained.exported import load_model
+from pretrained.importing import import_weights
+from recipes.common.dataio import Clock, add_crops, add_frame_items, make_loader
+from recipes.common.frame_stage import corpus_units, frame_figures, track_frames
+from recipes.common.pretraining import PretrainingBrain, unwrap
+from recipes.common.seeding import derive_rng
+from recipes.common.units import UnitArray, manifest_rows
+from recipes.common.utterance_stage import both_crops, embedding_figures, track_embeddings
+
+FREE_SETTINGS = {
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "layer_drop",
+    "feature_grad_mult",
+    "temperature",
+}
+CRITIC_FIGURES = {"critic": "critic_log_likelihood", "lower_bound": "lower_bound"}
+
+
+class JointBrain(PretrainingBrain):
+    """Masked prediction and contrast of utterances, with the information they share driven down."""
+
+    @staticmethod
+    def initialise(hparams):
+        """Start from stages A and B, or from public weights in the place of stage A."""
+        modules = hparams["modules"]
+        if hparams["frame_weights"]:
+            import_weights(modules["frame_encoder"], hparams["frame_weights"])
+        else:
+            start_from(modules, "frame_encoder", hparams["frame_model"])
+        start_from(modules, "utterance_encoder", hparams["utterance_model"])
+
+    @staticmethod
+    def make_loaders(hparams, datasets):
+        """Open the units of stage A, or cluster a layer of the public encoder; make the loaders."""
+        if hparams["frame_weights"]:
+            folder = Path(hparams["output_folder"]) / "units"
+            teacher = copy.deepcopy(hparams["modules"]["frame_encoder"])
+            units = corpus_units(folder, hparams, datasets, teacher)
+        else:
+            rows = [row for data in datasets.values() for row in manifest_rows(data)]
+            units = UnitArray(hparams["units_folder"], rows, hparams["num_targets"])
+        return joint_loaders(hparams, datasets, units, hparams["augment"])
+
+    def init_optimizers(self):
+        """Give the encoders, the critic and the lower bound an optimizer each."""
+        encoders = [
+            *self.modules.frame_encoder.parameters(),
+            *self.modules.utterance_encoder.parameters(),
+        ]
+        self.optimizer = self.opt_class(encoders)
+        self.critics = {"critic": self.modules.critic, "lower_bound": self.modules.lower_bound}
+        self.critic_optimizers = {
+            name: self.hparams.critic_optimizer(critic.parameters())
+            for name, critic in self.critics.items()
+        }
+        self.optimizers_dict = {"encoders": self.optimizer}
+        self.checkpointer.add_recoverable("optimizer", self.optimizer)
+        for name, optimizer in self.critic_optimizers.items():
+            self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
+
+    def compute_forward(self, batch, stage):
+        """Return frames, logits, embeddings of both crops and their projections."""
+        batch = batch.to(self.device)
+        wavs, wav_lens = batch.sig
+        mask = batch.mask.data.bool()
+        frames, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
+        embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
+        return frames, logits, embeddings, projections
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Return L_frame + alpha L_utterance + beta I(z; u)."""
+        frames, logits, embeddings, projections = predictions
+        track_frames(self, frames, logits, batch)
+        first, second = projections.chunk(2)
+        track_embeddings(self, embeddings, first, second)
+        frame_loss = masked_prediction_loss(logits, batch.units.data, batch.mask.data.bool())
+        utterance_loss = nt_xent(first, second, self.hparams.temperature)
+        self.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
+        information = self.information(self.beta())
+        self.track("frame_loss", frame_loss, 1)
+        self.track("utterance_loss", utterance_loss, 1)
+        loss = frame_loss + self.hparams.alpha * utterance_loss
+        return loss + self.beta() * information if self.beta() else loss
+
+    def beta(self):
+        """Return the weight of the information: 0 while the critic warms up, then rising."""
+        start, stop = self.hparams.beta_starts, self.hparams.beta_reached
+        risen = (self.progress() - start) / (stop - start)
+        return self.hparams.beta * min(max(risen, 0.0), 1.0)
+
+    def information(self, beta):
+        """Return the critic's estimate, whose gradient reaches the encoders and not the critic."""
+        critic = unwrap(self.modules.critic).requires_grad_(False)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
+            information = critic(*self.pairs)
+        critic.requires_grad_(True)
+        self.track("club", information, 1)
+        if not critic.training:
+            frames, embeddings, _ = self.pairs
+            self.track("critic_log_likelihood", critic.log_likelihood(frames, embeddings), 1)
+            self.track("lower_bound", unwrap(self.modules.lower_bound)(*self.pairs), 1)
+        return information
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Train the critics on this batch's frames and embeddings, cut off from the encoders."""
+        frames, _, embeddings, _ = (output.detach().float() for output in outputs)
+        for step in range(self.hparams.critic_steps):
+            pairs = self.draw_pairs(frames, embeddings, batch, step)
+            for name, optimizer in self.critic_optimizers.items():
+                objective = self.critics[name](*pairs, mode="objective")
+                self.check_loss_isfinite(objective)
+                (-objective).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if step == 0:
+                    self.track(CRITIC_FIGURES[name], objective, 1)
+
+    def draw_pairs(self, frames, embeddings, batch, purpose):
+        """Draw frames and embeddings for the critics: other ones for each step and purpose."""
+        return draw_pairs(
+            frames,
+            embeddings,
+            batch,
+            self.hparams.pairs_per_utterance,
+            (self.hparams.seed, "pairs", self.epoch, self.step, purpose),
+        )
+
+    def summarise(self):
+        """Return the figures of both encoders and what the critics read."""
+        names = ("frame_loss", "utterance_loss", "club", "critic_log_likelihood", "lower_bound")
+        return {
+            **frame_figures(self),
+            **embedding_figures(self),
+            **{name: float(self.average(name)) for name in names},
+            "beta": self.beta(),
+        }
+
+
+def start_from(modules, name, folder):
+    """Load an encoder's weights from an earlier stage's export.
+
+    Arguments
+    ---------
+    modules : dict
+        Holds the encoder under its name.
+    name : str
+        `frame_encoder` or `utterance_encoder`.
+    folder : str or Path
+        As `pretrained.exported.save_model` leaves it.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is not there, lacks the encoder or holds one of another architecture.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"{folder} is not there: stage C starts from the {name} of an earlier stage. Run that "
+            "stage first, beside this one's output_folder, or name its model folder "
+            "(--frame_model, --utterance_model)."
+        )
+    encoders = load_model(folder)
+    if name not in encoders:
+        raise ValueError(f"{folder} holds no {name}, only {', '.join(encoders)}.")
+    expected, found = modules[name].config, encoders[name].config
+    for key, value in expected.items():
+        if found.get(key) != value and key not in FREE_SETTINGS:
+            raise ValueError(
+                f"{folder}: its {name} has {key} {found.get(key)}, this stage's has {value}. Use "
+                "the same architecture in both."
+            )
+    modules[name].load_state_dict(encoders[name].state_dict())
+
+
+def draw_pairs(frames, embeddings, batch, per_utterance, seed_parts):
+    """Pair valid frames, drawn at random, with the embedding of a crop of their utterance.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Shape (batch, frames, d_model).
+    embeddings : torch.Tensor
+        Of the first crops, then of the second, shape (2 * batch, E).
+    batch : PaddedBatch
+        `units` tells which frames are valid.
+    per_utterance : int
+        How many frames to draw of each utterance, with replacement.
+    seed_parts : tuple
+        Seed of the draw, together with the utterance's ID.
+
+    Returns
+    -------
+    x : torch.Tensor
+        Frames, shape (batch * per_utterance, d_model).
+    y : torch.Tensor
+        Embeddings, shape (batch * per_utterance, E).
+    groups : torch.Tensor
+        Number of each row's utterance among those of all ranks.
+    """
+    lens = (batch.units.lengths * batch.units.data.shape[1]).round().long().tolist()
+    rngs = [derive_rng(*seed_parts, utterance) for utterance in batch.id]
+    places = [rng.integers(n, size=per_utterance) for rng, n in zip(rngs, lens, strict=True)]
+    crops = [rng.integers(2, size=per_utterance) for rng in rngs]
+    places = torch.from_numpy(np.concatenate(places)).to(frames.device)
+    crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
+    rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
+    groups = rows + row_offset(frames)
+    return frames[rows, places], embeddings[rows + crops * len(lens)], groups
+
+
+def joint_loaders(hparams, datasets, units, augment):
+    """Return the loaders of stage C.
+
+    Arguments
+    ---------
+    hparams : dict
+        See `add_frame_items`, `add_crops` and `make_loader`.
+    datasets : dict
+        "train", "valid" and "test": DynamicItemDataset.
+    units : UnitArray
+        The units of all of them.
+    augment : callable
+        Takes a crop and a seed, returns the augmented crop.
+
+    Returns
+    -------
+    dict
+        A loader for each, of batches with `id`, `sig`, `units`, `mask`, `first` and `second`.
+    """
+    loaders = {}
+    for split, dataset in datasets.items():
+        clock = Clock()
+        add_frame_items(dataset, hparams, clock, units)
+        add_crops(dataset, hparams, clock, augment)
+        dataset.set_output_keys(["id", "sig", "units", "mask", "first", "second"])
+        clock = clock if split == "train" else None
+        loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
+    return loaders
