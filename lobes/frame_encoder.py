@@ -191,6 +191,8 @@ class FbankFrontEnd(nn.Module):
 
         Padded frames are zero, which is also what the convolution pads the ends with.
         """
+        # Beyond the window the transform multiplies by zero, which a NaN in the padding survives.
+        wavs = torch.where(_valid_mask(num_samples, wavs.shape[1]), wavs, 0.0)
         with torch.autocast(wavs.device.type, enabled=False):
             x = self.mel(wavs.float()).clamp(min=LOG_FLOOR).log()
         lens = (1 + (num_samples - RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
@@ -214,9 +216,16 @@ class PositionalConv(nn.Module):
 
     def forward(self, x):
         """Map (batch, frames, d_model) to the same shape."""
-        frames = x.shape[1]
+        if x.device.type != "cpu":
+            return self._embed(x)
+        # oneDNN's bfloat16 kernel for few channels per group gives plainly wrong results on
+        # CPUs with AMX (seen with torch 2.14).
+        with torch.autocast("cpu", enabled=False):
+            return self._embed(x.float()).to(x.dtype)
+
+    def _embed(self, x):
         # An even kernel gives one frame too many, at the end.
-        return F.gelu(self.conv(x.transpose(1, 2))[..., :frames]).transpose(1, 2)
+        return F.gelu(self.conv(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):

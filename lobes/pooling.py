@@ -128,7 +128,8 @@ def masked_mean_std(x, valid=None):
 
     Example
     -------
-    >>> mean, std = masked_mean_std(torch.tensor([[[1.0, 3.0, 9.0]]]), torch.tensor([[1, 1, 0]]) > 0)
+    >>> valid = torch.tensor([[True, True, False]])
+    >>> mean, std = masked_mean_std(torch.tensor([[[1.0, 3.0, 9.0]]]), valid)
     >>> mean.item(), std.item()
     (2.0, 1.0)
     """

@@ -103,10 +103,11 @@ def test_both_front_ends_give_that_many_frames(frontend, samples):
 
 def test_relative_lengths_are_rounded():
     encoder = small_encoder()
-    # The float32 value of this ratio times the width is just below 7777 or 7760.
-    for samples, frames in [(7777, 24), (7760, 24), (7759, 23)]:
-        lens = encoder.frame_lens(torch.zeros(2, 116800), torch.tensor([1.0, samples / 116800]))
-        assert lens.tolist() == [num_frames(116800), frames] and lens.dtype == torch.int64
+    # The least number of samples for each number of frames: truncation would lose one for many.
+    samples = torch.arange(400, 116800, 320)
+    assert not torch.equal((samples / 116800 * 116800).long(), samples)
+    lens = encoder.frame_lens(torch.zeros(1, 116800).expand(len(samples), -1), samples / 116800)
+    assert lens.tolist() == list(range(1, 365)) and lens.dtype == torch.int64
     assert encoder.frame_lens(torch.zeros(2, 720)).tolist() == [2, 2]
 
 
@@ -172,11 +173,15 @@ def test_wrong_arguments_are_named():
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)
 def test_shipped_encoders_do_not_see_padding(fragment):
-    batch = padded_batch([16000, 48000, 116800])
-    assert_batch_agrees(load_fragment(fragment).eval(), batch)
-    training = load_fragment(fragment, {"dropout": 0.0, "layer_drop": 0.0}).train()
-    mask = torch.rand(3, num_frames(116800)) < 0.5
-    assert_batch_agrees(training, batch, mask)
+    encoder = load_fragment(fragment).eval()
+    assert_batch_agrees(encoder, padded_batch([16000, 48000, 116800]))
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_shipped_encoders_do_not_see_padding_in_training_and_with_masks(fragment):
+    encoder = load_fragment(fragment, {"dropout": 0.0, "layer_drop": 0.0}).train()
+    mask = torch.rand(3, num_frames(36000)) < 0.5
+    assert_batch_agrees(encoder, padded_batch([5000, 14000, 36000]), mask)
 
 
 @every_kind
@@ -211,6 +216,20 @@ def test_a_row_without_a_frame_is_zero_and_harms_no_other(frontend, attention):
     (frames.square().sum() + logits.square().sum()).backward()
     assert not wavs.grad[1:].any()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+def test_every_row_has_something_to_attend_to():
+    encoder = small_encoder()
+    seen = []
+    for layer in encoder.transformer.layers:
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    wavs, wav_lens, _ = padded_batch([8000, 4000, 5])
+    encoder(wavs, wav_lens)
+    # A softmax over nothing is NaN in some attention kernels, though not in all.
+    assert all(keys.sum(dim=-1).flatten().tolist() == [24, 12, 24] for keys in seen)
+    seen.clear()
+    encoder(wavs)
+    assert seen == [None] * 3
 
 
 @every_kind
@@ -419,18 +438,24 @@ def test_dropouts_act_in_training_only(name):
 
 
 @every_kind
-def test_bfloat16_is_finite_and_close(frontend, attention):
+def test_bfloat16_agrees_with_float32(frontend, attention):
     encoder = small_encoder(frontend=frontend, attention=attention).train()
     wavs, wav_lens, _ = padded_batch([8000, 4000, 300])
     mask = torch.rand(3, 24) < 0.5
-    exact, _ = encoder(wavs, wav_lens, mask, return_logits=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        frames, logits = encoder(wavs, wav_lens, mask, return_logits=True)
-        loss = logits.float().square().mean()
-    loss.backward()
-    assert torch.isfinite(frames).all() and torch.isfinite(logits).all()
-    assert (frames.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
-    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+    units = torch.randint(0, 20, (int(mask.sum()),))
+    results = []
+    for enabled in (False, True):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            frames, logits = encoder(wavs, wav_lens, mask, return_logits=True)
+        F.cross_entropy(logits[mask], units).backward()
+        gradients = {n: p.grad.clone() for n, p in encoder.named_parameters()}
+        results.append({"frames": frames.detach().float()} | gradients)
+    for name, exact in results[0].items():
+        assert torch.isfinite(results[1][name]).all()
+        # The key biases' gradients are nothing but rounding errors.
+        if "k_proj.bias" not in name:
+            assert (results[1][name] - exact).norm() < 0.1 * exact.norm(), name
 
 
 def test_group_norm_statistics_are_float32_under_bfloat16():

@@ -1,6 +1,9 @@
 """The beginning and the end of every recipe's run."""
 
+import ctypes
 import json
+import platform
+import sys
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
@@ -14,6 +17,15 @@ from recipes.common.metrics import write_metrics
 from recipes.common.pretraining import unwrap
 
 SPLITS = ("train", "valid", "test")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory():
+    """Let the C library keep freed memory: on a CPU, page faults took a third of the time."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def load_hparams(path, overrides):
@@ -46,13 +58,16 @@ def load_hparams(path, overrides):
             ) from error
 
 
+def all_splits(hparams):
+    """Return the names of the corpus's splits that the run uses."""
+    return [name for split in SPLITS for name in hparams[f"{split}_splits"]]
+
+
 def manifest_paths(hparams):
     """Return the manifests of each of "train", "valid" and "test": lists of paths."""
+    folder = Path(hparams["manifest_folder"])
     return {
-        split: [
-            Path(hparams["manifest_folder"]) / f"{name}.csv" for name in hparams[f"{split}_splits"]
-        ]
-        for split in SPLITS
+        split: [folder / f"{name}.csv" for name in hparams[f"{split}_splits"]] for split in SPLITS
     }
 
 

@@ -11,7 +11,8 @@ from speechbrain.utils.distributed import run_on_main
 from lobes.losses import IGNORED_UNIT, masked_prediction_loss
 from lobes.masking import nearest_visible_units
 from lobes.targets import SAMPLE_RATE
-from pretrained.importing import import_weights, load_frame_encoder
+from pretrained.exported import load_model
+from pretrained.importing import import_weights
 from recipes.common.dataio import Clock, add_frame_items, make_loader
 from recipes.common.pretraining import PretrainingBrain
 from recipes.common.units import UnitArray, make_units, manifest_rows
@@ -29,7 +30,7 @@ class FrameBrain(PretrainingBrain):
     @staticmethod
     def make_loaders(hparams, datasets):
         """Make the units of all splits, and a loader for each."""
-        teacher = hparams["teacher"] and load_frame_encoder(hparams["teacher"])
+        teacher = load_teacher(hparams["teacher"]) if hparams["teacher"] else None
         units = corpus_units(Path(hparams["output_folder"]) / "units", hparams, datasets, teacher)
         return frame_loaders(hparams, datasets, units)
 
@@ -113,6 +114,20 @@ def frame_figures(brain):
     variance = brain.average("frame_square") - brain.average("frame_mean").square()
     figures["frame_deviation"] = float(variance.clamp(min=0).sqrt().mean())
     return figures
+
+
+def load_teacher(folder):
+    """Return the frame encoder of an exported model, whose hidden layer is to be clustered.
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds none.
+    """
+    encoders = load_model(folder)
+    if "frame_encoder" not in encoders:
+        raise ValueError(f"teacher: {folder} holds no frame_encoder, only {', '.join(encoders)}.")
+    return encoders["frame_encoder"]
 
 
 def corpus_units(folder, hparams, datasets, teacher=None):

@@ -97,8 +97,8 @@ class PretrainingBrain(sb.Brain):
         """Stop at the first loss that is not finite, before it reaches a weight."""
         if not torch.isfinite(loss):
             raise PretrainingError(
-                f"The loss is {loss.item()} at epoch {self.epoch}, step {self.step}. The weights of "
-                "the last checkpoint are sound. Lower the learning rate (lr), or look for an "
+                f"The loss is {loss.item()} at epoch {self.epoch}, step {self.step}. The weights "
+                "of the last checkpoint are sound. Lower the learning rate (lr), or look for an "
                 "utterance with extreme values."
             )
 
@@ -126,11 +126,11 @@ class PretrainingBrain(sb.Brain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Report a stage; after validation also save, log, draw and look for a collapse."""
-        figures = {"loss": float(stage_loss), **self.summarise()}
+        figures = {"loss": float(stage_loss), **(self.summarise() if self.totals else {})}
         if stage == sb.Stage.TRAIN:
             seconds = time.monotonic() - self.stage_began
-            audio = float(self.average("audio_seconds") * self.counts["audio_seconds"])
-            figures["audio_seconds_per_second"] = audio / seconds
+            audio = all_reduce_sum(torch.as_tensor(self.totals.get("audio_seconds", 0.0)))
+            figures["audio_seconds_per_second"] = float(audio) / seconds
             self.train_figures = figures
             return
         self.check_collapse(figures)
@@ -148,8 +148,8 @@ class PretrainingBrain(sb.Brain):
         for name, value in figures.items():
             if name.endswith("_deviation") and value < MIN_DEVIATION:
                 raise PretrainingError(
-                    f"{name} is {value:.1e}: the representation has collapsed to a point. Lower the "
-                    "learning rate (lr) or beta, or use larger batches."
+                    f"{name} is {value:.1e}: the representation has collapsed to a point. Lower "
+                    "the learning rate (lr) or beta, or use larger batches."
                 )
 
     @main_process_only
@@ -183,7 +183,7 @@ def unwrap(module):
 
 
 def record_epoch(path, epoch, figures):
-    """Append an epoch to a history of JSON lines, dropping what an earlier run had from there on."""
+    """Append an epoch to a history of JSON lines, in the place of what came from there on."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
     kept.append(json.dumps({"epoch": epoch, **figures}))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Pretrain Learn2Diss: one stage, which the hyperparameters file names.
 
-    python train.py hparams/frame.yaml --data_folder LibriSpeech --output_folder results/frame
-    python train.py hparams/utterance.yaml --data_folder LibriSpeech --output_folder results/utterance
-    python train.py hparams/joint.yaml --data_folder LibriSpeech --output_folder results/joint
+    python train.py hparams/frame.yaml --data_folder LibriSpeech --output_folder O/frame
+    python train.py hparams/utterance.yaml --data_folder LibriSpeech --output_folder O/utterance
+    python train.py hparams/joint.yaml --data_folder LibriSpeech --output_folder O/joint
 
 On several GPUs: torchrun --nproc_per_node=8 train.py ...
 """
@@ -14,7 +14,14 @@ import time
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
-from recipes.common.experiment import finish, load_hparams, quick_look, split_datasets
+from recipes.common.experiment import (
+    all_splits,
+    finish,
+    keep_freed_memory,
+    load_hparams,
+    quick_look,
+    split_datasets,
+)
 
 
 def main(arguments):
@@ -23,8 +30,9 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
+    keep_freed_memory()
 
-    run_on_main(hparams["prepare"])
+    run_on_main(hparams["prepare"], kwargs={"splits": all_splits(hparams)})
     datasets = split_datasets(hparams)
     if run_opts["debug"]:
         hparams, datasets = quick_look(hparams, datasets)
