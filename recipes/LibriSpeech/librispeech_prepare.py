@@ -1,10 +1,94 @@
-"""stub"""
-import csv, soundfile
+"""Preparation of LibriSpeech (Panayotov et al., ICASSP 2015): a manifest for each split.
+
+The layout is SPLIT/READER/CHAPTER/READER-CHAPTER-NUMBER.flac, with the transcripts of a chapter
+in READER-CHAPTER.trans.txt.
+"""
+
 from pathlib import Path
-def prepare_librispeech(data_folder, save_folder, splits, skip_prep=False, skip_bad=False, num_workers=None):
-    Path(save_folder).mkdir(parents=True, exist_ok=True)
-    for s in splits:
-        with open(Path(save_folder)/f"{s}.csv","w") as f:
-            w=csv.writer(f); w.writerow(["ID","duration","wav","spk_id"])
-            for p in sorted(Path(data_folder,s).rglob("*.flac")):
-                w.writerow([p.stem, soundfile.info(p).duration, "$data_root/"+p.relative_to(data_folder).as_posix(), p.stem.split("-")[0]])
+
+from recipes.common.manifest import CorpusError, prepare_splits
+
+SPLITS = (
+    "train-clean-100",
+    "train-clean-360",
+    "train-other-500",
+    "dev-clean",
+    "dev-other",
+    "test-clean",
+    "test-other",
+)
+
+
+def prepare_librispeech(
+    data_folder, save_folder, splits, skip_prep=False, skip_bad=False, num_workers=None
+):
+    """Write `<save_folder>/<split>.csv` for any subset of LibriSpeech's splits.
+
+    Safe to repeat: what is there and still holds is kept.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        The folder LibriSpeech.
+    save_folder : str or Path
+        Receives the manifests.
+    splits : iterable of str
+        Such as "train-clean-100" and "dev-clean".
+    skip_prep : bool
+        The manifests are there already.
+    skip_bad : bool
+        Leave out audio that cannot be used, instead of stopping.
+    num_workers : int, optional
+        Processes that check the audio; all cores if None.
+
+    Raises
+    ------
+    CorpusError
+        Where a split, audio or a transcript is missing or cannot be used. Nothing is written then.
+
+    Example
+    -------
+    >>> prepare_librispeech("nowhere", "manifest", ["dev-clean"])
+    Traceback (most recent call last):
+        ...
+    recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
+    """
+    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
+    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+
+
+def list_utterances(data_folder, split):
+    """Return the rows of a split, each with its speaker and words; `wav` is a Path."""
+    folder = Path(data_folder) / split
+    if not folder.is_dir():
+        raise CorpusError(f"{folder} is missing. {_what_is_there(Path(data_folder))}")
+    audio = {path.stem: path for path in sorted(folder.glob("*/*/*.flac"))}
+    if not audio:
+        raise CorpusError(f"{folder} holds no audio: expected READER/CHAPTER/*.flac in it.")
+    words, problems = {}, []
+    for path in sorted(folder.glob("*/*/*.trans.txt")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            utterance, _, text = line.partition(" ")
+            words[utterance] = text.strip()
+            if utterance not in audio:
+                problems.append(f"{path}, line {number}: {utterance} has no audio beside it.")
+    problems += [
+        f"{path}: no transcript in {path.parent}."
+        for name, path in audio.items()
+        if name not in words
+    ]
+    if problems:
+        raise CorpusError("\n".join(problems))
+    return [
+        {"ID": name, "wav": path, "spk_id": path.parent.parent.name, "wrd": words[name]}
+        for name, path in audio.items()
+    ]
+
+
+def _what_is_there(folder):
+    splits = [name for name in SPLITS if (folder / name).is_dir()]
+    if splits:
+        return f"Splits in {folder}: {', '.join(splits)}."
+    if (folder / "LibriSpeech").is_dir():
+        return f"Did you mean {folder / 'LibriSpeech'} as data_folder?"
+    return f"{folder} holds none of LibriSpeech's splits."

@@ -15,7 +15,7 @@ import torch
 from scipy.fft import next_fast_len
 from speechbrain.augment.time_domain import AddNoise, DropChunk, DropFreq
 from speechbrain.dataio import audio_io
-from speechbrain.processing.signal_processing import reverberate
+from speechbrain.processing.signal_processing import convolve1d, reverberate
 from torchaudio.functional import resample
 
 from lobes.targets import SAMPLE_RATE
@@ -23,6 +23,7 @@ from lobes.targets import SAMPLE_RATE
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 RIR_BANK_SIZE = 64
 RIR_BANK_SEED = 2407
+NOTCH_TAPS = 101  # of the filter of DropFreq
 
 
 class UtteranceAugment:
@@ -81,16 +82,14 @@ class UtteranceAugment:
         self.rir_files = audio_files(rir_folder) if rir_folder else None
         self.rir_bank = None if rir_folder else synthetic_rirs(RIR_BANK_SIZE)
         self.max_gain = max_gain
-        self.add_noise = AddNoise(
-            snr_low=snr_low, snr_high=snr_high, noise_funct=self.noise_like
-        )
+        self.add_noise = AddNoise(snr_low=snr_low, snr_high=snr_high, noise_funct=self.noise_like)
         self.drop_freq = DropFreq(drop_freq_low=0.01, drop_freq_high=0.95)
         self.drop_chunk = DropChunk(drop_length_low=800, drop_length_high=2400)
         self.parts = [
             (reverb_prob, self.reverberate),
             (noise_prob, self.noise),
             (channel_prob, self.channel),
-            (drop_freq_prob, self.drop_freq),
+            (drop_freq_prob, self.bands),
             (drop_chunk_prob, self.chunks),
         ]
         self.gain_prob = gain_prob
@@ -153,6 +152,18 @@ class UtteranceAugment:
         size = next_fast_len(samples + SAMPLE_RATE // 20, real=True)
         response = torch.from_numpy(channel_response(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)))
         return torch.fft.irfft(torch.fft.rfft(wav, size) * response, size)[:, :samples]
+
+    def bands(self, wav):
+        """Drop up to three frequency bands of 400 Hz or so."""
+        samples = wav.shape[1]
+        impulse = torch.zeros(1, NOTCH_TAPS)
+        impulse[0, NOTCH_TAPS // 2] = 1
+        # DropFreq filters in the time domain, slowly: have its filter and apply it by FFT.
+        kernel = self.drop_freq(impulse).unsqueeze(-1)
+        padding = (0, next_fast_len(samples + NOTCH_TAPS, real=True) - samples)
+        return convolve1d(
+            wav.unsqueeze(-1), kernel, padding, use_fft=True, rotation_index=NOTCH_TAPS // 2
+        )[:, :samples, 0]
 
     def chunks(self, wav):
         """Drop up to three stretches of 50 to 150 ms, unless nothing would be left."""
