@@ -3,9 +3,12 @@
 CLUB is the upper bound that training minimises; InfoNCE and MINE are lower bounds to watch
 beside it. All share one interface: `critic(x, y, groups, mode)` gives nats.
 
-- "estimate": the value of the bound. No running statistic changes.
-- "objective": what the critic's own training maximises. In training mode it updates the running
-  statistics, so that one critic step counts once however often the estimate is read.
+- "estimate": the value of the bound.
+- "objective": what the critic's own training maximises. For a lower bound, that is the estimate.
+
+In training mode the calls that may train a critic update its running statistics: the objective,
+and with it the estimate of a lower bound. CLUB's estimate, which trains the encoders, does not, so
+that a batch counts by its critic steps alone.
 
 A negative pairs the x of one row with the y of a row of another group (utterance), whichever rank
 holds it. Where there are several ranks, a group's name is the same on all of them and each rank
@@ -136,6 +139,7 @@ class MICritic(nn.Module):
     """
 
     modes = ("estimate", "objective")
+    updating_modes = ("objective",)
 
     def __init__(self, x_dim, y_dim):
         super().__init__()
@@ -172,11 +176,12 @@ class MICritic(nn.Module):
         if len(x) != len(y) or (groups is not None and groups.shape != x.shape[:1]):
             shapes = [tuple(t.shape) for t in (x, y, groups) if t is not None]
             raise ValueError(f"{type(self).__name__}: x, y and groups differ in rows: {shapes}")
-        training = mode != "estimate"
+        update = mode in self.updating_modes
+        score = self._estimate if mode == "estimate" else self._objective
         with torch.autocast(x.device.type, enabled=False):
-            x = self.standardise_x(x.float(), update=training)
-            y = self.standardise_y(y.float(), update=training)
-            return self._objective(x, y, groups) if training else self._estimate(x, y, groups)
+            x = self.standardise_x(x.float(), update)
+            y = self.standardise_y(y.float(), update)
+            return score(x, y, groups)
 
 
 class CLUB(MICritic):
@@ -214,6 +219,7 @@ class CLUB(MICritic):
     """
 
     modes = ("estimate", "objective", "log_likelihood")
+    updating_modes = ("objective", "log_likelihood")
 
     def __init__(self, x_dim, y_dim, hidden_dim=512, log_variance_range=(-8.0, 4.0)):
         super().__init__(x_dim, y_dim)
@@ -316,7 +322,6 @@ class PairScores(MICritic):
     The score is <a(x), b(y)> / sqrt(hidden_dim) + h(x) + k(y) with networks that see the features
     and their squares, so that the log-ratio of jointly Gaussian x and y is among the scores. The
     scale keeps the first scores small: MINE's exponential of large ones is ruled by a few pairs.
-    The objective of a lower bound is its estimate.
 
     Arguments
     ---------
@@ -327,6 +332,8 @@ class PairScores(MICritic):
     hidden_dim : int
         Hidden units of each network, and the size of a(x) and b(y).
     """
+
+    updating_modes = ("estimate", "objective")
 
     def __init__(self, x_dim, y_dim, hidden_dim=512):
         super().__init__(x_dim, y_dim)

@@ -47,7 +47,8 @@ def write_manifest(rows, path):
     Example
     -------
     >>> path = getfixture("tmp_path") / "train.csv"
-    >>> write_manifest([{"ID": "a", "duration": 1.5, "wav": "$data_root/a.wav", "spk_id": "1"}], path)
+    >>> row = {"ID": "a", "duration": 1.5, "wav": "$data_root/a.wav", "spk_id": "1"}
+    >>> write_manifest([row], path)
     >>> read_manifest(path)[0]["duration"]
     1.5
     """
