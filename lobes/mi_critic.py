@@ -250,6 +250,33 @@ class CLUB(MICritic):
             log_variance = self._conditional(self.standardise_x(x.float()))[1]
             return log_variance.mean(1).sum() * _row_weight(x)
 
+    @torch.no_grad()
+    def log_ratio(self, x, y, marginal_mean, marginal_variance):
+        """Return what each x tells of its y: log q(y|x) minus the log of a Gaussian marginal.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (rows, x_dim).
+        y : torch.Tensor
+            Shape (rows, y_dim).
+        marginal_mean, marginal_variance : torch.Tensor
+            Of y before it is standardised, shape (y_dim,).
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (rows,), nats. The scale of y does not matter.
+        """
+        deviation = marginal_variance.sqrt()
+        ends = torch.stack([marginal_mean, marginal_mean + deviation])
+        ends = self.standardise_y(ends.float())
+        marginal = _log_gaussian(
+            self.standardise_y(y.float()), ends[0], 2 * (ends[1] - ends[0]).log()
+        )
+        conditional = self._conditional(self.standardise_x(x.float()))
+        return _log_gaussian(self.standardise_y(y.float()), *conditional) - marginal
+
     def _conditional(self, x):
         """Return mean and log-variance of q(y|x), (rows, y_dim) each."""
         # Shifted so that the network's 0 is the log-variance 0 of a standardised y.
@@ -340,6 +367,24 @@ class PairScores(MICritic):
         self.hidden_dim = hidden_dim
         self.embed_x = ResidualMLP(2 * x_dim, hidden_dim, hidden_dim + 1)
         self.embed_y = ResidualMLP(2 * y_dim, hidden_dim, hidden_dim + 1)
+
+    @torch.no_grad()
+    def scores(self, x, y):
+        """Return the score of each x with each y.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (rows, x_dim).
+        y : torch.Tensor
+            Shape (other rows, y_dim).
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (rows, other rows).
+        """
+        return self._scores(self.standardise_x(x.float()), self.standardise_y(y.float()))
 
     def _scores(self, x, y):
         """Score this rank's rows with the rows of all ranks: (rows, rows of all ranks)."""

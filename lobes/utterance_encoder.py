@@ -23,7 +23,7 @@ from lobes.pooling import (
 
 NUM_MELS = 80
 WINDOW = 400  # samples of one frame, at 16 kHz
-HOP = 160  # samples from one frame to the next: 100 Hz
+HOPS = {"ecapa": 160, "tdnn": 320}  # samples from one frame to the next
 
 
 class LogMel(nn.Module):
@@ -32,6 +32,11 @@ class LogMel(nn.Module):
     The bands are `speechbrain.lobes.features.Fbank`'s, with which public speaker models were
     trained. Its floor, 80 dB below the row's loudest value, is taken over valid frames only.
 
+    Arguments
+    ---------
+    hop : int
+        Samples from one frame to the next.
+
     Example
     -------
     >>> features, lens = LogMel()(torch.randn(2, 16000), torch.tensor([16000, 8000]))
@@ -39,9 +44,10 @@ class LogMel(nn.Module):
     (torch.Size([2, 80, 101]), [101, 51])
     """
 
-    def __init__(self):
+    def __init__(self, hop=160):
         super().__init__()
-        self.fbank = Fbank(n_mels=NUM_MELS)
+        self.hop = hop
+        self.fbank = Fbank(n_mels=NUM_MELS, hop_length=hop / 16)
 
     def forward(self, wavs, num_samples):
         """Return the features of each row and its number of frames.
@@ -57,9 +63,9 @@ class LogMel(nn.Module):
         -------
         tuple of torch.Tensor
             Features (batch, 80, frames), float32, zero where padded; lengths (batch,), int64,
-            1 + num_samples // 160.
+            1 + num_samples // hop.
         """
-        lens = 1 + num_samples // HOP
+        lens = 1 + num_samples // self.hop
         with torch.autocast(wavs.device.type, enabled=False):
             # Beyond its end a row sees silence, as an utterance alone does.
             inside = length_mask(num_samples, wavs.shape[1])
@@ -394,7 +400,6 @@ class UtteranceEncoder(nn.Module):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.config = config
-        self.features = LogMel()
         if backbone == "ecapa":
             self.backbone = ECAPATDNN(
                 channels, embedding_dim, attention_channels, se_channels, res2net_scale
@@ -403,6 +408,7 @@ class UtteranceEncoder(nn.Module):
             self.backbone = TDNN(channels, embedding_dim, attention_channels)
         else:
             raise ValueError(f"backbone must be 'ecapa' or 'tdnn', not {backbone!r}")
+        self.features = LogMel(HOPS[backbone])
         self.projection = ProjectionHead(embedding_dim, projection_dim)
 
     def forward(self, wavs, wav_lens=None, project=False):

@@ -62,16 +62,15 @@ def list_utterances(data_folder, split):
     folder = Path(data_folder) / split
     if not folder.is_dir():
         raise CorpusError(f"{folder} is missing. {_what_is_there(Path(data_folder))}")
-    audio = {path.stem: path for path in sorted(folder.glob("*/*/*.flac"))}
-    if not audio:
+    paths = sorted(folder.glob("*/*/*.flac"))
+    if not paths:
         raise CorpusError(f"{folder} holds no audio: expected READER/CHAPTER/*.flac in it.")
-    words, problems = {}, []
+    audio, words, problems = {}, {}, []
+    for path in paths:
+        if audio.setdefault(path.stem, path) != path:
+            problems.append(f"{path}: {audio[path.stem]} has the same name.")
     for path in sorted(folder.glob("*/*/*.trans.txt")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            utterance, _, text = line.partition(" ")
-            words[utterance] = text.strip()
-            if utterance not in audio:
-                problems.append(f"{path}, line {number}: {utterance} has no audio beside it.")
+        problems += _read_transcripts(path, audio, words)
     problems += [
         f"{path}: no transcript in {path.parent}."
         for name, path in audio.items()
@@ -83,6 +82,26 @@ def list_utterances(data_folder, split):
         {"ID": name, "wav": path, "spk_id": path.parent.parent.name, "wrd": words[name]}
         for name, path in audio.items()
     ]
+
+
+def _read_transcripts(path, audio, words):
+    """Add a chapter's transcripts to `words`; return what is wrong with them."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        return [f"{path} is not text in UTF-8: {error}."]
+    problems = []
+    for number, line in enumerate(lines, 1):
+        utterance, _, text = line.partition(" ")
+        where = f"{path}, line {number}"
+        if not text.strip():
+            problems.append(f"{where}: {line!r} is not an utterance and its words.")
+        elif utterance in words:
+            problems.append(f"{where}: {utterance} has a transcript already.")
+        elif utterance not in audio:
+            problems.append(f"{where}: {utterance} has no audio beside it.")
+        words[utterance] = text.strip()
+    return problems
 
 
 def _what_is_there(folder):

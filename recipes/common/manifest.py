@@ -94,6 +94,8 @@ def read_manifest(path):
         rows, lines = [], {}
         for row in reader:
             where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise CorpusError(f"{where}: not as many values as the header has columns.")
             if row["ID"] in lines:
                 raise CorpusError(f"{where}: ID {row['ID']} stands in line {lines[row['ID']]} too.")
             lines[row["ID"]] = reader.line_num
@@ -204,13 +206,15 @@ def check_audio(path):
         with soundfile.SoundFile(path) as file:
             rate, channels, frames = file.samplerate, file.channels, file.frames
             audio = file.read(dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a length past all memory
         return 0.0, f"cannot be decoded ({error})"
     if rate != SAMPLE_RATE or channels != 1:
         return 0.0, f"has {channels} channel(s) at {rate} Hz, expected 1 at {SAMPLE_RATE} Hz"
+    if _riff_is_cut(path):
+        return 0.0, "is cut short: its header announces more samples than it holds"
     if frames == 0:
         return 0.0, "is empty"
-    if len(audio) != frames or _riff_is_cut(path):
+    if len(audio) != frames:
         return 0.0, f"is cut short: {len(audio)} of {frames} samples"
     if not np.isfinite(audio).all():
         return 0.0, "holds values that are not finite (NaN or infinity)"
@@ -222,8 +226,16 @@ def check_audio(path):
 def _riff_is_cut(path):
     """Tell whether a WAV file is shorter than its header says: libsndfile reads what there is."""
     with open(path, "rb") as file:
-        head = file.read(8)
-    return head[:4] == b"RIFF" and os.path.getsize(path) < int.from_bytes(head[4:], "little")
+        if file.read(4) != b"RIFF":
+            return False
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                # A header that was written to a pipe says about 2 or 4 GiB, for "unknown".
+                return size < 0x7FFFF000 and os.path.getsize(path) < file.tell() + size
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def scan_audio(paths, num_workers=None):

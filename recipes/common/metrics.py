@@ -74,8 +74,8 @@ def _from_zero(x):
 def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=1000):
     """Return the ratio of two systems' EER on the same trials, with its interval over speakers.
 
-    Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn, any
-    other as often as both of its speakers together (product).
+    Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn,
+    any other as often as the product of its two speakers' draws.
 
     Arguments
     ---------

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Measure what stage C left between frames and embeddings, against its control with beta 0.
+
+    python evaluate.py hparams/evaluate.yaml --data_folder LibriSpeech --output_folder O/leakage
+        --model O/joint/model --control O/joint_beta0/model
+
+Fresh critics on frozen encoders (recipes/common/leakage.py); differences with 95 % intervals over
+speakers. The masked and the retrieval accuracy are those of the two runs' own metrics.json.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import speechbrain as sb
+
+from pretrained.exported import load_model
+from recipes.common.experiment import all_splits, load_hparams, manifest_paths, split_datasets
+from recipes.common.leakage import encode_pairs, read_leakage, split_utterances
+from recipes.common.metrics import bootstrap_mean, write_metrics
+
+
+def encode_all(folder, parts, hparams):
+    """Return the pairs of each part, encoded by the model of a folder."""
+    encoders = load_model(folder)
+    return {
+        name: encode_pairs(encoders, rows, hparams["frames_per_utterance"], hparams["seed"])
+        for name, rows in parts.items()
+    }
+
+
+def compare(model, control, speakers, seed):
+    """Return the figures of a model and of its control on a part, and their difference."""
+    figures = {}
+    for name in ("likelihood_gain", "info_nce"):
+        difference, interval = bootstrap_mean((model[name] - control[name]).mean(0), speakers, seed)
+        figures[name] = {
+            "model": by_seed(model[name].mean(1)),
+            "control": by_seed(control[name].mean(1)),
+            "difference": difference,
+            "interval": interval,
+        }
+    figures["club"] = {"model": by_seed(model["club"]), "control": by_seed(control["club"])}
+    return figures
+
+
+def by_seed(values):
+    """Return the mean, the standard deviation and the values themselves, a seed each."""
+    return {"mean": values.mean().item(), "std": values.std().item(), "seeds": values.tolist()}
+
+
+def kept_accuracies(hparams):
+    """Return the accuracies of both runs' metrics.json and their ratios."""
+    runs = {
+        name: json.loads((Path(hparams[name]).parent / "metrics.json").read_text(encoding="utf-8"))
+        for name in ("model", "control")
+    }
+    figures = {}
+    for split in ("valid", "test"):
+        for name in ("masked_accuracy", "retrieval_accuracy"):
+            values = {run: metrics["figures"][split][name] for run, metrics in runs.items()}
+            ratio = values["model"] / values["control"]
+            figures[f"{split}_{name}"] = {**values, "ratio": ratio}
+    return figures
+
+
+def main(arguments):
+    """Prepare, encode, fit the critics, compare."""
+    began = time.time()
+    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams = load_hparams(hparams_file, overrides)
+    hparams["prepare"](splits=all_splits(hparams))
+    rows = {}
+    for split, dataset in split_datasets(hparams).items():
+        with dataset.output_keys_as(["id", "wav", "spk_id"]):
+            rows[split] = list(dataset)
+    parts = {**split_utterances(rows["train"], hparams["seed"])}
+    parts["training speakers"] = parts.pop("read")
+    parts["unseen speakers, valid"] = rows["valid"]
+    parts["unseen speakers, test"] = rows["test"]
+
+    encoded = {name: encode_all(hparams[name], parts, hparams) for name in ("model", "control")}
+    read = {
+        name: read_leakage(encoded[name], hparams["hidden_dim"], hparams["critic_seeds"])
+        for name in encoded
+    }
+    figures = {
+        part: compare(
+            read["model"][part],
+            read["control"][part],
+            encoded["model"][part]["speakers"],
+            hparams["seed"],
+        )
+        for part in read["model"]
+    }
+    figures["kept"] = kept_accuracies(hparams)
+    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
+    write_metrics(
+        Path(hparams["output_folder"]) / "metrics.json",
+        figures,
+        seed=hparams["seed"],
+        manifests=manifests,
+        start_time=began,
+    )
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,90 @@
+"""The pretraining recipes, by their own command on made-up speech."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+TESTS = Path(__file__).parent
+PRETRAIN = TESTS.parent / "recipes" / "LibriSpeech" / "pretrain"
+STAGES = ("frame", "utterance", "joint")
+POINTS = {
+    "frame": "kmeans,labelling,epoch,save,validation",
+    "utterance": "epoch,save,validation",
+    "joint": "epoch,save,validation",
+}
+SMALL = {
+    "frame": ["--num_targets", "16", "--kmeans_passes", "2"],
+    "utterance": [],
+    "joint": ["--num_targets", "16", "--critic_steps", "1"],
+}
+
+pytestmark = pytest.mark.recipe
+
+
+def arguments(stage, data, output, *more):
+    """Return the command line of a small run of a stage."""
+    options = {
+        "--data_folder": data,
+        "--output_folder": Path(output) / stage,
+        "--number_of_epochs": 2,
+        "--max_batch_seconds": 20,
+        "--ckpt_interval_minutes": 0,
+        "--ckpt_interval_steps": 3,
+    }
+    pairs = [str(word) for pair in options.items() for word in pair]
+    return [f"hparams/{stage}_tiny.yaml", *pairs, *SMALL[stage], *map(str, more)]
+
+
+def interrupted(stage, points, *args):
+    """Run a stage, killed at each of the points and started again."""
+    script = [sys.executable, TESTS / "interrupted_run.py", PRETRAIN / "train.py", points]
+    done = subprocess.run([*map(str, script), *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def left_alone(librispeech, tmp_path_factory):
+    """The three stages, run one after the other without interruption."""
+    output = tmp_path_factory.mktemp("left_alone")
+    for stage in STAGES:
+        interrupted(stage, "", *arguments(stage, librispeech, output))
+    return output
+
+
+def test_each_stage_leaves_its_results(left_alone):
+    expected = {"frame": {"frame_encoder"}, "utterance": {"utterance_encoder"}}
+    expected["joint"] = expected["frame"] | expected["utterance"]
+    for stage in STAGES:
+        folder = left_alone / stage
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["figures"]["epochs"] == 2 and metrics["seed"] == 2407
+        assert set(metrics["figures"]["test"]) >= {"loss"}
+        config = json.loads((folder / "model" / "config.json").read_text())
+        assert set(config) - {"format"} == expected[stage]
+        assert (folder / "curves.png").stat().st_size > 1000
+        assert len((folder / "history.jsonl").read_text().splitlines()) == 2
+        assert len(list((folder / "save").glob("CKPT*"))) >= 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_ends_with_the_same_weights(stage, workers, left_alone, librispeech, tmp_path):
+    earlier = {
+        "frame": [],
+        "utterance": [],
+        "joint": [
+            *("--frame_model", str(left_alone / "frame" / "model")),
+            *("--utterance_model", str(left_alone / "utterance" / "model")),
+        ],
+    }[stage]
+    args = arguments(stage, librispeech, tmp_path, "--num_workers", workers, *earlier)
+    interrupted(stage, POINTS[stage], *args)
+    expected = load_file(left_alone / stage / "model" / "model.safetensors")
+    found = load_file(tmp_path / stage / "model" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    different = [name for name in expected if not expected[name].equal(found[name])]
+    assert not different, f"{len(different)} of {len(expected)} tensors differ: {different[:3]}"
