@@ -434,7 +434,7 @@ class MINE(PairScores):
     The mean score of the rows minus the log of the mean exp(score) of the pairs. The paper's moving
     average of the latter (section 3.2) is for the few negatives of a shuffled batch. Over all pairs
     the gradient's bias is small and the average's lag does more harm: on correlated Gaussians
-    (20 dimensions, 8 nats, batches of 512, 2000 steps) it read 2.3 against 7.5 without.
+    (20 dimensions, 8 nats, batches of 512, 2000 steps, weight .01) it read 2.3, without it 7.5.
 
     Arguments
     ---------

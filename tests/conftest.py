@@ -44,15 +44,17 @@ def librispeech(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def voxceleb1(tmp_path_factory):
-    """A VoxCeleb1 tree: the readers of dev-clean and test-clean, and their trials. Do not change it."""
+    """A VoxCeleb1 tree: the voices of dev-clean and test-clean, and trials. Do not change it."""
     root = tmp_path_factory.mktemp("corpora") / "voxceleb1"
     (root / "meta").mkdir(parents=True)
     wavs = {"dev-clean": [], "test-clean": []}
     for split, reader, chapter in _chapters():
-        for number in range(1, UTTERANCES + 1 if split in wavs else 1):
+        if split not in wavs:
+            continue
+        for number in range(UTTERANCES):
             path = f"id{reader:05d}/session{chapter}/{number:05d}.wav"
             (root / "wav" / path).parent.mkdir(parents=True, exist_ok=True)
-            audio = _make_voice(reader, seed=chapter * 10 + number - 1)
+            audio = _make_voice(reader, seed=chapter * 10 + number)
             soundfile.write(root / "wav" / path, audio, RATE)
             wavs[split].append(path)
     for split, name in (("dev-clean", "veri_dev"), ("test-clean", "veri_test2")):

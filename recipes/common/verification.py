@@ -112,3 +112,111 @@ def score_trials(embeddings, trials):
     enrolled = np.stack([unit[enrol] for _, enrol, _ in trials])
     tested = np.stack([unit[test] for _, _, test in trials])
     return (enrolled * tested).sum(1)
+
+
+def standardise(embeddings, reference):
+    """Return embeddings with the mean and the deviation of other data at 0 and 1, by dimension.
+
+    Arguments
+    ---------
+    embeddings : dict
+        ID: array of shape (E,).
+    reference : dict
+        Embeddings of training data, likewise; at least two.
+
+    Returns
+    -------
+    dict
+
+    Example
+    -------
+    >>> reference = {"a": np.array([1.0, 0.0]), "b": np.array([3.0, 4.0])}
+    >>> standardise({"c": np.array([4.0, 2.0])}, reference)
+    {'c': array([2., 0.])}
+    """
+    known = np.stack(list(reference.values()))
+    deviation = known.std(0)
+    deviation[deviation == 0] = 1
+    return {name: (value - known.mean(0)) / deviation for name, value in embeddings.items()}
+
+
+def verify(encoder, manifest, trials, data_root, seed, reference=None):
+    """Return the error rates of an encoder and of its baselines on the same trials.
+
+    The systems are "utterance" (the encoder), "fbank" (`FbankStatistics`) and "random" (the same
+    architecture with random weights), each scored by the cosine of its embeddings. With reference
+    data each is also scored after `standardise`. None of these is better everywhere, so none is
+    left out: on one corpus the plain cosine of log-mel statistics is the strongest baseline, on
+    another the standardised one.
+
+    Arguments
+    ---------
+    encoder : UtteranceEncoder
+        Trained.
+    manifest : str or Path
+        Manifest of the utterances of the trials.
+    trials : list of tuple
+        (label, enrolment ID, test ID), label 1 for the same speaker.
+    data_root : str or Path
+        The corpus's folder.
+    seed : int
+        Seed of the random weights, of the choice of reference data and of the bootstrap.
+    reference : tuple, optional
+        Manifest and data root of training data; 500 of its utterances are drawn.
+
+    Returns
+    -------
+    dict
+        `trials`, `utterances`, `speakers`: counts. `eer`: of each system, in [0, 1]. `ratio`: for
+        each baseline, the EER of "utterance" by the baseline's (`value`) and its 95 % interval over
+        speakers (`interval`); None where the trials are too few to define it.
+    """
+    needed = {name for trial in trials for name in trial[1:]}
+    rows = [row for row in read_manifest(manifest) if row["ID"] in needed]
+    systems = {"utterance": encoder, "fbank": FbankStatistics(), "random": _random(encoder, seed)}
+    scores = {}
+    for name, system in systems.items():
+        embeddings = embed(system, rows, data_root)
+        scores[name] = score_trials(embeddings, trials)
+        if reference is not None:
+            known = embed(system, _draw(reference[0], seed), reference[1])
+            standardised = standardise(embeddings, known)
+            scores[f"{name}_standardised"] = score_trials(standardised, trials)
+
+    labels = [label for label, _, _ in trials]
+    speaker = {row["ID"]: row["spk_id"] for row in rows}
+    speakers = [(speaker[enrol], speaker[test]) for _, enrol, test in trials]
+    baselines = [name for name in scores if not name.startswith("utterance")]
+    return {
+        "trials": len(trials),
+        "utterances": len(rows),
+        "speakers": len(set(speaker.values())),
+        "eer": {name: eer(values, labels) for name, values in scores.items()},
+        "ratio": {
+            name: _ratio(scores["utterance"], scores[name], labels, speakers, seed)
+            for name in baselines
+        },
+    }
+
+
+def _random(encoder, seed):
+    """Return an encoder of the same architecture with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "random weights"))
+        fresh = type(encoder)(**encoder.config)
+    return fresh.to(next(encoder.parameters()).device)
+
+
+def _draw(manifest, seed):
+    """Return up to `MAX_REFERENCE` rows of a manifest, drawn at random."""
+    rows = read_manifest(manifest)
+    order = derive_rng(seed, "reference").permutation(len(rows))[:MAX_REFERENCE]
+    return [rows[i] for i in order]
+
+
+def _ratio(scores, baseline, labels, speakers, seed):
+    if eer(baseline, labels) == 0:
+        return {"value": None, "interval": None}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, interval = bootstrap_eer_ratio(scores, baseline, labels, speakers, seed)
+    return {"value": value, "interval": list(interval) if np.isfinite(interval).all() else None}

@@ -1,0 +1,369 @@
+"""The manifest: reading, writing, checks across splits, and the check of audio."""
+
+import os
+
+import numpy as np
+import pytest
+import soundfile
+from speechbrain.dataio.dataio import read_audio
+
+from recipes.common import manifest as manifest_module
+from recipes.common.manifest import (
+    BadAudioError,
+    CorpusError,
+    check_audio,
+    fingerprint,
+    load_dataset,
+    prepare_splits,
+    read_manifest,
+    scan_audio,
+    validate_manifests,
+    write_manifest,
+)
+
+OPTIONS = {"skip_prep": False, "skip_bad": False, "num_workers": 1}
+
+
+def row(name, speaker="s", duration=1.0):
+    return {"ID": name, "duration": duration, "wav": f"$data_root/{name}.wav", "spk_id": speaker}
+
+
+@pytest.fixture
+def voice(make_voice, tmp_path):
+    """Return a function (file name) -> the path of a new, good file."""
+
+    def write(name):
+        soundfile.write(tmp_path / name, make_voice(1, 2), 16000)
+        return tmp_path / name
+
+    return write
+
+
+def write_bytes(path, content):
+    path.write_bytes(content)
+    return path
+
+
+# Reading and writing
+
+
+def test_rows_come_back_sorted_by_id(tmp_path):
+    rows = [{**row("b", duration=1 / 3), "wrd": 'A, "B"'}, {**row("a"), "wrd": "ÇA"}]
+    write_manifest(rows, tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv") == rows[::-1]
+
+
+def test_the_order_of_rows_does_not_change_the_file(tmp_path):
+    rows = [row(name) for name in "abc"]
+    write_manifest(rows, tmp_path / "m.csv")
+    write_manifest(rows[::-1], tmp_path / "n.csv")
+    assert (tmp_path / "m.csv").read_bytes() == (tmp_path / "n.csv").read_bytes()
+
+
+def test_a_write_that_fails_leaves_the_old_manifest(tmp_path, monkeypatch):
+    write_manifest([row("a")], tmp_path / "m.csv")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_manifest([row("b")], tmp_path / "m.csv")
+    assert [r["ID"] for r in read_manifest(tmp_path / "m.csv")] == ["a"]
+
+
+def test_speechbrain_reads_it_with_the_corpus_in_place(tmp_path):
+    write_manifest([{**row("a", duration=2.5), "wrd": "HI"}], tmp_path / "m.csv")
+    data = load_dataset(tmp_path / "m.csv", tmp_path / "corpus").data
+    assert data["a"]["wav"] == f"{tmp_path}/corpus/a.wav"
+    assert (data["a"]["duration"], data["a"]["spk_id"], data["a"]["wrd"]) == (2.5, "s", "HI")
+
+
+HEADER = "ID,duration,wav,spk_id\n"
+BAD_MANIFESTS = {
+    "no column": ("ID,duration,wav\na,1,$data_root/a.wav\n", "line 1: .*spk_id"),
+    "word as duration": (HEADER + "a,long,$data_root/a.wav,s\n", "line 2: .*'long'"),
+    "no duration": (HEADER + "a,,$data_root/a.wav,s\n", "line 2: .*duration"),
+    "NaN as duration": (HEADER + "a,nan,$data_root/a.wav,s\n", "line 2: .*duration"),
+    "negative duration": (HEADER + "a,-1,$data_root/a.wav,s\n", "line 2: .*duration"),
+    "ID twice": (HEADER + "a,1,$data_root/a.wav,s\n" * 2, "line 3: ID a .* line 2"),
+    "a value too few": (HEADER + "a,1,$data_root/a.wav\n", "line 2: .*values"),
+    "a value too many": (HEADER + "a,1,$data_root/a.wav,s,t\n", "line 2: .*values"),
+    "header alone": (HEADER, "no utterance"),
+    "empty file": ("", "line 1: .*ID, duration, wav, spk_id"),
+}
+
+
+@pytest.mark.parametrize("text, message", BAD_MANIFESTS.values(), ids=BAD_MANIFESTS)
+def test_a_bad_manifest_is_refused_by_file_and_line(text, message, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CorpusError, match=f"bad.csv.*{message}"):
+        read_manifest(path)
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(CorpusError, match="gone.csv is missing"):
+        read_manifest(tmp_path / "gone.csv")
+
+
+def test_fingerprint_follows_the_content_alone(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write_manifest([row("a")], tmp_path / folder / "m.csv")
+        write_manifest([row("b")], tmp_path / folder / "n.csv")
+    x, y = ([tmp_path / folder / name for name in ("m.csv", "n.csv")] for folder in "xy")
+    assert fingerprint(x) == fingerprint(y[::-1])
+    write_manifest([row("b", duration=1.25)], y[1])
+    assert fingerprint(x) != fingerprint(y)
+
+
+# Checks across manifests
+
+
+def write_splits(folder, **splits):
+    """Write a manifest, and audio that exists, for each split; return the paths by name."""
+    for name, rows in splits.items():
+        write_manifest(rows, folder / f"{name}.csv")
+        for one in rows:
+            (folder / f"{one['ID']}.wav").touch()
+    return {name: folder / f"{name}.csv" for name in splits}
+
+
+def test_splits_that_share_nothing_pass(tmp_path):
+    paths = write_splits(
+        tmp_path, train=[row("a", "s")], more=[row("b", "s")], test=[row("c", "t")]
+    )
+    groups = {"train": ["train", "more"], "test": ["test"]}
+    validate_manifests(paths, tmp_path, disjoint_speakers=groups)
+
+
+def test_a_speaker_in_two_groups_is_named(tmp_path):
+    paths = write_splits(tmp_path, train=[row("a", "alice")], test=[row("b", "alice")])
+    with pytest.raises(CorpusError, match="test.csv.*b: speaker alice.*train"):
+        validate_manifests(paths, tmp_path, {"train": ["train"], "test": ["test"]})
+
+
+def test_an_utterance_in_two_splits_is_named(tmp_path):
+    paths = write_splits(tmp_path, train=[row("a")], more=[row("a")])
+    with pytest.raises(CorpusError, match="more.csv.*ID a .*train.csv"):
+        validate_manifests(paths, tmp_path, {"train": ["train", "more"]})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    paths = write_splits(tmp_path, train=[row("a"), row("b")])
+    (tmp_path / "b.wav").unlink()
+    with pytest.raises(CorpusError, match="train.csv.*b.wav is missing"):
+        validate_manifests(paths, tmp_path, {"train": ["train"]})
+
+
+def test_an_empty_split_is_named(tmp_path):
+    paths = write_splits(tmp_path, train=[row("a")])
+    (tmp_path / "test.csv").write_text(HEADER, encoding="utf-8")
+    with pytest.raises(CorpusError, match="test.csv"):
+        validate_manifests({**paths, "test": tmp_path / "test.csv"}, tmp_path, {})
+
+
+# Audio
+
+
+def test_good_audio_has_its_duration(voice, make_voice):
+    seconds = len(make_voice(1, 2)) / 16000
+    assert check_audio(voice("a.wav")) == (seconds, None)
+    assert check_audio(voice("a.flac")) == (seconds, None)
+
+
+def test_what_is_passed_is_what_speechbrain_reads(voice):
+    path = voice("a.flac")
+    assert check_audio(path)[0] * 16000 == len(read_audio(str(path)))
+
+
+# FLAC fails while it decodes. A cut WAV decodes to the samples that are left, and libsndfile
+# corrects the header's count: only the header's own bytes tell.
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("keep", [lambda n: n - 2, lambda n: n // 2, lambda n: 60])
+def test_cut_audio_is_found(voice, suffix, keep):
+    path = voice(f"a{suffix}")
+    content = path.read_bytes()
+    write_bytes(path, content[: keep(len(content))])
+    duration, problem = check_audio(path)
+    assert duration == 0 and ("cut short" in problem or "cannot be decoded" in problem)
+
+
+def test_a_corrupt_flac_is_found(voice):
+    path = voice("a.flac")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
+
+
+def test_a_wav_from_a_pipe_is_good(voice):
+    path = voice("a.wav")
+    content = bytearray(path.read_bytes())
+    assert content[36:40] == b"data"
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    assert check_audio(write_bytes(path, content))[1] is None
+
+
+def test_a_wav_with_chunks_after_its_samples_is_judged_by_its_samples(voice):
+    path = voice("a.wav")
+    content = path.read_bytes()
+    assert check_audio(write_bytes(path, content + b"LIST\x04\0\0\0INFO"))[1] is None
+
+
+def test_a_flac_that_does_not_know_its_length_is_refused(voice):
+    path = voice("a.flac")
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
+
+
+CONTENTS = {
+    "empty": (np.zeros(0), 16000, "empty"),
+    "zeros": (np.zeros(1600), 16000, "silent"),
+    "constant": (np.full(1600, 0.25), 16000, "silent"),
+    "one NaN": (np.where(np.arange(1600) == 800, np.nan, 0.1), 16000, "not finite"),
+    "one infinity": (np.where(np.arange(1600) == 800, np.inf, 0.1), 16000, "not finite"),
+    "8 kHz": (np.sin(np.arange(1600)), 8000, "8000 Hz.*16000 Hz"),
+    "stereo": (np.sin(np.arange(3200)).reshape(-1, 2), 16000, "2 channel"),
+}
+
+
+@pytest.mark.parametrize("samples, rate, message", CONTENTS.values(), ids=CONTENTS)
+def test_what_a_recipe_cannot_use_is_found(samples, rate, message, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    duration, problem = check_audio(path)
+    assert duration == 0
+    pytest.raises(ValueError, _raise, problem).match(message)
+
+
+def _raise(message):
+    raise ValueError(message)
+
+
+def test_text_named_wav_and_no_file_are_found(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_text("not audio at all\n" * 9)
+    assert "cannot be decoded" in check_audio(path)[1]
+    assert "cannot be decoded" in check_audio(tmp_path / "gone.wav")[1]
+
+
+def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
+    bad = write_bytes(tmp_path / "bad.flac", b"no audio")
+    paths = sorted(librispeech.rglob("*.flac")) * 2 + [bad]
+    assert len(paths) > 100  # fewer are not worth processes
+    found = scan_audio(paths, num_workers=2)
+    assert found == scan_audio(paths, num_workers=1)
+    assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]
+
+
+# Preparation of any corpus
+
+
+def list_wavs(folder, split):
+    return [
+        {"ID": path.stem, "wav": path, "spk_id": path.stem[0]}
+        for path in sorted((folder / split).glob("*.wav"))
+    ]
+
+
+@pytest.fixture
+def corpus(tmp_path, make_voice):
+    """A corpus of two splits of three files each."""
+    for split, seed in (("one", 1), ("two", 2)):
+        (tmp_path / "corpus" / split).mkdir(parents=True)
+        for speaker in "abc":
+            audio = make_voice(ord(speaker), seed)
+            soundfile.write(tmp_path / "corpus" / split / f"{speaker}{seed}.wav", audio, 16000)
+    return tmp_path / "corpus"
+
+
+def prepare(corpus, **options):
+    save_folder = corpus.parent / "out"
+    prepare_splits(list_wavs, corpus, save_folder, ["one", "two"], {**OPTIONS, **options})
+    return save_folder
+
+
+def test_a_corpus_needs_only_a_listing(corpus):
+    out = prepare(corpus)
+    assert [r["ID"] for r in read_manifest(out / "one.csv")] == ["a1", "b1", "c1"]
+    assert read_manifest(out / "two.csv")[0]["wav"] == "$data_root/two/a2.wav"
+    validate_manifests({s: out / f"{s}.csv" for s in ("one", "two")}, corpus, {})
+
+
+def test_every_bad_file_of_every_split_is_in_one_report(corpus):
+    (corpus / "one" / "b1.wav").write_text("text")
+    soundfile.write(corpus / "two" / "c2.wav", np.zeros(1600), 16000)
+    with pytest.raises(BadAudioError, match="skip_bad True") as error:
+        prepare(corpus)
+    assert f"{corpus / 'one' / 'b1.wav'} cannot be decoded" in str(error.value)
+    assert f"{corpus / 'two' / 'c2.wav'} is silent" in str(error.value)
+    assert "a1" not in str(error.value)
+    assert not (corpus.parent / "out").exists()
+
+
+def test_bad_files_are_left_out_and_counted_where_asked(corpus, caplog):
+    (corpus / "one" / "b1.wav").write_text("text")
+    out = prepare(corpus, skip_bad=True)
+    assert [r["ID"] for r in read_manifest(out / "one.csv")] == ["a1", "c1"]
+    assert "1 audio file(s) are left out" in caplog.text and "b1.wav" in caplog.text
+    with pytest.raises(BadAudioError, match="b1.wav"):
+        prepare(corpus)
+
+
+def test_a_split_with_nothing_but_bad_files_is_refused(corpus):
+    for path in (corpus / "two").iterdir():
+        path.write_text("text")
+    with pytest.raises(CorpusError, match="split two"):
+        prepare(corpus, skip_bad=True)
+    assert not (corpus.parent / "out").exists()
+
+
+def state(folder):
+    """Return the content and the time of each of a folder's files."""
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
+
+
+def test_a_second_preparation_decodes_and_writes_nothing(corpus, monkeypatch):
+    before = state(prepare(corpus))
+    monkeypatch.setattr(manifest_module, "check_audio", lambda path: pytest.fail(f"decoded {path}"))
+    assert state(prepare(corpus)) == before
+
+
+def test_a_changed_file_has_its_split_prepared_again(corpus, make_voice):
+    before = state(prepare(corpus))
+    soundfile.write(corpus / "one" / "a1.wav", np.tile(make_voice(3, 3), 2), 16000)
+    after = state(prepare(corpus))
+    assert after["two.csv"] == before["two.csv"]
+    assert after["one.csv"][0] != before["one.csv"][0]
+
+
+def test_a_new_time_alone_has_the_file_checked_again(corpus):
+    prepare(corpus)
+    path = corpus / "two" / "a2.wav"
+    content = bytearray(path.read_bytes())
+    content[44:] = bytes(len(content) - 44)  # silence of the same size
+    write_bytes(path, content)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(BadAudioError, match="a2.wav is silent"):
+        prepare(corpus)
+
+
+def test_a_lost_or_half_made_manifest_is_made_again(corpus):
+    out = prepare(corpus)
+    before = state(out)
+    (out / "one.csv").unlink()
+    (out / "two.json").write_text("{")
+    assert {name: content for name, (content, _) in state(prepare(corpus)).items()} == {
+        name: content for name, (content, _) in before.items()
+    }
+
+
+def test_two_preparations_give_the_same_bytes(corpus):
+    first = {p.name: p.read_bytes() for p in prepare(corpus).glob("*.csv")}
+    for path in (corpus.parent / "out").iterdir():
+        path.unlink()
+    assert {p.name: p.read_bytes() for p in prepare(corpus, num_workers=2).glob("*.csv")} == first
