@@ -268,9 +268,12 @@ def test_impulse_response_files_are_aligned_to_their_direct_path(tmp_path):
     rir = np.zeros(1000)
     rir[300], rir[500] = 0.8, 0.4
     soundfile.write(tmp_path / "room.wav", rir, RATE, subtype="FLOAT")
-    crop = only("reverb", rir_folder=str(tmp_path))(click(RATE, 5000), 1)
+    reverberant = only("reverb", rir_folder=str(tmp_path))
+    crop = reverberant(click(RATE, 5000), 1)
     assert crop.abs().argmax() == 5000
     assert (crop[5200] / crop[5000]).item() == pytest.approx(0.5, abs=1e-3)
+    shorter_than_the_delay = reverberant(click(250, 100), 1)
+    assert shorter_than_the_delay.abs().argmax() == 100
 
 
 @pytest.mark.parametrize("option", ["noise_folder", "rir_folder"])

@@ -190,6 +190,13 @@ def test_cut_audio_is_found(voice, suffix, keep):
     assert duration == 0 and ("cut short" in problem or "cannot be decoded" in problem)
 
 
+def test_a_cut_mp3_is_found(voice):
+    path = voice("a.mp3")
+    assert check_audio(path)[1] is None
+    content = path.read_bytes()
+    assert "cut short" in check_audio(write_bytes(path, content[: len(content) // 2]))[1]
+
+
 def test_a_corrupt_flac_is_found(voice):
     path = voice("a.flac")
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Error rates against slow and closed forms; intervals that cover; metrics.json that can be trusted."""
+"""Error rates against slow and closed forms, intervals that cover, and what metrics.json holds."""
 
 import json
 import math
@@ -119,7 +119,7 @@ def test_ratio_depends_on_its_seed_alone():
 
 
 def test_ratio_resamples_speakers():
-    """A draw without replacement-free speakers is the trial list in which speakers are copied."""
+    """A draw is the list of trials in which each speaker stands as often as it was drawn."""
     (good, bad), labels, speakers = speaker_trials(speakers=6, trials=200)
     ratios = []
     counts = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), size=200)
@@ -187,7 +187,7 @@ def test_metrics_tell_what_they_were_made_from(tmp_path, manifest):
     assert written["figures"] == figures and written["seed"] == 7
     assert written["data"] == fingerprint([manifest])
     assert 2 <= written["seconds"] < 60 and written["threads"] == torch.get_num_threads()
-    assert written["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert written["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert set(written["versions"]) == {"python", "torch", "torchaudio", "speechbrain", "numpy"}
     assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
 

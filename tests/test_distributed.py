@@ -1,0 +1,35 @@
+"""Two ranks compute what one process does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "distributed_gradients.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port"]
+PORTS = {"frame": "29611", "utterance": "29612", "joint": "29613"}
+
+
+def run(*words):
+    """Run a Python command to its end."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("stage", PORTS)
+def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
+    run(SCRIPT, stage, tmp_path, tmp_path / "one.pt")
+    run(*TORCHRUN, PORTS[stage], SCRIPT, stage, tmp_path, tmp_path / "two.pt")
+    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    assert one.keys() == two.keys() and len(one) > 20
+    largest = max(gradient.abs().max() for gradient in one.values())
+    for name in one:
+        difference = (one[name] - two[name]).abs().max()
+        assert difference <= 1e-5 * largest, f"{name}: {difference / largest:.1e} of the largest"
