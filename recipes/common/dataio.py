@@ -112,7 +112,8 @@ class LengthSortedBatches(Sampler):
                 longest = self.seconds[index]
             batches[-1].append(index)
         if len(batches) > 1 and len(batches[-1]) < self.min_batch_size:
-            batches[-2] += batches.pop()
+            rest = batches.pop()
+            batches[-1] += rest
         return batches
 
 

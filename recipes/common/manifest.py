@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -246,7 +246,7 @@ def scan_audio(paths, num_workers=None):
     paths : list of Path
         Audio files.
     num_workers : int, optional
-        Processes; all cores if None, this process alone if 1 or less.
+        Threads, which decode side by side; as many as cores if None.
 
     Returns
     -------
@@ -257,8 +257,8 @@ def scan_audio(paths, num_workers=None):
     bar = {"total": len(paths), "desc": "Checking audio", "dynamic_ncols": True}
     if workers <= 1 or len(paths) < 100:
         return list(tqdm(map(check_audio, paths), **bar))
-    with ProcessPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(check_audio, paths, chunksize=16), **bar))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(check_audio, paths), **bar))
 
 
 def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
