@@ -437,7 +437,7 @@ class UtteranceEncoder(nn.Module):
         return (embedding, self.projection(embedding)) if project else embedding
 
     def frame_features(self, wavs, wav_lens=None):
-        """Return what is pooled: the backbone's output at each frame, at 100 Hz.
+        """Return what is pooled: the backbone's output at each frame (tdnn 50 Hz, ecapa 100 Hz).
 
         Arguments
         ---------

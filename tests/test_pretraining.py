@@ -1,0 +1,189 @@
+"""The stages' Brains: which step reaches which weights, and what stops a run."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from speechbrain import Stage
+
+from recipes.common.checkpoints import AtomicCheckpointer
+from recipes.common.dataio import LengthSortedBatches, collate
+from recipes.common.pretraining import PretrainingError, record_epoch
+
+SPEC = importlib.util.spec_from_file_location(
+    "distributed_gradients", Path(__file__).with_name("distributed_gradients.py")
+)
+steps = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(steps)
+
+
+def make_brain(stage, folder):
+    """Return a Brain in the middle of its stage, and a batch."""
+    torch.manual_seed(0)
+    brain = steps.build(stage, folder)
+    brain.train_sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
+    brain.hparams.epoch_counter.current, brain.epoch = brain.hparams.number_of_epochs // 2, 1
+    brain.modules.train()
+    brain.on_stage_start(Stage.TRAIN, 1)
+    brain.step = 51
+    return brain, collate(list(steps.examples()))
+
+
+def forward(brain, batch):
+    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    return outputs, brain.compute_objectives(outputs, batch, Stage.TRAIN)
+
+
+def has_gradient(module):
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def weights(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def same(module, before):
+    return all(map(torch.equal, module.parameters(), before))
+
+
+def test_the_encoders_step_leaves_the_critics_alone(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    assert brain.beta() > 0
+    forward(brain, batch)[1].backward()
+    for name in ("frame_encoder", "utterance_encoder"):
+        assert has_gradient(brain.modules[name])
+    for name in ("critic", "lower_bound"):
+        assert not has_gradient(brain.modules[name])
+        assert all(p.requires_grad for p in brain.modules[name].parameters())
+
+
+def test_the_critics_steps_leave_the_encoders_alone(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    outputs, loss = forward(brain, batch)
+    names = ("frame_encoder", "utterance_encoder", "critic", "lower_bound")
+    before = {name: weights(brain.modules[name]) for name in names}
+    brain.on_fit_batch_end(batch, outputs, loss, True)
+    for name in ("frame_encoder", "utterance_encoder"):
+        assert not has_gradient(brain.modules[name]) and same(brain.modules[name], before[name])
+    for name in ("critic", "lower_bound"):
+        assert not same(brain.modules[name], before[name])
+
+
+def test_the_information_is_added_to_the_loss(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    outputs, loss = forward(brain, batch)
+    for _ in range(20):
+        brain.on_fit_batch_end(batch, outputs, loss, True)
+    brain.modules.eval()
+    brain.hparams.beta = 0.0
+    without = forward(brain, batch)[1]
+    brain.hparams.beta = 0.7
+    with_it = forward(brain, batch)[1]
+    information = brain.information(0.0)
+    assert information.abs() > 1e-3
+    assert torch.allclose(with_it - without, brain.beta() * information, rtol=1e-3, atol=1e-5)
+
+
+def test_steps_on_the_information_alone_lower_it(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.alpha = 0.0
+    outputs, loss = forward(brain, batch)
+    for _ in range(20):
+        brain.on_fit_batch_end(batch, outputs, loss, True)
+    optimizer = torch.optim.SGD(brain.modules["frame_encoder"].parameters(), 1e-3)
+    values = []
+    for _ in range(6):
+        outputs = brain.compute_forward(batch, Stage.TRAIN)
+        brain.pairs = brain.draw_pairs(outputs[0], outputs[2], batch, "encoders")
+        information = brain.information(1.0)
+        optimizer.zero_grad()
+        (brain.beta() / brain.hparams.beta * information).backward()
+        optimizer.step()
+        values.append(information.item())
+    assert values[-1] < values[0]
+
+
+def test_beta_waits_for_the_critic_and_rises(tmp_path):
+    brain, _ = make_brain("joint", tmp_path)
+    brain.hparams.epoch_counter.current = 1
+    brain.step = 1
+    assert brain.beta() == 0.0
+    brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs
+    assert brain.beta() == brain.hparams.beta
+
+
+def test_draws_are_of_valid_frames_and_their_own_utterance(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    count, width = batch.units.data.shape
+    rows = torch.arange(count)[:, None].expand(count, width)
+    frames = torch.stack([rows, batch.units.data], -1).float()
+    embeddings = torch.arange(count).repeat(2)[:, None].float()
+    x, y, groups = brain.draw_pairs(frames, embeddings, batch, "test")
+    assert (x[:, 1] >= 0).all()
+    assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(groups.float(), y[:, 0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    brain, batch = make_brain("utterance", tmp_path)
+    before = weights(brain.modules["utterance_encoder"])
+    batch.first.data[0, 100] = float("nan")
+    with pytest.raises(PretrainingError, match="epoch 1, step 51"):
+        brain.fit_batch(batch)
+    assert same(brain.modules["utterance_encoder"], before)
+
+
+def test_a_collapsed_representation_stops_the_run(tmp_path):
+    brain, _ = make_brain("frame", tmp_path)
+    brain.check_collapse({"frame_deviation": 0.5})
+    with pytest.raises(PretrainingError, match="frame_deviation.*collapsed"):
+        brain.check_collapse({"frame_deviation": 1e-5})
+
+
+def test_dropout_depends_on_the_step_alone(tmp_path):
+    brain, batch = make_brain("frame", tmp_path)
+    draws = []
+    for step in (3, 4, 3):
+        torch.rand(7)
+        brain.step = step
+        brain.on_fit_batch_start(batch, True)
+        draws.append(torch.rand(5))
+    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    brain, _ = make_brain("frame", tmp_path)
+    architecture = brain.architecture()
+    brain.checkpointer.save_checkpoint(meta={"architecture": architecture})
+    brain.check_architecture()
+    brain.modules["frame_encoder"].config["d_model"] = 999
+    with pytest.raises(ValueError, match="frame_encoder.d_model is 128 there and 999 here"):
+        brain.check_architecture()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    layer, full = torch.nn.Linear(2, 2), [False]
+    checkpointer = AtomicCheckpointer(tmp_path / "save", {"layer": layer})
+
+    def save(module, path):
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        torch.save(module.state_dict(), path)
+
+    checkpointer.custom_save_hooks["layer"] = save
+    checkpointer.save_and_keep_only()
+    good = layer.weight.detach().clone()
+    full[0] = True
+    torch.nn.init.zeros_(layer.weight)
+    with pytest.raises(OSError, match="No space left.*Earlier checkpoints there are intact"):
+        checkpointer.save_and_keep_only()
+    assert len(list((tmp_path / "save").iterdir())) == 1
+    checkpointer.recover_if_possible()
+    assert torch.equal(layer.weight, good)
+
+
+def test_the_history_has_each_epoch_once(tmp_path):
+    path = tmp_path / "history.jsonl"
+    for epoch in (1, 2, 3, 2):
+        record_epoch(path, epoch, {"train": {}, "valid": {}})
+    assert [line[:12] for line in path.read_text().splitlines()] == ['{"epoch": 1,', '{"epoch": 2,']
