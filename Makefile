@@ -12,10 +12,10 @@ install: .venv/installed
 	touch $@
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 unit: install
-	$(BIN)/python -m pytest -q -m "not recipe"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not recipe"
 
 lint: install
 	$(BIN)/ruff check .

@@ -104,6 +104,12 @@ def test_eer_needs_both_kinds_of_trials(label):
         eer([0.1, 0.2], [label, label])
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_eer_needs_finite_scores(bad):
+    with pytest.raises(ValueError, match="finite scores"):
+        eer([0.1, bad, 0.3], [0, 1, 1])
+
+
 def test_ratio_is_paired():
     (good, bad), labels, speakers = speaker_trials()
     assert bootstrap_eer_ratio(bad, bad, labels, speakers, seed=1) == (1.0, (1.0, 1.0))

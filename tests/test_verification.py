@@ -1,8 +1,10 @@
 """Verification: cosine scores, baselines on the same trials, and encoders left as they were."""
 
-import csv
 import itertools
-import math
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,18 +13,23 @@ import torch
 from torch import nn
 
 from lobes.utterance_encoder import UtteranceEncoder
-from recipes.common.manifest import read_manifest, write_manifest
+from pretrained.exported import save_model
+from recipes.common.manifest import fingerprint, read_manifest, write_manifest
 from recipes.common.metrics import eer
 from recipes.common.verification import (
     FbankStatistics,
+    centre,
+    choose_scorings,
     embed,
     score_trials,
     standardise,
     verify,
 )
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb1, read_trials, trials_path
 
 RATE = 16000
+RECIPE = Path(__file__).parent.parent / "recipes" / "VoxCeleb" / "SpeakerRec"
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +126,21 @@ def test_standardised_data_has_mean_0_and_deviation_1():
     values = np.stack(list(standardise(data, data).values()))
     np.testing.assert_allclose(values.mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(values.std(0), [1, 1, 1, 1, 0], atol=1e-9)
+    values = np.stack(list(centre(data, data).values()))
+    np.testing.assert_allclose(values.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(values.std(0), np.stack(list(data.values())).std(0))
 
 
 def test_an_encoder_that_knows_the_speaker_beats_its_baselines(corpus):
     manifest, trials, root = corpus
     torch.manual_seed(0)
-    figures = verify(Speaker(known=True), manifest, trials, root, seed=1)
+    figures = verify(Speaker(known=True), {"test": (manifest, trials)}, root, seed=1)
+    assert figures["scoring"] == dict.fromkeys(["utterance", "fbank", "random"], "plain")
+    figures = figures["test"]
     assert (figures["trials"], figures["utterances"], figures["speakers"]) == (276, 24, 6)
     assert figures["eer"]["utterance"] < 0.05 < figures["eer"]["fbank"]
     assert 0.3 < figures["eer"]["random"] < 0.7
+    assert 0.3 < figures["eer_shuffled_labels"] < 0.7
     assert set(figures["ratio"]) == {"fbank", "random"}
     ratio = figures["ratio"]["random"]
     assert ratio["value"] == figures["eer"]["utterance"] / figures["eer"]["random"]
@@ -144,43 +157,123 @@ def test_shuffled_labels_are_at_chance(corpus):
     assert np.mean(shuffled) == pytest.approx(0.5, abs=0.03)
 
 
+def test_the_scoring_is_chosen_on_the_development_trials_alone(corpus, encoder):
+    manifest, trials, root = corpus
+    dev = [trial for trial in trials if trial[1][0] in "012" and trial[2][0] in "012"]
+    test = [trial for trial in trials if trial[1][0] in "345" and trial[2][0] in "345"]
+
+    def figures(test):
+        lists = {"dev": (manifest, dev), "test": (manifest, test)}
+        return verify(encoder, lists, root, seed=1, reference=(manifest, root))
+
+    first = figures(test)
+    upside_down = figures([(1 - label, *pair) for label, *pair in test])
+    assert first["scoring"] == upside_down["scoring"]
+    assert first["dev_eer_by_scoring"] == upside_down["dev_eer_by_scoring"]
+    for system, by_scoring in first["dev_eer_by_scoring"].items():
+        assert set(by_scoring) == {"plain", "centred", "standardised"}
+        assert first["dev"]["eer"][system] == min(by_scoring.values())
+        assert by_scoring[first["scoring"][system]] == min(by_scoring.values())
+
+
+def test_the_chosen_scoring_is_that_of_the_test_trials(corpus):
+    manifest, trials, root = corpus
+    lists = {"dev": (manifest, trials), "test": (manifest, trials[::2])}
+    figures = verify(Speaker(known=True), lists, root, seed=1, reference=(manifest, root))
+    rows = read_manifest(manifest)
+    embeddings = embed(FbankStatistics(), rows, root)
+    change = {"plain": lambda e, _: e, "centred": centre, "standardised": standardise}
+    rates = {}
+    for name in change:
+        scores = score_trials(change[name](embeddings, embeddings), trials[::2])
+        rates[name] = eer(scores, [label for label, _, _ in trials[::2]])
+    assert len(set(rates.values())) == 3
+    assert figures["test"]["eer"]["fbank"] == pytest.approx(rates[figures["scoring"]["fbank"]])
+
+
+def test_of_equal_scorings_the_plain_one_is_chosen():
+    same = {"plain": [0.1, 0.2, 0.3], "centred": [1, 2, 3], "standardised": [3, 2, 1]}
+    assert choose_scorings({"fbank": same}, [0, 1, 1]) == {"fbank": "plain"}
+    assert choose_scorings({"fbank": same}, [1, 0, 0]) == {"fbank": "standardised"}
+
+
 def test_baselines_follow_from_the_seed_and_leave_the_generator(corpus, encoder):
     manifest, trials, root = corpus
+    lists = {"test": (manifest, trials)}
     state = torch.get_rng_state()
-    reference = (manifest, root)
-    first, again, other = (
-        verify(encoder, manifest, trials, root, seed, reference) for seed in (1, 1, 2)
-    )
+    first, again, other = (verify(encoder, lists, root, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert first == again
-    assert first["eer"]["random"] != other["eer"]["random"]
+    assert first["test"]["eer"]["random"] != other["test"]["eer"]["random"]
     for name in ("utterance", "fbank"):
-        assert first["eer"][name] == other["eer"][name]
-        assert f"{name}_standardised" in first["eer"]
-    assert set(first["ratio"]) == {
-        "fbank",
-        "fbank_standardised",
-        "random",
-        "random_standardised",
-    }
+        assert first["test"]["eer"][name] == other["test"]["eer"][name]
 
 
 def test_too_few_trials_give_no_interval(corpus, encoder):
-    manifest, trials, root = corpus
+    manifest, _, root = corpus
     few = [(1, "0-0", "0-0"), (0, "0-0", "1-0")]
-    figures = verify(encoder, manifest, few, root, seed=1)
+    figures = verify(encoder, {"test": (manifest, few)}, root, seed=1)["test"]
     assert figures["eer"]["fbank"] == 0.0
     assert figures["ratio"]["fbank"] == {"value": None, "interval": None}
 
 
-def test_trials_of_voxceleb(voxceleb1, tmp_path, encoder):
-    prepare_voxceleb1(voxceleb1, tmp_path, ["veri_dev"], num_workers=1)
-    trials = read_trials(trials_path(voxceleb1, "veri_dev"))
-    figures = verify(encoder, tmp_path / "veri_dev.csv", trials, voxceleb1, seed=1)
-    assert figures["trials"] == len(trials)
-    assert all(math.isfinite(value) for value in figures["eer"].values())
-    with open(tmp_path / "veri_dev.csv", newline="") as file:
-        assert figures["utterances"] == len(list(csv.DictReader(file)))
+@pytest.fixture
+def run_verify(encoder, voxceleb1_copy, tmp_path):
+    """Return a function that runs the recipe with options: its metrics.json and its stderr."""
+    save_model(tmp_path / "model", {"utterance_encoder": encoder})
+
+    def run(*options):
+        given = {"data_folder": voxceleb1_copy, "output_folder": tmp_path / "out"}
+        given["model"] = tmp_path / "model"
+        command = [sys.executable, "verify.py", "hparams/verify.yaml", *options]
+        for name, value in given.items():
+            command += [f"--{name}", str(value)]
+        done = subprocess.run(command, cwd=RECIPE, capture_output=True, text=True)
+        path = tmp_path / "out" / "metrics.json"
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return metrics, done.stderr
+
+    return run
+
+
+@pytest.mark.recipe
+def test_the_recipe_writes_both_lists(run_verify, librispeech, tmp_path):
+    prepare_librispeech(librispeech, tmp_path, ["train-clean-100"], num_workers=1)
+    reference = tmp_path / "train-clean-100.csv"
+    options = ("--reference_manifest", str(reference), "--reference_folder", str(librispeech))
+    metrics, _ = run_verify(*options)
+    figures = metrics["figures"]
+    manifests = [tmp_path / "out" / "manifest" / f"{n}.csv" for n in ("veri_dev", "veri_test2")]
+    assert metrics["data"] == fingerprint([*manifests, reference])
+    for part, manifest in zip(("dev", "test"), manifests, strict=True):
+        assert figures[part]["utterances"] == len(read_manifest(manifest))
+        assert set(figures[part]["eer"]) == {"utterance", "fbank", "random"}
+    assert set(figures["dev_eer_by_scoring"]["fbank"]) == {"plain", "centred", "standardised"}
+
+
+@pytest.mark.recipe
+def test_the_recipe_leaves_out_trials_of_bad_audio(run_verify, voxceleb1_copy):
+    bad = sorted((voxceleb1_copy / "wav").glob("*/*/*.wav"))[0]
+    bad.write_bytes(b"no audio")
+    metrics, _ = run_verify("--skip_bad", "True")
+    counts = {part: metrics["figures"][part]["utterances"] for part in ("dev", "test")}
+    assert sorted(counts.values()) == [17, 18]
+
+
+@pytest.mark.recipe
+def test_the_recipe_does_without_development_trials(run_verify, voxceleb1_copy):
+    (voxceleb1_copy / "meta" / "veri_dev.txt").unlink()
+    figures = run_verify("--dev_trials", "null")[0]["figures"]
+    assert set(figures) == {"scoring", "test"} and set(figures["scoring"].values()) == {"plain"}
+
+
+@pytest.mark.recipe
+def test_the_recipe_refuses_lists_that_share_speakers(run_verify, voxceleb1_copy):
+    meta = voxceleb1_copy / "meta"
+    lines = (meta / "veri_dev.txt").read_text().splitlines()
+    (meta / "veri_test2.txt").write_text("\n".join(lines[:9]) + "\n")
+    metrics, error = run_verify()
+    assert metrics is None and "veri_test2.csv: ID id" in error
 
 
 def test_fbank_statistics_on_real_speech(real_speech, tmp_path):

@@ -37,7 +37,7 @@ def eer(scores, labels, weights=None):
     Raises
     ------
     ValueError
-        Where there is no target trial or no other.
+        Where there is no target trial or no other, or a score is not finite.
 
     Example
     -------
@@ -49,6 +49,8 @@ def eer(scores, labels, weights=None):
     scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
     if labels.all() or not labels.any():
         raise ValueError("An equal error rate needs target trials and others.")
+    if not np.isfinite(scores).all():
+        raise ValueError("An equal error rate needs finite scores.")
     order = np.argsort(scores, kind="stable")
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
     counted = weights[..., order]

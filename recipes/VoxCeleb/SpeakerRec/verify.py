@@ -17,7 +17,7 @@ import speechbrain as sb
 
 from pretrained.exported import load_model
 from recipes.common.experiment import load_hparams
-from recipes.common.manifest import validate_manifests
+from recipes.common.manifest import read_manifest, validate_manifests
 from recipes.common.metrics import write_metrics
 from recipes.common.verification import verify
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
@@ -33,10 +33,30 @@ def load_encoder(folder, device):
     return encoders["utterance_encoder"].to(device)
 
 
-def trial_names(hparams):
-    """Return the names of the "dev" and "test" lists; without dev_trials, "test" alone."""
-    names = {"dev": hparams["dev_trials"], "test": hparams["test_trials"]}
-    return {part: name for part, name in names.items() if name is not None}
+def load_lists(hparams):
+    """Return the manifest and the trials of "test" and, where there is one, of "dev"."""
+    root, names = hparams["data_folder"], {"test": hparams["test_trials"]}
+    if hparams["dev_trials"] is not None:
+        names = {"dev": hparams["dev_trials"], **names}
+    hparams["prepare"](trials=list(names.values()))
+    folder = Path(hparams["manifest_folder"])
+    manifests = {part: folder / f"{name}.csv" for part, name in names.items()}
+    validate_manifests(manifests, root, {part: [part] for part in names})
+    lists = {}
+    for part, manifest in manifests.items():
+        known = {row["ID"] for row in read_manifest(manifest)}
+        path = trials_path(root, names[part])
+        lists[part] = manifest, read_trials(path, known, hparams["skip_bad"])
+    return lists
+
+
+def load_reference(hparams):
+    """Return the manifest and the folder of the training data, or None."""
+    manifest, folder = hparams["reference_manifest"], hparams["reference_folder"]
+    if manifest is None:
+        return None
+    validate_manifests({"reference": manifest}, folder, {})
+    return manifest, folder
 
 
 def main(arguments):
@@ -45,26 +65,17 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
     encoder = load_encoder(hparams["model"], run_opts["device"] or "cpu")
+    lists, reference = load_lists(hparams), load_reference(hparams)
 
-    root, names = hparams["data_folder"], trial_names(hparams)
-    hparams["prepare"](trials=list(names.values()))
-    manifests = {name: Path(hparams["manifest_folder"]) / f"{name}.csv" for name in names.values()}
-    validate_manifests(manifests, root, {part: [name] for part, name in names.items()})
-    trials = {
-        name: read_trials(trials_path(root, name), skip_bad=hparams["skip_bad"])
-        for name in manifests
-    }
-    reference = None
-    if hparams["reference_manifest"] is not None:
-        reference = hparams["reference_manifest"], hparams["reference_folder"]
-
-    lists = {part: (manifests[name], trials[name]) for part, name in names.items()}
-    figures = verify(encoder, lists, root, hparams["seed"], reference)
+    figures = verify(encoder, lists, hparams["data_folder"], hparams["seed"], reference)
+    manifests = [manifest for manifest, _ in lists.values()]
+    if reference is not None:
+        manifests.append(reference[0])
     write_metrics(
         Path(hparams["output_folder"]) / "metrics.json",
         figures,
         seed=hparams["seed"],
-        manifests=[*manifests.values(), *(reference or ())[:1]],
+        manifests=manifests,
         start_time=began,
     )
     print(json.dumps(figures, indent=2))
