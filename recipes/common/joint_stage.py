@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from speechbrain import Stage
 
 from lobes.distributed import row_offset
 from lobes.losses import masked_prediction_loss, nt_xent
@@ -98,6 +99,7 @@ class JointBrain(PretrainingBrain):
         self.track("frame_loss", frame_loss, 1)
         self.track("utterance_loss", utterance_loss, 1)
         loss = frame_loss + self.hparams.alpha * utterance_loss
+        self.track("beta", torch.tensor(self.beta(), device=loss.device), 1)
         return loss + self.beta() * information if self.beta() else loss
 
     def beta(self):
@@ -146,11 +148,11 @@ class JointBrain(PretrainingBrain):
     def summarise(self):
         """Return the figures of both encoders and what the critics read."""
         names = ("frame_loss", "utterance_loss", "club", "critic_log_likelihood", "lower_bound")
+        names += ("beta",) if self.stage == Stage.TRAIN else ()
         return {
             **frame_figures(self),
             **embedding_figures(self),
             **{name: float(self.average(name)) for name in names},
-            "beta": self.beta(),
         }
 
 

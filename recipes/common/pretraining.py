@@ -60,10 +60,11 @@ class PretrainingBrain(sb.Brain):
         return {name: e.config for name, e in encoders.items() if hasattr(e, "config")}
 
     def progress(self):
-        """Return how much of the stage is done, in [0, 1)."""
+        """Return how much of the stage is done, in [0, 1]; in validation all of the epoch is."""
         epochs = self.hparams.epoch_counter.limit
-        steps = max(1, len(self.train_sampler))
-        done = self.hparams.epoch_counter.current - 1 + (self.step - 1) / steps
+        done = self.hparams.epoch_counter.current
+        if self.stage == sb.Stage.TRAIN:
+            done += (self.step - 1) / max(1, len(self.train_sampler)) - 1
         return min(max(done / epochs, 0.0), 1.0)
 
     def set_learning_rate(self, optimizer, peak):
