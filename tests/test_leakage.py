@@ -1,0 +1,75 @@
+"""Fresh critics find what is there, and nothing where there is nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from lobes.mi_critic import CLUB
+from recipes.common.leakage import info_nce, read_leakage, split_utterances
+
+
+pytestmark = pytest.mark.recipe
+
+
+def encoded(speakers, utterances, strength, seed):
+    """Return frames that hold `strength` of a two-dimensional voice, which is the embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    voices = torch.randn(speakers, 2, generator=generator).repeat_interleave(utterances, 0)
+    voices = voices + 0.3 * torch.randn(len(voices), 2, generator=generator)
+    frames = torch.randn(len(voices), 8, 4, generator=generator)
+    frames[..., :2] += strength * voices[:, None]
+    return {"z": frames, "u": voices, "speakers": np.repeat(np.arange(speakers), utterances)}
+
+
+def parts(strength):
+    sizes = {"fit": (60, 6, 1), "stop": (60, 2, 2), "unseen": (25, 5, 3)}
+    return {name: encoded(s, u, strength, seed) for name, (s, u, seed) in sizes.items()}
+
+
+@pytest.fixture(scope="module")
+def readings():
+    torch.set_num_threads(1)
+    return {s: read_leakage(parts(s), 32, [1])["unseen"] for s in (0.0, 0.5, 2.0)}
+
+
+@pytest.mark.parametrize("name", ["likelihood_gain", "info_nce"])
+def test_more_in_the_frames_reads_more(readings, name):
+    none, some, much = (readings[strength][name].mean() for strength in (0.0, 0.5, 2.0))
+    assert abs(none) < 0.15 and none + 0.1 < some and some + 0.3 < much
+
+
+def test_the_gain_does_not_depend_on_the_scale_of_the_embedding():
+    part = parts(1.0)
+    scaled = {name: {**data, "u": 1000 * data["u"] + 7} for name, data in part.items()}
+    plain, other = (read_leakage(p, 32, [1])["unseen"]["likelihood_gain"] for p in (part, scaled))
+    assert np.allclose(plain, other, atol=0.02)
+
+
+def test_the_gain_of_a_marginal_is_nothing():
+    critic = CLUB(4, 2, 8).eval()
+    for parameter in critic.parameters():
+        torch.nn.init.zeros_(parameter)
+    x, y = torch.randn(50, 4), torch.randn(50, 2)
+    gain = critic.log_ratio(x, y, torch.zeros(2), torch.ones(2))
+    assert torch.allclose(gain, torch.zeros(50), atol=1e-4)
+
+
+def test_contrast_has_negatives_of_other_speakers_alone():
+    class OwnSpeaker:
+        """Scores any embedding of the speaker as high as the utterance's own."""
+
+        def scores(self, x, y):
+            return 50.0 * (x[:, :1] == y[:, 0]).float()
+
+    speakers = np.array([0, 0, 0, 1, 2])
+    u = torch.from_numpy(speakers)[:, None].float()
+    data = {"z": u[:, None].repeat(1, 3, 1), "u": u, "speakers": speakers}
+    assert np.allclose(info_nce(OwnSpeaker(), data), np.log([3, 3, 3, 5, 5]), atol=1e-4)
+
+
+def test_each_utterance_has_one_part():
+    rows = [{"id": f"{s}-{n}", "spk_id": str(s)} for s in range(4) for n in range(10)]
+    divided = split_utterances(rows, 1)
+    assert {name: len(part) for name, part in divided.items()} == {"fit": 24, "stop": 8, "read": 8}
+    assert sorted(r["id"] for p in divided.values() for r in p) == sorted(r["id"] for r in rows)
+    assert all(len({r["spk_id"] for r in part}) == 4 for part in divided.values())
