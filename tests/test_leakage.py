@@ -7,7 +7,6 @@ import torch
 from lobes.mi_critic import CLUB
 from recipes.common.leakage import info_nce, read_leakage, split_utterances
 
-
 pytestmark = pytest.mark.recipe
 
 

@@ -148,6 +148,14 @@ def test_bad_audio_of_all_splits_in_one_report(librispeech_copy, chapter, out):
     refuse(librispeech_copy, out, text, cut, "--skip_bad True", error=BadAudioError)
 
 
+def test_transcripts_and_bad_audio_in_one_report(librispeech_copy, chapter, out):
+    (chapter / "11-110-0000.flac").unlink()
+    text = next(librispeech_copy.glob("test-clean/*/*/*.flac"))
+    text.write_text("no audio")
+    refuse(librispeech_copy, out, "line 1: 11-110-0000", text, error=BadAudioError)
+    refuse(librispeech_copy, out, "line 1: 11-110-0000", skip_bad=True)
+
+
 def test_bad_audio_is_left_out_where_asked(librispeech_copy, chapter, out):
     (chapter / "11-110-0000.flac").write_text("no audio")
     prepare(librispeech_copy, out, skip_bad=True)

@@ -89,6 +89,8 @@ BAD_MANIFESTS = {
     "ID twice": (HEADER + "a,1,$data_root/a.wav,s\n" * 2, "line 3: ID a .* line 2"),
     "a value too few": (HEADER + "a,1,$data_root/a.wav\n", "line 2: .*values"),
     "a value too many": (HEADER + "a,1,$data_root/a.wav,s,t\n", "line 2: .*values"),
+    "no ID": (HEADER + ",1,$data_root/a.wav,s\n", "line 2: .*ID"),
+    "no speaker": (HEADER + "a,1,$data_root/a.wav,\n", "line 2: .*spk_id"),
     "header alone": (HEADER, "no utterance"),
     "empty file": ("", "line 1: .*ID, duration, wav, spk_id"),
 }
@@ -99,6 +101,12 @@ def test_a_bad_manifest_is_refused_by_file_and_line(text, message, tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CorpusError, match=f"bad.csv.*{message}"):
+        read_manifest(path)
+
+
+def test_a_manifest_that_is_not_text_is_named(tmp_path):
+    path = write_bytes(tmp_path / "bad.csv", HEADER.encode() + b"a,1,\xe9.wav,s\n")
+    with pytest.raises(CorpusError, match="bad.csv.*UTF-8"):
         read_manifest(path)
 
 
@@ -274,7 +282,7 @@ def list_wavs(folder, split):
     return [
         {"ID": path.stem, "wav": path, "spk_id": path.stem[0]}
         for path in sorted((folder / split).glob("*.wav"))
-    ]
+    ], []
 
 
 @pytest.fixture
@@ -327,6 +335,34 @@ def test_a_split_with_nothing_but_bad_files_is_refused(corpus):
     with pytest.raises(CorpusError, match="split two"):
         prepare(corpus, skip_bad=True)
     assert not (corpus.parent / "out").exists()
+
+
+def test_a_link_to_nothing_is_bad_audio(corpus):
+    path = corpus / "one" / "b1.wav"
+    path.unlink()
+    path.symlink_to(corpus / "gone.wav")
+    with pytest.raises(BadAudioError, match="b1.wav cannot be decoded"):
+        prepare(corpus)
+    assert not (corpus.parent / "out").exists()
+    out = prepare(corpus, skip_bad=True)
+    assert [r["ID"] for r in read_manifest(out / "one.csv")] == ["a1", "c1"]
+
+
+def test_one_split_may_be_a_string_but_none_is_refused(corpus):
+    out = corpus.parent / "out"
+    with pytest.raises(CorpusError, match="No split"):
+        prepare_splits(list_wavs, corpus, out, [], OPTIONS)
+    assert not out.exists()
+    prepare_splits(list_wavs, corpus, out, "one", OPTIONS)
+    assert [path.name for path in out.glob("*.csv")] == ["one.csv"]
+
+
+def test_a_manifest_cut_short_is_made_again(corpus):
+    path = prepare(corpus) / "one.csv"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    prepare(corpus)
+    assert path.read_bytes() == whole
 
 
 def state(folder):

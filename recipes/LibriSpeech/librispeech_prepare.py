@@ -6,7 +6,7 @@ in READER-CHAPTER.trans.txt.
 
 from pathlib import Path
 
-from recipes.common.manifest import CorpusError, prepare_splits
+from recipes.common.manifest import CorpusError, prepare_splits, read_text
 
 SPLITS = (
     "train-clean-100",
@@ -58,7 +58,7 @@ def prepare_librispeech(
 
 
 def list_utterances(data_folder, split):
-    """Return the rows of a split, each with its speaker and words; `wav` is a Path."""
+    """Return a split's rows, with speaker and words, and its problems; `wav` is a Path."""
     folder = Path(data_folder) / split
     if not folder.is_dir():
         raise CorpusError(f"{folder} is missing. {_what_is_there(Path(data_folder))}")
@@ -76,20 +76,19 @@ def list_utterances(data_folder, split):
         for name, path in audio.items()
         if name not in words
     ]
-    if problems:
-        raise CorpusError("\n".join(problems))
-    return [
-        {"ID": name, "wav": path, "spk_id": path.parent.parent.name, "wrd": words[name]}
+    rows = [
+        {"ID": name, "wav": path, "spk_id": path.parent.parent.name, "wrd": words.get(name, "")}
         for name, path in audio.items()
     ]
+    return rows, problems
 
 
 def _read_transcripts(path, audio, words):
     """Add a chapter's transcripts to `words`; return what is wrong with them."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        return [f"{path} is not text in UTF-8: {error}."]
+        lines = read_text(path).splitlines()
+    except CorpusError as error:
+        return [str(error)]
     problems = []
     for number, line in enumerate(lines, 1):
         utterance, _, text = line.partition(" ")

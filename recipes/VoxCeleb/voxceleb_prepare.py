@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.manifest import CorpusError, prepare_splits
+from recipes.common.manifest import CorpusError, prepare_splits, read_text
 
 logger = get_logger(__name__)
 
@@ -57,7 +57,7 @@ def prepare_voxceleb1(
 
 
 def list_utterances(data_folder, name):
-    """Return the rows of the utterances that a trial list names; `wav` is a Path."""
+    """Return the rows of the utterances that a trial list names, and problems; `wav` is a Path."""
     path, root = trials_path(data_folder, name), Path(data_folder) / "wav"
     lines = {}
     for number, _, *pair in _parse_trials(path):
@@ -68,12 +68,12 @@ def list_utterances(data_folder, name):
         for wav, number in lines.items()
         if not (root / wav).is_file()
     ]
-    if problems:
-        raise CorpusError("\n".join(problems))
-    return [
+    rows = [
         {"ID": utterance_id(wav), "wav": root / wav, "spk_id": wav.parts[0]}
         for wav in sorted(lines)
+        if (root / wav).is_file()
     ]
+    return rows, problems
 
 
 def trials_path(data_folder, name):
@@ -155,7 +155,7 @@ def _parse_trials(path):
             f"{path} is missing. Trial lists in {path.parent}: {', '.join(there) or 'none'}."
         )
     trials, problems = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         if len(fields) == 3 and fields[0] in ("0", "1") and all(map(_is_wav, fields[1:])):
             trials.append((number, int(fields[0]), *map(PurePosixPath, fields[1:])))

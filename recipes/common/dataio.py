@@ -280,7 +280,7 @@ def two_crops(samples, shortest, longest, rng):
     Example
     -------
     >>> two_crops(64000, 16000, 32000, np.random.default_rng(0))
-    [(32000, 64000), (0, 32000)]
+    [(0, 32000), (32000, 64000)]
     """
     length = min(samples, max(shortest, min(longest, samples // 2)))
     slack = max(0, samples - 2 * length)

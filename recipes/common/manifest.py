@@ -7,6 +7,7 @@ A corpus is added by a function that lists its utterances; `prepare_splits` does
 
 import csv
 import hashlib
+import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,7 @@ def read_manifest(path):
     path = Path(path)
     if not path.is_file():
         raise CorpusError(f"{path} is missing: run without --skip_prep to have it written.")
-    with open(path, encoding="utf-8", newline="") as file:
+    with io.StringIO(read_text(path), newline="") as file:
         reader = csv.DictReader(file)
         missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
         if missing:
@@ -96,6 +97,9 @@ def read_manifest(path):
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
                 raise CorpusError(f"{where}: not as many values as the header has columns.")
+            empty = [name for name in REQUIRED if not row[name]]
+            if empty:
+                raise CorpusError(f"{where}: no value for {', '.join(empty)}.")
             if row["ID"] in lines:
                 raise CorpusError(f"{where}: ID {row['ID']} stands in line {lines[row['ID']]} too.")
             lines[row["ID"]] = reader.line_num
@@ -103,6 +107,22 @@ def read_manifest(path):
     if not rows:
         raise CorpusError(f"{path} lists no utterance.")
     return rows
+
+
+def read_text(path):
+    """Return the text of a file; a CorpusError names one that is not UTF-8.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> _ = path.write_text("HI")
+    >>> read_text(path)
+    'HI'
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not text in UTF-8: {error}.") from error
 
 
 def _duration(text, where):
@@ -269,13 +289,13 @@ def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
     Arguments
     ---------
     list_utterances : callable
-        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a Path.
-        Raises CorpusError where the split is not as it should be.
+        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a Path,
+        and a list of what is wrong with the split. Raises CorpusError where there is no split.
     data_folder : str or Path
         The corpus.
     save_folder : str or Path
         Receives `<split>.csv` and, beside it, `<split>.json`, which tells what it was made from.
-    splits : iterable of str
+    splits : str or iterable of str
         Which manifests to write.
     options : dict
         `skip_prep`: the manifests are there already; `skip_bad`: leave out audio that cannot be
@@ -287,38 +307,50 @@ def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
         With all problems of all splits. Nothing has been written then.
     """
     data_folder, save_folder = Path(data_folder), Path(save_folder)
-    splits = list(dict.fromkeys(splits))
+    splits = list(dict.fromkeys([splits] if isinstance(splits, str) else splits))
+    if not splits:
+        raise CorpusError(f"No split of {data_folder} was asked for.")
     if options["skip_prep"]:
         for split in splits:
             read_manifest(save_folder / f"{split}.csv")
         return
     if not data_folder.is_dir() or not any(data_folder.iterdir()):
         raise CorpusError(f"data_folder {data_folder} is missing or empty.")
-    listed, problems = {}, []
-    for split in splits:
-        try:
-            listed[split] = list_utterances(data_folder, split)
-        except CorpusError as error:
-            problems.append(str(error))
-    if problems:
-        raise CorpusError("\n".join(problems))
+    listed, problems = _listed(list_utterances, data_folder, splits)
     origins = {split: _origin(rows, data_folder, options) for split, rows in listed.items()}
     stale = [split for split in splits if not _holds(save_folder, split, origins[split])]
-    checked = _checked(stale, listed, data_folder, options)
+    checked = _checked(stale, listed, problems, data_folder, options)
     save_folder.mkdir(parents=True, exist_ok=True)
     for split in stale:
         write_manifest(checked[split], save_folder / f"{split}.csv")
+        marker = {**origins[split], "manifest": fingerprint([save_folder / f"{split}.csv"])}
         partial = save_folder / f"{split}.json.partial"
-        partial.write_text(json.dumps(origins[split]), encoding="utf-8")
+        partial.write_text(json.dumps(marker), encoding="utf-8")
         os.replace(partial, save_folder / f"{split}.json")
         logger.info(f"{split}: {len(checked[split])} utterances")
+
+
+def _listed(list_utterances, data_folder, splits):
+    """Return the rows of each split, and what is wrong with all of them."""
+    listed, problems, absent = {}, [], []
+    for split in splits:
+        try:
+            listed[split], wrong = list_utterances(data_folder, split)
+        except CorpusError as error:
+            absent.append(str(error))
+        else:
+            problems += wrong
+    if absent:
+        raise CorpusError("\n".join(absent + problems))
+    return listed, problems
 
 
 def _origin(rows, data_folder, options):
     """Describe cheaply what a manifest is made from: a changed file changes it."""
     digest = hashlib.sha256()
     for row in sorted(rows, key=lambda row: row["ID"]):
-        state = row["wav"].stat()
+        # A link that leads nowhere has no state of its own; `check_audio` reports it.
+        state = row["wav"].stat() if row["wav"].exists() else row["wav"].lstat()
         name = row["wav"].relative_to(data_folder).as_posix()
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
         digest.update(repr((name, state.st_size, state.st_mtime_ns, others)).encode())
@@ -330,20 +362,27 @@ def _holds(save_folder, split, origin):
         found = json.loads((save_folder / f"{split}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return found == origin and (save_folder / f"{split}.csv").is_file()
+    path = save_folder / f"{split}.csv"
+    return path.is_file() and found == {**origin, "manifest": fingerprint([path])}
 
 
-def _checked(splits, listed, data_folder, options):
-    """Return the rows of each split with their durations, without bad audio."""
+def _checked(splits, listed, problems, data_folder, options):
+    """Return the rows of each split with their durations, without bad audio.
+
+    Bad audio is reported together with the problems that the listing found.
+    """
     paths = [row["wav"] for split in splits for row in listed[split]]
     results = dict(zip(paths, scan_audio(paths, options["num_workers"]), strict=True))
     bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
     if bad and not options["skip_bad"]:
         raise BadAudioError(
-            f"{len(bad)} audio file(s) cannot be used:\n  "
+            "".join(f"{problem}\n" for problem in problems)
+            + f"{len(bad)} audio file(s) cannot be used:\n  "
             + "\n  ".join(bad)
             + "\nMend them, or leave them out with --skip_bad True."
         )
+    if problems:
+        raise CorpusError("\n".join(problems))
     if bad:
         logger.warning(f"{len(bad)} audio file(s) are left out:\n  " + "\n  ".join(bad))
     checked = {}

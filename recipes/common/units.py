@@ -218,7 +218,8 @@ def fit_kmeans(features, num_units, seed, passes=1):
 
     Example
     -------
-    >>> frames = np.random.default_rng(0).normal(size=(2000, 2)) + [[8, 0]] * 1000 + [[0, 0]] * 1000
+    >>> frames = np.random.default_rng(0).normal(size=(2000, 2))
+    >>> frames[:1000] += 8
     >>> fit_kmeans(lambda: [frames], 2, seed=0).shape
     torch.Size([2, 2])
     """
