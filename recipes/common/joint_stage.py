@@ -225,7 +225,10 @@ def draw_pairs(frames, embeddings, batch, per_utterance, seed_parts):
     crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
     rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
     groups = rows + row_offset(frames)
-    return frames[rows, places], embeddings[rows + crops * len(lens)], groups
+    # The gradient of plain indexing adds up repeated rows in no fixed order where there are several
+    # threads; that of index_select adds them in turn, so that a run can be repeated to the bit.
+    x = frames.flatten(0, 1).index_select(0, rows * frames.shape[1] + places)
+    return x, embeddings.index_select(0, rows + crops * len(lens)), groups
 
 
 def joint_loaders(hparams, datasets, units, augment):
