@@ -6,6 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
+import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import main_process_only
 from torch import nn
@@ -31,6 +32,9 @@ def keep_freed_memory():
 def load_hparams(path, overrides):
     """Load a hyperparameters file with the command line's overrides.
 
+    A file whose only key is `recipe` adds a corpus to a recipe: under the key it includes that
+    recipe's file and overrides some of its keys. Options of the command line override any.
+
     Arguments
     ---------
     path : str
@@ -48,14 +52,55 @@ def load_hparams(path, overrides):
     ValueError
         Where an override names a key that the file does not have.
     """
+    overrides = place_overrides(path, overrides)
     with open(path, encoding="utf-8") as file:
-        try:
-            return load_hyperpyyaml(file, overrides, overrides_must_match=True)
-        except KeyError as error:
-            raise ValueError(
-                f"{path} has no key for an option of the command line: {error.args[0]}. The file "
-                "lists the options that there are."
-            ) from error
+        hparams = load_hyperpyyaml(file, overrides)
+    return hparams.get("recipe", hparams)
+
+
+def place_overrides(path, overrides):
+    """Return the command line's overrides in the structure of a hyperparameters file.
+
+    Arguments and errors are those of `load_hparams`.
+    """
+    given = ruamel.yaml.YAML().load(overrides) or {}
+    tree = read_yaml(path)
+    included = tree.get("recipe")
+    known = {key for key in (tree if included is None else included) if key[:2] != "__"}
+    if included is not None and included.tag.value:
+        base = Path(path).resolve().parent / included.tag.value.removeprefix("!include:")
+        known |= {key for key in read_yaml(base) if key[:2] != "__"}
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
+            f"{', '.join(sorted(known))}."
+        )
+    return given if included is None else {"recipe": given}
+
+
+def read_yaml(path):
+    """Return the mapping of a hyperparameters file as it stands, with nothing built."""
+    with open(path, encoding="utf-8") as file:
+        return ruamel.yaml.YAML().load(file)
+
+
+def prepare(hparams):
+    """Have the corpus's manifests written.
+
+    Arguments
+    ---------
+    hparams : dict
+        `prepare`, `prepare_options`, and what it is called with.
+    """
+    hparams["prepare"](
+        data_folder=hparams["data_folder"],
+        save_folder=hparams["manifest_folder"],
+        splits=all_splits(hparams),
+        skip_prep=hparams["skip_prep"],
+        skip_bad=hparams["skip_bad"],
+        **hparams["prepare_options"],
+    )
 
 
 def all_splits(hparams):

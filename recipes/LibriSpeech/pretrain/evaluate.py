@@ -16,7 +16,7 @@ from pathlib import Path
 import speechbrain as sb
 
 from pretrained.exported import load_model
-from recipes.common.experiment import all_splits, load_hparams, manifest_paths, split_datasets
+from recipes.common.experiment import load_hparams, manifest_paths, prepare, split_datasets
 from recipes.common.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.metrics import bootstrap_mean, write_metrics
 
@@ -70,7 +70,7 @@ def main(arguments):
     began = time.time()
     hparams_file, _, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
-    hparams["prepare"](splits=all_splits(hparams))
+    prepare(hparams)
     rows = {}
     for split, dataset in split_datasets(hparams).items():
         with dataset.output_keys_as(["id", "wav", "spk_id"]):

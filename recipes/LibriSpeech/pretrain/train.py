@@ -15,10 +15,11 @@ import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from recipes.common.experiment import (
-    all_splits,
     finish,
     keep_freed_memory,
     load_hparams,
+    place_overrides,
+    prepare,
     quick_look,
     split_datasets,
 )
@@ -30,9 +31,10 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
+    overrides = place_overrides(hparams_file, overrides)
     keep_freed_memory()
 
-    run_on_main(hparams["prepare"], kwargs={"splits": all_splits(hparams)})
+    run_on_main(prepare, args=[hparams])
     datasets = split_datasets(hparams)
     if run_opts["debug"]:
         hparams, datasets = quick_look(hparams, datasets)
