@@ -14,6 +14,7 @@ import torch
 
 from recipes.common.manifest import fingerprint
 
+RESAMPLES_AT_ONCE = 50
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
 
 
@@ -114,10 +115,14 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=
     places = places.reshape(-1, 2)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    drawn = drawn.astype(np.uint16)
     first, second = drawn[:, places[:, 0]], drawn[:, places[:, 1]]
     weights = np.where(labels, first, first * second)
     weights = weights[(weights * labels).any(1) & (weights * ~labels).any(1)]
-    ratios = eer(scores, labels, weights) / eer(other_scores, labels, weights)
+    # A part at a time: each resample takes some 100 bytes a trial on the way.
+    parts = np.array_split(weights, -(-len(weights) // RESAMPLES_AT_ONCE))
+    rates = [(eer(scores, labels, part), eer(other_scores, labels, part)) for part in parts]
+    ratios = np.concatenate([own / other for own, other in rates])
     low, high = np.percentile(ratios, [2.5, 97.5])
     return eer(scores, labels) / eer(other_scores, labels), (float(low), float(high))
 
