@@ -1,5 +1,6 @@
-"""What a user imports: public weights into our encoders."""
+"""What a user imports: exported encoders in use, and public weights into our encoders."""
 
 from pretrained.importing import import_weights
+from pretrained.learn2diss import Encoding, Learn2Diss
 
-__all__ = ["import_weights"]
+__all__ = ["Encoding", "Learn2Diss", "import_weights"]

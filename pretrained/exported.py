@@ -1,22 +1,35 @@
 """The folder of an exported model: weights as safetensors, a configuration of plain values.
 
 `model.safetensors` holds the tensors of the encoders, each name behind `frame_encoder.` or
-`utterance_encoder.`; `config.json` holds the arguments that their constructors take. Nothing in
-the folder is code.
+`utterance_encoder.`; `config.json` holds the arguments that their constructors take, and the
+SHA-256 of the weights and of these arguments. Nothing in the folder is code, and no other file in
+it is read.
 """
 
+import hashlib
+import inspect
 import json
+import math
 import os
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 
-FORMAT = "learn2diss-1"
+FORMAT = "learn2diss-2"
+OLD_FORMAT = "learn2diss-1"  # without sha256
 CLASSES = {"frame_encoder": FrameEncoder, "utterance_encoder": UtteranceEncoder}
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 1_000_000
+MAX_SIZE = 2**31  # of anything that config.json gives a size of
+COUNTS = ("num_layers", "res2net_scale")  # arguments that constructors count up to
+DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
 def save_model(folder, encoders):
@@ -46,23 +59,26 @@ def save_model(folder, encoders):
         for name, encoder in encoders.items()
         for key, value in encoder.state_dict().items()
     }
-    config = {"format": FORMAT, **{name: encoder.config for name, encoder in encoders.items()}}
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS_FILE
     save_file(tensors, f"{weights}.partial")
+    arguments = {name: encoder.config for name, encoder in encoders.items()}
+    digests = {"weights": _file_digest(f"{weights}.partial"), "encoders": _digest(arguments)}
     os.replace(f"{weights}.partial", weights)
-    text = json.dumps(config, indent=2) + "\n"
-    partial = folder / "config.json.partial"
+    text = json.dumps({"format": FORMAT, "sha256": digests, **arguments}, indent=2) + "\n"
+    partial = folder / f"{CONFIG_FILE}.partial"
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    os.replace(partial, folder / CONFIG_FILE)
 
 
 def load_model(folder):
     """Load the encoders of an exported folder, in evaluation mode. Nothing in it is run.
 
+    What config.json asks for is compared with the tensors that there are before it is built.
+
     Arguments
     ---------
     folder : str or Path
-        As `save_model` leaves it.
+        As `save_model` leaves it. Always a local path, never the name of a model on a hub.
 
     Returns
     -------
@@ -71,64 +87,157 @@ def load_model(folder):
 
     Raises
     ------
+    FileNotFoundError
+        Where there is no such folder.
     ValueError
-        Where a file is missing, damaged or not of this format, or a tensor is missing, left over or
-        of another shape.
+        Where a file is missing, damaged, altered, outside the folder or not of this format, or a
+        tensor is missing, left over or of another shape.
     """
     folder = Path(folder)
-    config = _read_config(folder / "config.json")
-    weights = folder / "model.safetensors"
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{weights} cannot be read: {error}.") from error
-    encoders = {}
-    for name in CLASSES:
-        if name in config:
-            encoders[name] = _build(name, config[name], folder).eval()
-            _fill(encoders[name], name, tensors, weights)
-    known = tuple(f"{name}." for name in encoders)
-    left_over = [key for key in tensors if not key.startswith(known)]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: expected one that holds {CONFIG_FILE}.")
+    config_path, weights = (_inside(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    config = _read_config(config_path)
+    shapes = _read_header(weights)
+    names = [name for name in CLASSES if name in config]
+    for name in names:
+        _check_arguments(name, config[name], len(shapes), config_path)
+        _check_shapes(name, config[name], shapes, weights, config_path)
+    left_over = [key for key in shapes if not key.startswith(tuple(f"{name}." for name in names))]
     if left_over:
         raise ValueError(f"{weights} holds {left_over[0]}, which config.json has no encoder for.")
-    return encoders
+    _check_digests(config, names, weights, config_path)
+    tensors = load_file(weights)
+    return {name: _filled(name, config[name], tensors) for name in names}
+
+
+def _inside(folder, name):
+    """Return the path of a file of the folder itself, which a link does not lead out of."""
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {folder} is not the folder of an exported model.")
+    if path.resolve().parent != folder.resolve():
+        raise ValueError(f"{path} is a link out of the folder, to {path.resolve()}: copy the file.")
+    return path
+
+
+def _file_digest(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _read_config(path):
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: not a configuration.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(config, dict) or config.get("format") not in (FORMAT, OLD_FORMAT):
         raise ValueError(f"{path} is not the configuration of an exported model ({FORMAT}).")
-    unknown = set(config) - {"format", *CLASSES}
-    if unknown or len(config) == 1:
+    unknown = set(config) - {"format", "sha256", *CLASSES}
+    if unknown or not set(config) & set(CLASSES):
         raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
+    if config["format"] == FORMAT and not isinstance(config.get("sha256"), dict):
+        raise ValueError(f"{path}: sha256 must give the SHA-256 of the weights and the encoders.")
     return config
 
 
-def _build(name, arguments, folder):
+def _read_header(path):
+    """Return the shape and the type of each tensor, without its values."""
     try:
-        return CLASSES[name](**arguments)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'}: {name} cannot be built: {error}") from error
+        with safe_open(path, framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            return {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}.") from error
 
 
-def _fill(encoder, name, tensors, path):
-    own = encoder.state_dict()
-    given = {
-        key.removeprefix(f"{name}."): value
-        for key, value in tensors.items()
-        if key.startswith(f"{name}.")
-    }
-    for key in sorted(own.keys() | given.keys()):
-        if key not in given:
-            raise ValueError(f"{path}: {name}.{key} is missing.")
-        if key not in own:
-            raise ValueError(f"{path}: {name}.{key} is left over: no part of the encoder has it.")
-        if own[key].shape != given[key].shape:
+def _check_arguments(name, arguments, num_tensors, path):
+    """Raise a ValueError unless the arguments are plain values of the constructor's kinds."""
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{path}: {name} must be an object of arguments, not {arguments!r}.")
+    parameters = inspect.signature(CLASSES[name]).parameters
+    for key, value in arguments.items():
+        if key not in parameters:
+            raise ValueError(f"{path}: {name} has no argument {key!r}.")
+        kind = type(parameters[key].default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{path}: {name}.{key} must be {kind.__name__}, not {value!r}.")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{path}: {name}.{key} must be finite, not {value!r}.")
+        limit = num_tensors if key in COUNTS else MAX_SIZE
+        if kind is int and not 1 <= value <= limit:
             raise ValueError(
-                f"{path}: {name}.{key} has shape {tuple(given[key].shape)}, expected "
-                f"{tuple(own[key].shape)}."
+                f"{path}: {name}.{key} must be between 1 and {limit} with the {num_tensors} "
+                f"tensors of {WEIGHTS_FILE}, not {value}."
             )
-    encoder.load_state_dict(given)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Make new tensors of more than one element without memory, and so without values.
+
+    Functions of values are replaced by ones of shapes: for such tensors torch would load its
+    compiler, which takes seconds.
+    """
+
+    FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.FACTORIES and args not in ((1,), ((),)):
+            return func(*args, **{**kwargs, "device": "meta"})
+        if func.__name__.endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.norm_except_dim:
+            tensor, _, kept = args
+            return tensor.amax([d for d in range(tensor.ndim) if d != kept], keepdim=True)
+        return func(*args, **kwargs)
+
+
+def _check_shapes(name, arguments, shapes, weights, config_path):
+    """Raise a ValueError unless the tensors are those of the encoder that is asked for."""
+    try:
+        with _WithoutMemory():
+            own = CLASSES[name](**arguments).state_dict()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{config_path}: {name} cannot be built: {error}") from error
+    expected = {f"{name}.{k}": (tuple(v.shape), DTYPES[v.dtype]) for k, v in own.items()}
+    given = {key for key in shapes if key.startswith(f"{name}.")}
+    for key in sorted(expected.keys() | given):
+        if key not in shapes:
+            raise ValueError(f"{weights}: {key} is missing.")
+        if key not in expected:
+            raise ValueError(f"{weights}: {key} is left over: no part of the encoder has it.")
+        if shapes[key] != expected[key]:
+            (shape, dtype), (own_shape, own_dtype) = shapes[key], expected[key]
+            raise ValueError(
+                f"{weights}: {key} has shape {shape} of {dtype}, and by {CONFIG_FILE} it has "
+                f"shape {own_shape} of {own_dtype}."
+            )
+
+
+def _check_digests(config, names, weights, config_path):
+    """Raise a ValueError where a file is not what was saved."""
+    if config["format"] == OLD_FORMAT:
+        return
+    digests = config["sha256"]
+    if digests.get("encoders") != _digest({name: config[name] for name in names}):
+        raise ValueError(f"{config_path} was altered: the encoders' SHA-256 is not the one in it.")
+    if digests.get("weights") != _file_digest(weights):
+        raise ValueError(f"{weights} was altered: its SHA-256 is not the one in {CONFIG_FILE}.")
+
+
+def _filled(name, arguments, tensors):
+    encoder = CLASSES[name](**arguments)
+    encoder.load_state_dict(
+        {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+    )
+    return encoder.eval()

@@ -1,0 +1,170 @@
+"""Exported encoders in use: waveforms or audio files in, frames and embeddings out."""
+
+from typing import NamedTuple
+
+import torch
+
+from lobes.frame_encoder import RECEPTIVE_FIELD
+from lobes.pooling import num_valid_samples
+from pretrained.audio import read_blocks
+from pretrained.exported import load_model
+from pretrained.windows import LongEncoding, cut_windows
+
+
+class Encoding(NamedTuple):
+    """What the encoders make of a batch. What a missing encoder would make is None.
+
+    Attributes
+    ----------
+    frames : torch.Tensor or None
+        Shape (batch, frames, d_model), 50 Hz, zero where padded.
+    frame_lens : torch.Tensor or None
+        Shape (batch,), int64, valid frames of each row.
+    utterance : torch.Tensor or None
+        Shape (batch, E).
+    hidden_states : list of torch.Tensor or None
+        The input of the first layer and the output of every layer, (batch, frames, d_model) each;
+        None where they were not asked for.
+    """
+
+    frames: torch.Tensor | None
+    frame_lens: torch.Tensor | None
+    utterance: torch.Tensor | None
+    hidden_states: list | None = None
+
+
+class Learn2Diss:
+    """The frame encoder and the utterance encoder of an exported model, for inference.
+
+    Arguments
+    ---------
+    encoders : dict
+        `frame_encoder`, `utterance_encoder` or both; the missing one is None.
+    device : str or torch.device
+        Where to encode.
+
+    Example
+    -------
+    >>> from lobes.frame_encoder import FrameEncoder
+    >>> from lobes.utterance_encoder import UtteranceEncoder
+    >>> from pretrained.exported import save_model
+    >>> frame_encoder = FrameEncoder("fbank", 32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
+    >>> utterance_encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=24)
+    >>> folder = getfixture("tmp_path") / "model"
+    >>> encoders = {"frame_encoder": frame_encoder, "utterance_encoder": utterance_encoder}
+    >>> save_model(folder, encoders)
+    >>> model = Learn2Diss.from_pretrained(folder)
+    >>> encoding = model.encode(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
+    >>> encoding.frames.shape, encoding.frame_lens.tolist(), encoding.utterance.shape
+    (torch.Size([2, 49, 32]), [49, 24], torch.Size([2, 24]))
+    """
+
+    def __init__(self, encoders, device="cpu"):
+        self.device = torch.device(device)
+        self.frame_encoder = encoders.get("frame_encoder")
+        self.utterance_encoder = encoders.get("utterance_encoder")
+        for encoder in encoders.values():
+            encoder.to(self.device).eval()
+
+    @classmethod
+    def from_pretrained(cls, folder, device="cpu"):
+        """Load an exported folder; see `pretrained.exported.load_model`, and for what it raises.
+
+        Arguments
+        ---------
+        folder : str or Path
+            As a recipe leaves it in `<output_folder>/model`: a local path.
+        device : str or torch.device
+            Where to encode.
+
+        Returns
+        -------
+        Learn2Diss
+        """
+        return cls(load_model(folder), device)
+
+    @torch.no_grad()
+    def encode(self, wavs, wav_lens=None, output_hidden_states=False):
+        """Encode a batch of waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape (batch, samples), 16 kHz, in [-1, 1].
+        wav_lens : torch.Tensor, optional
+            Shape (batch,), relative lengths in (0, 1]; None if all are full.
+        output_hidden_states : bool
+            Whether to return the frame encoder's hidden states too.
+
+        Returns
+        -------
+        Encoding
+            On the model's device.
+
+        Raises
+        ------
+        ValueError
+            Where a shape or type does not fit, or a row holds NaN or infinity or is shorter than
+            one frame.
+        """
+        _check_batch(wavs, wav_lens)
+        wavs = wavs.to(self.device)
+        frames = frame_lens = hidden = utterance = None
+        if self.frame_encoder is not None:
+            frames, hidden = self.frame_encoder(wavs, wav_lens, output_hidden_states=True)
+            frame_lens = self.frame_encoder.frame_lens(wavs, wav_lens)
+        if self.utterance_encoder is not None:
+            utterance = self.utterance_encoder(wavs, wav_lens)
+        return Encoding(frames, frame_lens, utterance, hidden if output_hidden_states else None)
+
+    @torch.no_grad()
+    def encode_file(self, path):
+        """Encode an audio file of any rate, number of channels and length.
+
+        Up to 30 s give exactly what `encode` gives. Longer files are encoded in windows of 30 s,
+        as `pretrained.windows` tells, on the same grid of frames; an hour takes the memory of its
+        frames and of its log-mel bands, some 60 MB, beside that of one window.
+
+        Arguments
+        ---------
+        path : str or Path
+            Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others.
+
+        Returns
+        -------
+        Encoding
+            A batch of one, on the model's device, without hidden states.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no such file.
+        pretrained.audio.AudioError
+            A ValueError: where it is not audio, holds NaN or infinity, is silent, or is shorter
+            than one frame.
+        """
+        encoding = LongEncoding(self.frame_encoder, self.utterance_encoder)
+        for window, first, last in cut_windows(read_blocks(path)):
+            if first and last:
+                return self.encode(window)
+            encoding.add(window.to(self.device), first, last)
+        frames = encoding.frames()
+        lens = None if frames is None else torch.tensor([frames.shape[1]], device=self.device)
+        return Encoding(frames, lens, encoding.utterance())
+
+
+def _check_batch(wavs, wav_lens):
+    if not wavs.is_floating_point():
+        raise ValueError(
+            f"wavs must be floating point in [-1, 1], not {wavs.dtype}; divide integer samples by "
+            "their largest value"
+        )
+    samples = num_valid_samples(wavs, wav_lens)
+    for row, (wav, length) in enumerate(zip(wavs, samples.tolist(), strict=True)):
+        if length < RECEPTIVE_FIELD:
+            raise ValueError(
+                f"row {row} of wavs has {length} valid samples, and one frame takes "
+                f"{RECEPTIVE_FIELD} (25 ms at 16 kHz); leave it out"
+            )
+        if not bool(wav[:length].isfinite().all()):
+            raise ValueError(f"row {row} of wavs holds NaN or infinity; leave it out")
