@@ -17,6 +17,8 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
+from lobes.pooling import length_mask, num_valid_samples
+
 RECEPTIVE_FIELD = 400  # samples that one frame sees in the waveform front end
 HOP = 320  # samples from one frame to the next: 50 Hz at 16 kHz
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -48,11 +50,6 @@ def num_frames(num_samples):
     """
     frames = 1 + (num_samples - RECEPTIVE_FIELD) // HOP
     return frames.clamp(min=0) if torch.is_tensor(frames) else max(0, frames)
-
-
-def _valid_mask(lens, size):
-    """Return (batch, size) bool, True at the first `lens` positions of each row."""
-    return torch.arange(size, device=lens.device) < lens[:, None]
 
 
 class WaveformFrontEnd(nn.Module):
@@ -192,11 +189,11 @@ class FbankFrontEnd(nn.Module):
         Padded frames are zero, which is also what the convolution pads the ends with.
         """
         # Beyond the window the transform multiplies by zero, which a NaN in the padding survives.
-        wavs = torch.where(_valid_mask(num_samples, wavs.shape[1]), wavs, 0.0)
+        wavs = torch.where(length_mask(num_samples, wavs.shape[1]), wavs, 0.0)
         with torch.autocast(wavs.device.type, enabled=False):
             x = self.mel(wavs.float()).clamp(min=LOG_FLOOR).log()
         lens = (1 + (num_samples - RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
-        valid = _valid_mask(lens, x.shape[2])[:, None]
+        valid = length_mask(lens, x.shape[2])[:, None]
         count = lens.clamp(min=1)[:, None, None]
         x = torch.where(valid, x, 0.0)
         x = torch.where(valid, x - x.sum(dim=2, keepdim=True) / count, 0.0)
@@ -623,7 +620,7 @@ class FrameEncoder(nn.Module):
         ValueError
             Where a shape does not fit, or no row has the 400 samples that make one frame.
         """
-        samples = self._num_samples(wavs, wav_lens)
+        samples = num_valid_samples(wavs, wav_lens)
         valid = self._valid_frames(samples, wavs.shape[1])
         features = self.front_end(wavs, samples)
         if features.requires_grad and self.feature_grad_mult != 1.0:
@@ -657,20 +654,7 @@ class FrameEncoder(nn.Module):
         torch.Tensor
             Shape (batch,), int64.
         """
-        return num_frames(self._num_samples(wavs, wav_lens))
-
-    def _num_samples(self, wavs, wav_lens):
-        if wavs.ndim != 2:
-            raise ValueError(f"wavs must be (batch, samples), not of shape {tuple(wavs.shape)}")
-        width = wavs.shape[1]
-        if wav_lens is None:
-            return torch.full((len(wavs),), width, device=wavs.device)
-        if wav_lens.shape != wavs.shape[:1]:
-            raise ValueError(
-                f"wav_lens must have one value for each of the {len(wavs)} rows of wavs, "
-                f"not shape {tuple(wav_lens.shape)}"
-            )
-        return torch.round(wav_lens.to(wavs.device).double() * width).long()
+        return num_frames(num_valid_samples(wavs, wav_lens))
 
     def _valid_frames(self, samples, width):
         """Return (batch, frames) bool, False where padded, or None where nothing is."""
@@ -681,7 +665,7 @@ class FrameEncoder(nn.Module):
                 f"samples, and a frame takes {RECEPTIVE_FIELD}; leave such utterances out"
             )
         frames = num_frames(width)
-        return None if bool((lens == frames).all()) else _valid_mask(lens, frames)
+        return None if bool((lens == frames).all()) else length_mask(lens, frames)
 
     def _apply_mask(self, x, mask):
         if mask is None:

@@ -176,13 +176,26 @@ def finish(brain, hparams, began):
         "test": brain.test_figures,
     }
     manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
-    write_metrics(
-        output / "metrics.json",
-        figures,
-        seed=hparams["seed"],
-        manifests=manifests,
-        start_time=began,
-    )
+    report(hparams, figures, manifests, began)
+
+
+def report(hparams, figures, manifests, began):
+    """Write the figures of a run to metrics.json and show them.
+
+    Arguments
+    ---------
+    hparams : dict
+        `output_folder` and `seed`.
+    figures : dict
+        As `write_metrics` takes them.
+    manifests : list of Path
+        Of the data.
+    began : float
+        When the run began, s since the epoch.
+    """
+    path = Path(hparams["output_folder"]) / "metrics.json"
+    write_metrics(path, figures, seed=hparams["seed"], manifests=manifests, start_time=began)
+    print(json.dumps(figures, indent=2))
 
 
 def count_parameters(module: nn.Module):

@@ -16,9 +16,9 @@ from pathlib import Path
 import speechbrain as sb
 
 from pretrained.exported import load_model
-from recipes.common.experiment import load_hparams, manifest_paths, prepare, split_datasets
+from recipes.common.experiment import load_hparams, manifest_paths, prepare, report, split_datasets
 from recipes.common.leakage import encode_pairs, read_leakage, split_utterances
-from recipes.common.metrics import bootstrap_mean, write_metrics
+from recipes.common.metrics import bootstrap_mean
 
 
 def encode_all(folder, parts, hparams):
@@ -96,14 +96,7 @@ def main(arguments):
     }
     figures["kept"] = kept_accuracies(hparams)
     manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
-    write_metrics(
-        Path(hparams["output_folder"]) / "metrics.json",
-        figures,
-        seed=hparams["seed"],
-        manifests=manifests,
-        start_time=began,
-    )
-    print(json.dumps(figures, indent=2))
+    report(hparams, figures, manifests, began)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Nothing is trained here. Baselines on the same trials: mean and deviation of log
 same encoder with random weights.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -16,9 +15,8 @@ from pathlib import Path
 import speechbrain as sb
 
 from pretrained.exported import load_model
-from recipes.common.experiment import load_hparams
+from recipes.common.experiment import load_hparams, report
 from recipes.common.manifest import read_manifest, validate_manifests
-from recipes.common.metrics import write_metrics
 from recipes.common.verification import verify
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
@@ -71,14 +69,7 @@ def main(arguments):
     manifests = [manifest for manifest, _ in lists.values()]
     if reference is not None:
         manifests.append(reference[0])
-    write_metrics(
-        Path(hparams["output_folder"]) / "metrics.json",
-        figures,
-        seed=hparams["seed"],
-        manifests=manifests,
-        start_time=began,
-    )
-    print(json.dumps(figures, indent=2))
+    report(hparams, figures, manifests, began)
 
 
 if __name__ == "__main__":
