@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test unit lint clean
+.PHONY: install test unit lint bench clean
 
 install: .venv/installed
 
@@ -22,6 +22,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint -s hparams recipes .yamllint.yaml
 	$(BIN)/codespell
+
+bench: install
+	$(BIN)/python tests/benchmark.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,0 +1,573 @@
+#!/usr/bin/env python3
+"""Time and memory beside other toolkits and beside our own alternatives.
+
+    make bench
+
+Both sides of a row work in processes of their own, which take turns, so that what else the machine
+does meets both alike, and each has a peak of memory of its own. The ratio is the median of the
+ratios of neighbouring repetitions. Nothing drops out at random on either side; audio, masks, data
+type and threads are the same. Writes results/bench/metrics.json and the table in README.md.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import read_audio
+from speechbrain.dataio.dataset import DynamicItemDataset
+from torch.nn import functional as F
+from torchaudio.models import hubert_pretrain_base
+from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+from lobes.frame_encoder import FrameEncoder, export_state_dict, num_frames
+from lobes.losses import masked_prediction_loss, nt_xent
+from recipes.common.augment import UtteranceAugment
+from recipes.common.dataio import make_loader
+from recipes.common.experiment import keep_freed_memory
+from recipes.common.frame_stage import frame_loaders
+from recipes.common.joint_stage import joint_loaders
+from recipes.common.metrics import write_metrics
+from recipes.common.utterance_stage import both_crops
+
+ROOT = Path(__file__).parent.parent
+RATE = 16000
+SEED = 2407
+NUM_TARGETS = 100
+BATCH_SIZE = 8  # of extraction
+BATCH_SECONDS = {"base": 20.0, "tiny": 40.0}  # of training
+DATA = {
+    "seed": SEED,
+    "num_workers": 0,
+    "max_seconds": 15.6,
+    "mask_prob": 0.08,
+    "mask_length": 10,
+    "min_crop_seconds": 1.0,
+    "max_crop_seconds": 2.0,
+}
+
+
+@dataclass
+class Row:
+    """A comparison.
+
+    Arguments
+    ---------
+    what : str
+        What is compared with what.
+    side : callable
+        Takes the folder of the audio and "ours" or "peer"; returns what to time, without arguments.
+    limit : float, optional
+        Largest ratio of our time to the peer's that is acceptable; None where it is only reported.
+    repeats : int
+        How often each side is timed.
+    warm_up : int
+        How often each side runs before that.
+    """
+
+    what: str
+    side: Callable
+    limit: float | None
+    repeats: int = 7
+    warm_up: int = 1
+
+
+# ---- Audio
+
+
+def voice(seconds, rng):
+    """Return gliding harmonics under the envelope of syllables, in noise, between -1 and 1.
+
+    Example
+    -------
+    >>> voice(1.0, np.random.default_rng(0)).shape
+    (16000,)
+    """
+    time_axis = np.arange(round(seconds * RATE)) / RATE
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 1) * time_axis))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    tone = sum(np.sin(n * phase) / n for n in range(1, 16))
+    syllables = 0.5 - 0.5 * np.cos(2 * np.pi * rng.uniform(3, 6) * time_axis)
+    audio = tone * syllables + 0.03 * rng.normal(size=len(time_axis))
+    return 0.5 * audio / np.abs(audio).max()
+
+
+def write_audio(folder, lengths, suffix, rng):
+    """Write a file for each length (s) and return nothing; names are in the lengths' order."""
+    folder.mkdir(parents=True)
+    for i, seconds in enumerate(lengths):
+        soundfile.write(folder / f"{i:04d}{suffix}", voice(seconds, rng), RATE)
+
+
+def make_audio(folder):
+    """Make `training/`, 40 utterances of 4 to 6 s, and `mixed/`, 200 of 0.8 to 6 s, mean 1.9 s."""
+    rng = np.random.default_rng(SEED)
+    write_audio(folder / "training", rng.uniform(4, 6, 40), ".flac", rng)
+    mixed = np.clip(rng.lognormal(np.log(1.65), 0.55, 200), 0.8, 6)
+    write_audio(folder / "mixed", mixed, ".wav", rng)
+
+
+def dataset(folder):
+    """Return the audio files of a folder as a dataset, in the order of their names."""
+    paths = sorted(folder.iterdir())
+    rows = {p.stem: {"wav": str(p), "duration": soundfile.info(p).duration} for p in paths}
+    return DynamicItemDataset(rows)
+
+
+def training_loader(folder, size, stage):
+    """Return the loader of stage A ("frame") or C ("joint") over the training audio.
+
+    The units are drawn at random: their values cost no time.
+    """
+    data = dataset(folder / "training")
+    rng = np.random.default_rng(SEED)
+    units = {
+        key: rng.integers(NUM_TARGETS, size=num_frames(round(row["duration"] * RATE)))
+        for key, row in data.data.items()
+    }
+    hparams = {**DATA, "max_batch_seconds": BATCH_SECONDS[size]}
+    if stage == "frame":
+        return frame_loaders(hparams, {"train": data}, units)["train"]
+    return joint_loaders(hparams, {"train": data}, units, UtteranceAugment())["train"]
+
+
+# ---- Models and steps
+
+
+def fragment(name, overrides=None):
+    """Return the encoder that a file of hparams/ builds."""
+    with open(ROOT / "hparams" / f"{name}.yaml", encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)[f"{name.split('_')[0]}_encoder"]
+
+
+def frame_encoder(size):
+    """Return the frame encoder of a size, in which nothing drops out."""
+    return fragment(f"frame_{size}", {"dropout": 0.0, "layer_drop": 0.0})
+
+
+def training_step(modules, loss):
+    """Return a function that does a step: forward, loss, backward, optimizer."""
+    modules = torch.nn.ModuleList(modules).train()
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-5)
+
+    def step():
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def frame_loss(encoder, batch):
+    """Return the loss of stage A."""
+    mask = batch.mask.data.bool()
+    _, logits = encoder(*batch.sig, mask=mask, return_logits=True)
+    return masked_prediction_loss(logits, batch.units.data, mask)
+
+
+def frame_step(encoder, batch):
+    """Return a training step of stage A."""
+    return training_step([encoder], lambda: frame_loss(encoder, batch))
+
+
+def joint_step(encoder, utterance_encoder, batch):
+    """Return a training step of stage C without its critics, which would only make it longer."""
+
+    def loss():
+        _, projections = utterance_encoder(*both_crops(batch), project=True)
+        return frame_loss(encoder, batch) + nt_xent(*projections.chunk(2))
+
+    return training_step([encoder, utterance_encoder], loss)
+
+
+class GivenMask(torch.nn.Module):
+    """Takes the place of torchaudio's mask generator and masks what it is told to."""
+
+    def __init__(self, mask, mask_embedding):
+        super().__init__()
+        self.mask = mask
+        self.mask_embedding = mask_embedding
+
+    def forward(self, x, padding_mask):
+        """Return x with the embedding at masked frames, as torchaudio does, and the mask."""
+        x[self.mask] = self.mask_embedding
+        return x, self.mask
+
+
+def torchaudio_step(batch):
+    """Return a training step of torchaudio's HuBERT Base on the same batch and mask."""
+    model = hubert_pretrain_base(0.0, 0.0, 0.0, 0.0, 0.0, num_classes=NUM_TARGETS)
+    model.mask_generator = GivenMask(batch.mask.data.bool(), model.mask_generator.mask_embedding)
+    model.logit_generator.skip_nomask = True  # the loss is on masked frames alone, as ours
+    wavs, wav_lens = batch.sig
+    lens = (wav_lens * wavs.shape[1]).round().long()
+    units = batch.units.data.clamp(min=0)
+
+    def loss():
+        logits, _, _ = model(wavs, units, lens)
+        # torchaudio puts the logit of the true unit first.
+        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+
+    return training_step([model], loss)
+
+
+# ---- Rows
+
+
+def base_step(folder, side):
+    """Base size, a training step: ours, torchaudio's."""
+    batch = next(iter(training_loader(folder, "base", "frame")))
+    return frame_step(frame_encoder("base"), batch) if side == "ours" else torchaudio_step(batch)
+
+
+def front_ends(folder, side):
+    """Tiny size, a training step: with the log-mel front end, with the waveform stack."""
+    batch = next(iter(training_loader(folder, "tiny", "frame")))
+    encoder = frame_encoder("tiny")
+    if side == "peer":
+        encoder = FrameEncoder(**{**encoder.config, "frontend": "waveform"})
+    return frame_step(encoder, batch)
+
+
+def both_representations(folder, side):
+    """Base size, extraction: frames and embeddings, frames alone."""
+    wavs, wav_lens = next(iter(training_loader(folder, "base", "frame"))).sig
+    encoders = [frame_encoder("base").eval()]
+    if side == "ours":
+        encoders.append(fragment("utterance_base").eval())
+
+    @torch.no_grad()
+    def extract():
+        for encoder in encoders:
+            encoder(wavs, wav_lens)
+
+    return extract
+
+
+def loading(folder, side, size, stage):
+    """Load and collate a batch of files; train on one."""
+    loader = training_loader(folder, size, stage)
+    if side == "ours":
+        batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        return lambda: next(batches)
+    batch = next(iter(loader))
+    if stage == "frame":
+        return frame_step(frame_encoder(size), batch)
+    return joint_step(frame_encoder(size), fragment(f"utterance_{size}"), batch)
+
+
+def encode_files(folder, side):
+    """Base size, files to frames: batches sorted by length, Hugging Face in the files' order."""
+    encoder = frame_encoder("base").eval()
+    if side == "ours":
+        return partial(ours_encodes, folder / "mixed", encoder)
+    model = HubertModel(HubertConfig()).eval()
+    model.load_state_dict(export_state_dict(encoder))
+    return partial(hugging_face_encodes, folder / "mixed", model)
+
+
+@torch.no_grad()
+def ours_encodes(folder, encoder):
+    """Return each file's frames by its name, from batches of files of like length."""
+    data = dataset(folder)
+    data.add_dynamic_item(read_audio, takes="wav", provides="sig")
+    data.set_output_keys(["id", "sig"])
+    # No limit but the size of a batch: that of the other side.
+    limits = {**DATA, "max_batch_seconds": 0.0}
+    frames = {}
+    for batch in make_loader(data, limits, min_batch_size=BATCH_SIZE):
+        lens = encoder.frame_lens(*batch.sig).tolist()
+        found = encoder(*batch.sig)
+        frames.update((name, x[:n]) for name, x, n in zip(batch.id, found, lens, strict=True))
+    return frames
+
+
+@torch.no_grad()
+def hugging_face_encodes(folder, model):
+    """Return the same from Hugging Face's model and feature extractor."""
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
+    paths = sorted(folder.iterdir())
+    frames = {}
+    for start in range(0, len(paths), BATCH_SIZE):
+        part = paths[start : start + BATCH_SIZE]
+        wavs = [read_audio(str(path)).numpy() for path in part]
+        inputs = extractor(wavs, sampling_rate=RATE, padding=True, return_tensors="pt")
+        found = model(**inputs).last_hidden_state
+        for path, x, wav in zip(part, found, wavs, strict=True):
+            frames[path.stem] = x[: num_frames(len(wav))]
+    return frames
+
+
+def all_rows():
+    """Return the rows, in the order of the table."""
+    rows = [
+        Row("training step, base: ours, torchaudio's HuBERT Base", base_step, 1.05, 9),
+        Row("training step, tiny: log-mel front end, waveform stack", front_ends, 0.25, 9),
+        Row("extraction, base: frames and embeddings, frames alone", both_representations, 1.15, 9),
+    ]
+    for size, stage in itertools.product(("base", "tiny"), ("frame", "joint")):
+        what = f"{stage} stage, {size}: loading a batch, training on it"
+        limit = 0.1 if size == "base" else None
+        rows.append(Row(what, partial(loading, size=size, stage=stage), limit))
+    what = "encoding 200 files, base: ours, Hugging Face's HubertModel"
+    return [*rows, Row(what, encode_files, 1 / 1.2, repeats=2, warm_up=0)]
+
+
+# ---- Measuring
+
+
+class Side:
+    """One side of a row, ready in a process of its own.
+
+    Arguments
+    ---------
+    row : Row
+    name : str
+        "ours" or "peer".
+    folder : Path
+        The audio.
+    threads : int
+        Of torch.
+    """
+
+    def __init__(self, row, name, folder, threads):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve, args=(theirs, row.side, name, folder, threads), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+        self.pipe.recv()
+
+    def __call__(self):
+        """Run once; ends when the process has ended its work."""
+        self.pipe.send("run")
+        self.pipe.recv()
+
+    def stop(self):
+        """End the process and return its peak memory in MiB, Python and libraries included."""
+        self.pipe.send("stop")
+        peak = self.pipe.recv()
+        self.process.join()
+        return peak
+
+
+def serve(pipe, side, name, folder, threads):
+    """Make a side ready and run it each time the pipe says so; at the end send the peak memory."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    keep_freed_memory()
+    run = side(folder, name)
+    pipe.send("ready")
+    while pipe.recv() == "run":
+        run()
+        pipe.send("done")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def alternate(ours, peer, repeats, warm_up=1):
+    """Time two functions in turn, each first every other time.
+
+    Arguments
+    ---------
+    ours, peer : callable
+        Without arguments.
+    repeats : int
+        How often each is timed.
+    warm_up : int
+        How often each runs before that.
+
+    Returns
+    -------
+    dict
+        Medians `ours_seconds`, `peer_seconds` and `ratio`, that of the repetitions' ratios; the
+        smallest and the largest of these, `ratio_range`.
+
+    Example
+    -------
+    >>> sorted(alternate(lambda: None, lambda: None, repeats=3))
+    ['ours_seconds', 'peer_seconds', 'ratio', 'ratio_range']
+    """
+    for run in [ours, peer] * warm_up:
+        run()
+    pairs = []
+    for repetition in range(repeats):
+        if repetition % 2:
+            second, first = timed(peer), timed(ours)
+        else:
+            first, second = timed(ours), timed(peer)
+        pairs.append((first, second))
+    ratios = [first / second for first, second in pairs]
+    return {
+        "ours_seconds": statistics.median(first for first, _ in pairs),
+        "peer_seconds": statistics.median(second for _, second in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+    }
+
+
+def timed(run):
+    """Return how many seconds a function takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def measure(row, folder, threads):
+    """Return a row's figures.
+
+    Arguments
+    ---------
+    row : Row
+    folder : Path
+        The audio.
+    threads : int
+        Of torch, on both sides.
+
+    Returns
+    -------
+    dict
+        What `alternate` returns, `what`, `limit`, `met` (None without a limit) and the peak memory
+        of each side, `ours_mib` and `peer_mib`.
+    """
+    sides = [Side(row, name, folder, threads) for name in ("ours", "peer")]
+    figures = alternate(*sides, row.repeats, row.warm_up)
+    met = None if row.limit is None else figures["ratio"] <= row.limit
+    ours, peer = (side.stop() for side in sides)
+    figures = {"what": row.what, **figures, "limit": row.limit, "met": met}
+    return {**figures, "ours_mib": ours, "peer_mib": peer}
+
+
+# ---- Reporting
+
+
+def machine(threads):
+    """Return what the figures were measured on."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def processor():
+    """Return the processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def table(figures):
+    """Return the figures as Markdown.
+
+    Arguments
+    ---------
+    figures : dict
+        `machine` and `rows`, as `measure` returns them.
+
+    Returns
+    -------
+    str
+    """
+    words = {True: "yes", False: "**no**", None: ""}
+    lines = [
+        "| one, the other | one, s | other, s | ratio | limit | met | one, MiB | other, MiB |",
+        "|---|--:|--:|--:|--:|---|--:|--:|",
+    ]
+    for row in figures["rows"]:
+        limit = "" if row["limit"] is None else f"{row['limit']:.3g}"
+        lines.append(
+            f"| {row['what']} | {row['ours_seconds']:.3g} | {row['peer_seconds']:.3g} "
+            f"| {row['ratio']:.3g} | {limit} | {words[row['met']]} "
+            f"| {row['ours_mib']:.0f} | {row['peer_mib']:.0f} |"
+        )
+    facts = figures["machine"]
+    lines += [
+        "",
+        f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"torch {facts['torch']}, float32.",
+    ]
+    return "\n".join(lines)
+
+
+def write_between(path, marker, text):
+    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->` in a file.
+
+    Arguments
+    ---------
+    path : Path
+    marker : str
+    text : str
+
+    Raises
+    ------
+    ValueError
+        Where the file lacks the markers.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.md"
+    >>> _ = path.write_text("a <!-- x --> b <!-- /x --> c")
+    >>> write_between(path, "x", "B")
+    >>> path.read_text().split()
+    ['a', '<!--', 'x', '-->', 'B', '<!--', '/x', '-->', 'c']
+    """
+    before, found, rest = path.read_text(encoding="utf-8").partition(f"<!-- {marker} -->")
+    _, closed, after = rest.partition(f"<!-- /{marker} -->")
+    if not found or not closed:
+        raise ValueError(f"{path} lacks <!-- {marker} --> and <!-- /{marker} -->.")
+    path.write_text(f"{before}{found}\n{text}\n{closed}{after}", encoding="utf-8")
+
+
+def main(arguments):
+    """Measure all rows, write them, and return 1 where a limit is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "results/bench/metrics.json")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--only", default="", help="rows that have this text; README.md stays")
+    options = parser.parse_args(arguments)
+    began = time.time()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_audio(Path(folder))
+        for row in all_rows():
+            if options.only in row.what:
+                rows.append(measure(row, Path(folder), options.threads))
+                print(json.dumps(rows[-1]), flush=True)
+    if not rows:
+        parser.error(f"no row has the text {options.only!r}")
+    figures = {"machine": machine(options.threads), "rows": rows}
+    if not options.only:
+        write_metrics(options.output, figures, seed=SEED, manifests=[], start_time=began)
+        written = json.loads(options.output.read_text(encoding="utf-8"))["figures"]
+        write_between(options.readme, "bench", table(written))
+    print(table(figures))
+    return int(any(row["met"] is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
