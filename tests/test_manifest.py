@@ -1,22 +1,22 @@
-"""The manifest: reading, writing, checks across splits, and the check of audio."""
+"""The manifest: reading, writing, checks across splits, preparation of a corpus."""
 
+import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
-from speechbrain.dataio.dataio import read_audio
 
-from recipes.common import manifest as manifest_module
+from recipes.common import audio as audio_module
 from recipes.common.manifest import (
     BadAudioError,
     CorpusError,
-    check_audio,
+    draw_splits,
     fingerprint,
     load_dataset,
     prepare_splits,
     read_manifest,
-    scan_audio,
     validate_manifests,
     write_manifest,
 )
@@ -26,17 +26,6 @@ OPTIONS = {"skip_prep": False, "skip_bad": False, "num_workers": 1}
 
 def row(name, speaker="s", duration=1.0):
     return {"ID": name, "duration": duration, "wav": f"$data_root/{name}.wav", "spk_id": speaker}
-
-
-@pytest.fixture
-def voice(make_voice, tmp_path):
-    """Return a function (file name) -> the path of a new, good file."""
-
-    def write(name):
-        soundfile.write(tmp_path / name, make_voice(1, 2), 16000)
-        return tmp_path / name
-
-    return write
 
 
 def write_bytes(path, content):
@@ -77,6 +66,17 @@ def test_speechbrain_reads_it_with_the_corpus_in_place(tmp_path):
     data = load_dataset(tmp_path / "m.csv", tmp_path / "corpus").data
     assert data["a"]["wav"] == f"{tmp_path}/corpus/a.wav"
     assert (data["a"]["duration"], data["a"]["spk_id"], data["a"]["wrd"]) == (2.5, "s", "HI")
+
+
+@pytest.mark.parametrize("column", ["wrd", "spk_id", "wav", "ID"])
+def test_what_speechbrain_would_take_for_a_variable_is_refused(column, tmp_path):
+    bad = {**row("a"), "wrd": "A $ B"}
+    write_manifest([bad], tmp_path / "m.csv")
+    assert load_dataset(tmp_path / "m.csv", tmp_path).data["a"]["wrd"] == "A $ B"
+    bad[column] = f"{bad[column]}$5"
+    with pytest.raises(CorpusError, match=rf"n.csv: a.*{column} is .*'\$5'"):
+        write_manifest([row("b"), bad], tmp_path / "n.csv")
+    assert not (tmp_path / "n.csv").exists()
 
 
 HEADER = "ID,duration,wav,spk_id\n"
@@ -172,109 +172,6 @@ def test_an_empty_split_is_named(tmp_path):
         validate_manifests({**paths, "test": tmp_path / "test.csv"}, tmp_path, {})
 
 
-# Audio
-
-
-def test_good_audio_has_its_duration(voice, make_voice):
-    seconds = len(make_voice(1, 2)) / 16000
-    assert check_audio(voice("a.wav")) == (seconds, None)
-    assert check_audio(voice("a.flac")) == (seconds, None)
-
-
-def test_what_is_passed_is_what_speechbrain_reads(voice):
-    path = voice("a.flac")
-    assert check_audio(path)[0] * 16000 == len(read_audio(str(path)))
-
-
-# FLAC fails while it decodes. A cut WAV decodes to the samples that are left, and libsndfile
-# corrects the header's count: only the header's own bytes tell.
-@pytest.mark.parametrize("suffix", [".wav", ".flac"])
-@pytest.mark.parametrize("keep", [lambda n: n - 2, lambda n: n // 2, lambda n: 60])
-def test_cut_audio_is_found(voice, suffix, keep):
-    path = voice(f"a{suffix}")
-    content = path.read_bytes()
-    write_bytes(path, content[: keep(len(content))])
-    duration, problem = check_audio(path)
-    assert duration == 0 and ("cut short" in problem or "cannot be decoded" in problem)
-
-
-def test_a_cut_mp3_is_found(voice):
-    path = voice("a.mp3")
-    assert check_audio(path)[1] is None
-    content = path.read_bytes()
-    assert "cut short" in check_audio(write_bytes(path, content[: len(content) // 2]))[1]
-
-
-def test_a_corrupt_flac_is_found(voice):
-    path = voice("a.flac")
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 400] = bytes(400)
-    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
-
-
-def test_a_wav_from_a_pipe_is_good(voice):
-    path = voice("a.wav")
-    content = bytearray(path.read_bytes())
-    assert content[36:40] == b"data"
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    assert check_audio(write_bytes(path, content))[1] is None
-
-
-def test_a_wav_with_chunks_after_its_samples_is_judged_by_its_samples(voice):
-    path = voice("a.wav")
-    content = path.read_bytes()
-    assert check_audio(write_bytes(path, content + b"LIST\x04\0\0\0INFO"))[1] is None
-
-
-def test_a_flac_that_does_not_know_its_length_is_refused(voice):
-    path = voice("a.flac")
-    content = bytearray(path.read_bytes())
-    content[21] &= 0xF0
-    content[22:26] = bytes(4)
-    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
-
-
-CONTENTS = {
-    "empty": (np.zeros(0), 16000, "empty"),
-    "zeros": (np.zeros(1600), 16000, "silent"),
-    "constant": (np.full(1600, 0.25), 16000, "silent"),
-    "one NaN": (np.where(np.arange(1600) == 800, np.nan, 0.1), 16000, "not finite"),
-    "one infinity": (np.where(np.arange(1600) == 800, np.inf, 0.1), 16000, "not finite"),
-    "8 kHz": (np.sin(np.arange(1600)), 8000, "8000 Hz.*16000 Hz"),
-    "stereo": (np.sin(np.arange(3200)).reshape(-1, 2), 16000, "2 channel"),
-}
-
-
-@pytest.mark.parametrize("samples, rate, message", CONTENTS.values(), ids=CONTENTS)
-def test_what_a_recipe_cannot_use_is_found(samples, rate, message, tmp_path):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, samples, rate, subtype="FLOAT")
-    duration, problem = check_audio(path)
-    assert duration == 0
-    pytest.raises(ValueError, _raise, problem).match(message)
-
-
-def _raise(message):
-    raise ValueError(message)
-
-
-def test_text_named_wav_and_no_file_are_found(tmp_path):
-    path = tmp_path / "a.wav"
-    path.write_text("not audio at all\n" * 9)
-    assert "cannot be decoded" in check_audio(path)[1]
-    assert "cannot be decoded" in check_audio(tmp_path / "gone.wav")[1]
-
-
-def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
-    bad = write_bytes(tmp_path / "bad.flac", b"no audio")
-    paths = sorted(librispeech.rglob("*.flac")) * 2 + [bad]
-    assert len(paths) > 100  # fewer are not worth processes
-    found = scan_audio(paths, num_workers=2)
-    assert found == scan_audio(paths, num_workers=1)
-    assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]
-
-
 # Preparation of any corpus
 
 
@@ -337,6 +234,40 @@ def test_a_split_with_nothing_but_bad_files_is_refused(corpus):
     assert not (corpus.parent / "out").exists()
 
 
+def left_out(out):
+    return [json.loads((out / f"{split}.json").read_text())["left_out"] for split in ("one", "two")]
+
+
+def test_how_many_were_left_out_stands_beside_each_manifest(corpus):
+    assert left_out(prepare(corpus)) == [0, 0]
+    (corpus / "one" / "b1.wav").write_text("text")
+    (corpus / "one" / "c1.wav").write_text("text")
+    assert left_out(prepare(corpus, skip_bad=True)) == [2, 0]
+    assert left_out(prepare(corpus, skip_bad=True)) == [2, 0]
+
+
+def test_a_file_whose_name_a_manifest_cannot_hold_is_listed_with_the_rest(corpus):
+    audio = corpus / "one" / "a1.wav"
+    for name in ("a$5.wav", "a\rb.wav", "a\udce9.wav"):
+        shutil.copy(audio, audio.with_name(name))
+    (corpus / "two" / "b2.wav").write_text("text")
+    with pytest.raises(BadAudioError, match="b2.wav cannot be decoded") as error:
+        prepare(corpus)
+    assert all(name in str(error.value) for name in (r"'$5'", r"'\r'", r"'\udce9'"))
+    assert not (corpus.parent / "out").exists()
+
+
+def test_audio_of_any_rate_where_the_corpus_may_have_it(corpus, make_voice):
+    audio = np.stack([make_voice(1, 1)] * 2, axis=1)
+    soundfile.write(corpus / "one" / "a1.wav", audio[:8001], 8000)
+    with pytest.raises(BadAudioError, match="a1.wav has 2 channel"):
+        prepare(corpus)
+    out = prepare(corpus, any_rate=True)
+    assert read_manifest(out / "one.csv")[0]["duration"] == 16002 / 16000
+    with pytest.raises(BadAudioError, match="a1.wav has 2 channel"):
+        prepare(corpus)
+
+
 def test_a_link_to_nothing_is_bad_audio(corpus):
     path = corpus / "one" / "b1.wav"
     path.unlink()
@@ -346,6 +277,29 @@ def test_a_link_to_nothing_is_bad_audio(corpus):
     assert not (corpus.parent / "out").exists()
     out = prepare(corpus, skip_bad=True)
     assert [r["ID"] for r in read_manifest(out / "one.csv")] == ["a1", "c1"]
+
+
+def test_splits_are_drawn_by_speaker_and_name_alone():
+    held = {"valid": 0.2, "test": 0.1}
+    speakers = [f"s{i % 20}" for i in range(100)]
+    splits = draw_splits(speakers, held)
+    assert draw_splits(speakers[::-1], held) == splits
+    names = [sorted(s for s in splits if splits[s] == name) for name in ("valid", "test", "train")]
+    assert [len(found) for found in names] == [4, 2, 14]
+    assert names[0] == ["s0", "s1", "s12", "s9"]  # on any machine
+    without_test = draw_splits(speakers, {"valid": 0.2})
+    assert sorted(s for s in without_test if without_test[s] == "valid") == names[0]
+
+
+def test_each_split_has_two_utterances_or_none_is_drawn():
+    held = {"valid": 0.05, "test": 0.05}
+    splits = list(draw_splits(list("abcdef"), held).values())
+    assert [splits.count(name) for name in ("train", "valid", "test")] == [2, 2, 2]
+    splits = list(draw_splits(list("aabbcc"), held).values())
+    assert sorted(splits) == ["test", "train", "valid"]
+    for speakers in ("abcde", "aabbc", "aaaabbbb", ""):
+        with pytest.raises(CorpusError, match="too few"):
+            draw_splits(list(speakers), held)
 
 
 def test_one_split_may_be_a_string_but_none_is_refused(corpus):
@@ -372,7 +326,9 @@ def state(folder):
 
 def test_a_second_preparation_decodes_and_writes_nothing(corpus, monkeypatch):
     before = state(prepare(corpus))
-    monkeypatch.setattr(manifest_module, "check_audio", lambda path: pytest.fail(f"decoded {path}"))
+    monkeypatch.setattr(
+        audio_module, "check_audio", lambda path, **_: pytest.fail(f"decoded {path}")
+    )
     assert state(prepare(corpus)) == before
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 
@@ -215,7 +216,7 @@ def test_an_interrupted_write_leaves_the_last_metrics(tmp_path, manifest, monkey
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metrics.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_metrics(path, {"eer": 0.1}, seed=7, manifests=[manifest], start_time=0)
     assert path.read_text() == "the last good ones"

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.dataio.dataio import read_audio
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader, Sampler
 
@@ -12,6 +11,7 @@ from lobes.frame_encoder import HOP, RECEPTIVE_FIELD, num_frames
 from lobes.losses import IGNORED_UNIT
 from lobes.masking import span_mask
 from lobes.targets import SAMPLE_RATE
+from recipes.common.audio import read_speech
 from recipes.common.manifest import load_dataset
 from recipes.common.seeding import derive_rng, derive_seed
 
@@ -212,7 +212,7 @@ def add_frame_items(dataset, hparams, clock, units):
     seed = hparams["seed"]
 
     def frame_items(utterance, path):
-        wav = read_audio(path)
+        wav = read_speech(path)
         frames = num_frames(len(wav))
         start = 0
         if frames > max_frames:
@@ -247,7 +247,7 @@ def add_crops(dataset, hparams, clock, augment):
     seed = hparams["seed"]
 
     def crops(utterance, path):
-        wav = read_audio(path)
+        wav = read_speech(path)
         rng = derive_rng(seed, "crops", clock.epoch, utterance)
         for crop, (start, stop) in enumerate(two_crops(len(wav), shortest, longest, rng)):
             yield augment(

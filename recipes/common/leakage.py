@@ -10,10 +10,10 @@ import copy
 
 import numpy as np
 import torch
-from speechbrain.dataio.dataio import read_audio
 from tqdm import tqdm
 
 from lobes.mi_critic import CLUB, InfoNCE
+from recipes.common.audio import read_speech
 from recipes.common.seeding import derive_rng, derive_seed
 
 BATCH = 1024
@@ -43,7 +43,7 @@ def encode_pairs(encoders, rows, frames_per_utterance, seed):
     """
     frames, embeddings = [], []
     for row in tqdm(rows, desc="Encoding", dynamic_ncols=True):
-        wav = read_audio(row["wav"])[None]
+        wav = read_speech(row["wav"])[None]
         z = encoders["frame_encoder"](wav)[0]
         rng = derive_rng(seed, "frames", row["id"])
         frames.append(z[torch.from_numpy(rng.integers(len(z), size=frames_per_utterance))])

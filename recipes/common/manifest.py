@@ -10,21 +10,23 @@ import hashlib
 import io
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
+
+from recipes.common.audio import scan_audio
 
 logger = get_logger(__name__)
 
-SAMPLE_RATE = 16000
 REQUIRED = ("ID", "duration", "wav", "spk_id")
 OPTIONAL = ("wrd", "phn")
 ROOT = "$data_root/"
+MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
+# What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
+UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 class CorpusError(ValueError):
@@ -45,6 +47,11 @@ def write_manifest(rows, path):
     path : str or Path
         The CSV file.
 
+    Raises
+    ------
+    CorpusError
+        Where SpeechBrain would not read a value as it is: one with a variable, such as "$5".
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "train.csv"
@@ -53,13 +60,42 @@ def write_manifest(rows, path):
     >>> read_manifest(path)[0]["duration"]
     1.5
     """
-    path = Path(path)
+    problems = _unwritable(rows)
+    if problems:
+        raise CorpusError(f"{path}: " + "\n".join(problems))
     columns = REQUIRED + tuple(name for name in OPTIONAL if any(name in row for row in rows))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["ID"]))
+    replace_text(path, text.getvalue())
+
+
+def _unwritable(rows):
+    """Return what is wrong with values of rows that a manifest cannot hold."""
+    return [
+        f"{row['ID']}: {name} is {row[name]!r}: a manifest cannot hold "
+        f"{found[0]!r}, which SpeechBrain would not read as it is."
+        for row in rows
+        for name in REQUIRED + OPTIONAL
+        if (found := UNWRITABLE.search(str(row.get(name, "")).removeprefix(ROOT)))
+    ]
+
+
+def replace_text(path, text):
+    """Write a text file so that it holds all of the text or what it held before.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> replace_text(path, "HI")
+    >>> path.read_text()
+    'HI'
+    """
+    path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     with open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: row["ID"]))
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -206,79 +242,48 @@ def fingerprint(paths):
     return digest.hexdigest()[:16]
 
 
-def check_audio(path):
-    """Decode a file and say what is wrong with it.
+def draw_splits(speakers, held):
+    """Draw the split of each speaker by a hash of the name: the same on every machine.
 
     Arguments
     ---------
-    path : str or Path
-        An audio file.
+    speakers : list of str
+        The speaker of each utterance.
+    held : dict
+        For each split that is held out, the share of the speakers that it gets; as many more as it
+        takes to have two utterances. All others are in "train".
 
     Returns
     -------
-    duration : float
-        Seconds; 0 where the file cannot be used.
-    problem : str or None
-        What is wrong: not audio, another rate than 16 kHz, more than one channel, cut short,
-        empty, not finite, or silent.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, channels, frames = file.samplerate, file.channels, file.frames
-            audio = file.read(dtype="float32", always_2d=True)
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a length past all memory
-        return 0.0, f"cannot be decoded ({error})"
-    if rate != SAMPLE_RATE or channels != 1:
-        return 0.0, f"has {channels} channel(s) at {rate} Hz, expected 1 at {SAMPLE_RATE} Hz"
-    if _riff_is_cut(path):
-        return 0.0, "is cut short: its header announces more samples than it holds"
-    if frames == 0:
-        return 0.0, "is empty"
-    if len(audio) != frames:
-        return 0.0, f"is cut short: {len(audio)} of {frames} samples"
-    if not np.isfinite(audio).all():
-        return 0.0, "holds values that are not finite (NaN or infinity)"
-    if audio.min() == audio.max():
-        return 0.0, "is silent: all samples are equal"
-    return frames / rate, None
+    dict
+        The split of each speaker.
 
+    Raises
+    ------
+    CorpusError
+        Where a split would have fewer than two utterances.
 
-def _riff_is_cut(path):
-    """Tell whether a WAV file is shorter than its header says: libsndfile reads what there is."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return False
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            size = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                # A header that was written to a pipe says about 2 or 4 GiB, for "unknown".
-                return size < 0x7FFFF000 and os.path.getsize(path) < file.tell() + size
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return False
-
-
-def scan_audio(paths, num_workers=None):
-    """Check many files in parallel.
-
-    Arguments
-    ---------
-    paths : list of Path
-        Audio files.
-    num_workers : int, optional
-        Threads, which decode side by side; as many as cores if None.
-
-    Returns
+    Example
     -------
-    list of tuple
-        What `check_audio` returns, in order.
+    >>> splits = draw_splits([f"speaker {i}" for i in range(100)], {"valid": 0.05, "test": 0.1})
+    >>> [list(splits.values()).count(name) for name in ("train", "valid", "test")]
+    [85, 5, 10]
     """
-    workers = os.cpu_count() if num_workers is None else num_workers
-    bar = {"total": len(paths), "desc": "Checking audio", "dynamic_ncols": True}
-    if workers <= 1 or len(paths) < 100:
-        return list(tqdm(map(check_audio, paths), **bar))
-    with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(check_audio, paths), **bar))
+    counts = Counter(speakers)
+    names = sorted(counts, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    drawn = {}
+    for split, share in held.items():
+        quota, taken, utterances = round(share * len(counts)), 0, 0
+        while names and (taken < quota or utterances < MIN_HELD):
+            name = names.pop()
+            drawn[name] = split
+            taken, utterances = taken + 1, utterances + counts[name]
+    if sum(counts[name] for name in names) < MIN_HELD:
+        raise CorpusError(
+            f"{len(speakers)} utterance(s) of {len(counts)} speaker(s) are too few: train, "
+            f"{' and '.join(held)} need {MIN_HELD} utterances each, and no speaker may be in two."
+        )
+    return {**drawn, **dict.fromkeys(names, "train")}
 
 
 def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
@@ -294,12 +299,14 @@ def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
     data_folder : str or Path
         The corpus.
     save_folder : str or Path
-        Receives `<split>.csv` and, beside it, `<split>.json`, which tells what it was made from.
+        Receives `<split>.csv` and, beside it, `<split>.json`, which tells what it was made from
+        and, as `left_out`, how many audio files `skip_bad` left out of it.
     splits : str or iterable of str
         Which manifests to write.
     options : dict
         `skip_prep`: the manifests are there already; `skip_bad`: leave out audio that cannot be
-        used, instead of stopping; `num_workers`.
+        used, instead of stopping; `num_workers`; optionally `any_rate`: the corpus may have audio
+        other than 16 kHz mono.
 
     Raises
     ------
@@ -323,10 +330,12 @@ def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
     save_folder.mkdir(parents=True, exist_ok=True)
     for split in stale:
         write_manifest(checked[split], save_folder / f"{split}.csv")
-        marker = {**origins[split], "manifest": fingerprint([save_folder / f"{split}.csv"])}
-        partial = save_folder / f"{split}.json.partial"
-        partial.write_text(json.dumps(marker), encoding="utf-8")
-        os.replace(partial, save_folder / f"{split}.json")
+        marker = {
+            **origins[split],
+            "manifest": fingerprint([save_folder / f"{split}.csv"]),
+            "left_out": len(listed[split]) - len(checked[split]),
+        }
+        replace_text(save_folder / f"{split}.json", json.dumps(marker))
         logger.info(f"{split}: {len(checked[split])} utterances")
 
 
@@ -339,10 +348,15 @@ def _listed(list_utterances, data_folder, splits):
         except CorpusError as error:
             absent.append(str(error))
         else:
-            problems += wrong
+            problems += wrong + _unwritable([_placed(row, data_folder) for row in listed[split]])
     if absent:
         raise CorpusError("\n".join(absent + problems))
     return listed, problems
+
+
+def _placed(row, data_folder):
+    """Return a row with its audio's path as a manifest has it."""
+    return {**row, "wav": ROOT + row["wav"].relative_to(data_folder).as_posix()}
 
 
 def _origin(rows, data_folder, options):
@@ -354,7 +368,11 @@ def _origin(rows, data_folder, options):
         name = row["wav"].relative_to(data_folder).as_posix()
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
         digest.update(repr((name, state.st_size, state.st_mtime_ns, others)).encode())
-    return {"files": digest.hexdigest(), "skip_bad": options["skip_bad"]}
+    return {
+        "files": digest.hexdigest(),
+        "skip_bad": options["skip_bad"],
+        "any_rate": options.get("any_rate", False),
+    }
 
 
 def _holds(save_folder, split, origin):
@@ -363,7 +381,10 @@ def _holds(save_folder, split, origin):
     except (OSError, ValueError):
         return False
     path = save_folder / f"{split}.csv"
-    return path.is_file() and found == {**origin, "manifest": fingerprint([path])}
+    if not isinstance(found, dict) or "left_out" not in found or not path.is_file():
+        return False
+    expected = {**origin, "manifest": fingerprint([path]), "left_out": found["left_out"]}
+    return found == expected
 
 
 def _checked(splits, listed, problems, data_folder, options):
@@ -372,7 +393,8 @@ def _checked(splits, listed, problems, data_folder, options):
     Bad audio is reported together with the problems that the listing found.
     """
     paths = [row["wav"] for split in splits for row in listed[split]]
-    results = dict(zip(paths, scan_audio(paths, options["num_workers"]), strict=True))
+    scanned = scan_audio(paths, options["num_workers"], options.get("any_rate", False))
+    results = dict(zip(paths, scanned, strict=True))
     bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
     if bad and not options["skip_bad"]:
         raise BadAudioError(
@@ -388,11 +410,7 @@ def _checked(splits, listed, problems, data_folder, options):
     checked = {}
     for split in splits:
         checked[split] = [
-            {
-                **row,
-                "wav": ROOT + row["wav"].relative_to(data_folder).as_posix(),
-                "duration": results[row["wav"]][0],
-            }
+            {**_placed(row, data_folder), "duration": results[row["wav"]][0]}
             for row in listed[split]
             if results[row["wav"]][1] is None
         ]

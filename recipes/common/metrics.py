@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recipes.common.manifest import fingerprint
+from recipes.common.manifest import fingerprint, replace_text
 
 RESAMPLES_AT_ONCE = 50
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
@@ -194,9 +193,7 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
 def _refuse_nonfinite(value, name):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
-from speechbrain.dataio.dataio import read_audio
 from speechbrain.utils.logger import get_logger
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
@@ -21,7 +20,9 @@ from tqdm import tqdm
 
 from lobes.frame_encoder import num_frames
 from lobes.targets import SAMPLE_RATE, KMeansQuantizer, RandomProjectionQuantizer, mfcc
+from recipes.common.audio import read_speech
 from recipes.common.dataio import LengthSortedBatches, collate
+from recipes.common.manifest import replace_text
 from recipes.common.seeding import derive_rng, derive_seed
 
 logger = get_logger(__name__)
@@ -178,16 +179,6 @@ def write_units(folder, rows, label, description):
     progress.unlink()
 
 
-def replace_text(path, text):
-    """Write a text file so that it holds all of the text or what it held before."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def fit_kmeans(features, num_units, seed, passes=1):
     """Fit k-means to a stream of features in bounded memory.
 
@@ -277,7 +268,7 @@ class FeatureStream:
         self.dataset.set_output_keys(["id", "features"])
 
     def _item(self, path):
-        wav = read_audio(path)
+        wav = read_speech(path)
         return mfcc(wav) if self.teacher is None else wav
 
     def __call__(self, rows, name, done=frozenset()):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechbrain.dataio.dataio import read_audio
 from speechbrain.lobes.features import Fbank
 from torch import nn
 
+from recipes.common.audio import read_speech
 from recipes.common.manifest import ROOT, read_manifest
 from recipes.common.metrics import bootstrap_eer_ratio, eer
 from recipes.common.seeding import derive_rng, derive_seed
@@ -66,7 +66,7 @@ def embed(encoder, rows, data_root):
     encoder.eval()
     embeddings = {}
     for row in rows:
-        wav = read_audio(str(Path(data_root) / row["wav"].removeprefix(ROOT)))
+        wav = read_speech(Path(data_root) / row["wav"].removeprefix(ROOT))
         embeddings[row["ID"]] = encoder(wav[None].to(device))[0].float().cpu().numpy()
     encoder.train(training)
     return embeddings
