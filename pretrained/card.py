@@ -13,6 +13,8 @@ trained without labels.
 
 ## Load
 
+With that project installed:
+
     from pretrained import Learn2Diss
     model = Learn2Diss.from_pretrained("<this folder>")
     encoding = model.encode_file("speech.flac")

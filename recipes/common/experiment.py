@@ -11,6 +11,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import main_process_only
 from torch import nn
 
+from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.dataio import load_split
 from recipes.common.manifest import validate_manifests
@@ -151,7 +152,7 @@ def quick_look(hparams, datasets, utterances=40):
 
 @main_process_only
 def finish(brain, hparams, began):
-    """Export the encoders and write metrics.json.
+    """Export the encoders, and write metrics.json and the model card that shows it.
 
     Arguments
     ---------
@@ -177,6 +178,8 @@ def finish(brain, hparams, began):
     }
     manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
     report(hparams, figures, manifests, began)
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    write_card(output / "model", metrics)
 
 
 def report(hparams, figures, manifests, began):
