@@ -23,11 +23,12 @@ from lobes.pooling import (
 
 NUM_MELS = 80
 WINDOW = 400  # samples of one frame, at 16 kHz
-HOPS = {"ecapa": 160, "tdnn": 320}  # samples from one frame to the next
+# Samples from one frame to the next, and whether each band's mean is taken off.
+FEATURES = {"ecapa": (160, True), "tdnn": (320, False)}
 
 
 class LogMel(nn.Module):
-    """SpeechBrain's log-mel bands in decibels, minus each row's mean over its own frames.
+    """SpeechBrain's log-mel bands in decibels, minus a mean over each row's own frames.
 
     The bands are `speechbrain.lobes.features.Fbank`'s, with which public speaker models were
     trained. Its floor, 80 dB below the row's loudest value, is taken over valid frames only.
@@ -36,6 +37,10 @@ class LogMel(nn.Module):
     ---------
     hop : int
         Samples from one frame to the next.
+    centre_bands : bool
+        Whether each band's own mean is taken off, as those models have it. It takes the long-term
+        spectrum away, of the voice as of the channel. Otherwise only the level is, one mean over
+        all bands.
 
     Example
     -------
@@ -44,9 +49,10 @@ class LogMel(nn.Module):
     (torch.Size([2, 80, 101]), [101, 51])
     """
 
-    def __init__(self, hop=160):
+    def __init__(self, hop=160, centre_bands=True):
         super().__init__()
         self.hop = hop
+        self.centre_bands = centre_bands
         self.fbank = Fbank(n_mels=NUM_MELS, hop_length=hop / 16)
 
     def forward(self, wavs, num_samples):
@@ -72,8 +78,15 @@ class LogMel(nn.Module):
             power = spectral_magnitude(self.fbank.compute_STFT(wavs.float().where(inside, 0.0)))
             valid = length_mask(lens, power.shape[1])
             bands = self.fbank.compute_fbanks(power.where(valid[..., None], 0.0)).transpose(1, 2)
-            bands = bands - masked_mean(bands, valid)[..., None]
+            bands = self.centre(bands, valid)
         return bands.where(valid[:, None], 0.0), lens
+
+    def centre(self, bands, valid=None):
+        """Take the mean off bands (batch, 80, time); `valid`, (batch, time), tells frames apart."""
+        mean = masked_mean(bands, valid)
+        if not self.centre_bands:
+            mean = mean.mean(dim=1, keepdim=True)
+        return bands - mean[..., None]
 
 
 def reflect_pad(x, pad, lens=None):
@@ -408,7 +421,7 @@ class UtteranceEncoder(nn.Module):
             self.backbone = TDNN(channels, embedding_dim, attention_channels)
         else:
             raise ValueError(f"backbone must be 'ecapa' or 'tdnn', not {backbone!r}")
-        self.features = LogMel(HOPS[backbone])
+        self.features = LogMel(*FEATURES[backbone])
         self.projection = ProjectionHead(embedding_dim, projection_dim)
 
     def forward(self, wavs, wav_lens=None, project=False):

@@ -125,9 +125,9 @@ class LongEncoding:
 
 
 def _floor_and_centre(bands, features):
-    """Do over the recording what `LogMel` does over a row: 80 dB below the loudest, mean zero."""
+    """Do over the recording what `LogMel` does over a row: 80 dB below the loudest, centred."""
     bands = bands.clamp(min=bands.max() - features.fbank.compute_fbanks.top_db)
-    return bands - bands.mean(dim=2, keepdim=True)
+    return features.centre(bands)
 
 
 def _backbone_windows(backbone, bands, hop):

@@ -276,3 +276,13 @@ def test_fragments_build_by_themselves_and_included(name, width, request):
     encoder = load_hyperpyyaml(including)["enc"].eval()
     assert encoder.config["channels"] == 16
     assert encoder(torch.randn(2, 8000)).shape == (2, width)
+
+
+@pytest.mark.parametrize("centre_bands", [True, False])
+def test_log_mel_drops_the_level_and_where_asked_the_long_term_spectrum(centre_bands):
+    wavs = torch.randn(1, 16000)
+    bands, _ = LogMel(320, centre_bands)(wavs, torch.tensor([16000]))
+    louder, _ = LogMel(320, centre_bands)(10 * wavs, torch.tensor([16000]))
+    assert torch.allclose(bands, louder, atol=1e-3)
+    assert abs(bands.mean()) < 1e-3
+    assert bool((bands.mean(2).abs().max() < 1e-3) == centre_bands)
