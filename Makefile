@@ -1,11 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test unit lint bench clean
+.PHONY: install test unit lint bench demo clean
 
 install: .venv/installed
 
-.venv/installed: requirements.txt requirements-dev.txt pyproject.toml
+.venv/installed: requirements.txt requirements-dev.txt requirements-demo.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r requirements-dev.txt
@@ -25,6 +25,9 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmark.py
+
+demo: install
+	$(BIN)/python recipes/Synthetic/demo.py
 
 clean:
 	rm -rf .venv build *.egg-info

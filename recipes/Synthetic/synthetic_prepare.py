@@ -1,0 +1,73 @@
+"""Preparation of the synthetic corpus: made where it is missing, and a manifest for each split."""
+
+import csv
+from pathlib import Path
+
+from recipes.common.manifest import CorpusError, prepare_splits
+from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
+
+
+def prepare_synthetic(
+    data_folder, save_folder, splits, skip_prep=False, skip_bad=False, num_workers=None
+):
+    """Make the corpus where it is missing and write `<save_folder>/<split>.csv`.
+
+    Safe to repeat: what is there and still holds is kept.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        The corpus's folder; made, or completed, where it is not there.
+    save_folder : str or Path
+        Receives the manifests.
+    splits : iterable of str
+        Of "train", "valid" and "test".
+    skip_prep : bool
+        The manifests are there already.
+    skip_bad : bool
+        Leave out audio that cannot be used, instead of stopping.
+    num_workers : int, optional
+        Processes that make and check the audio; all cores if None.
+
+    Raises
+    ------
+    CorpusError
+        Where the folder holds something else, or eSpeak NG is needed and not installed.
+
+    Example
+    -------
+    >>> prepare_synthetic(getfixture("tmp_path"), "manifest", ["dev-clean"])
+    Traceback (most recent call last):
+        ...
+    recipes.common.manifest.CorpusError: No split dev-clean. There are: train, valid, test.
+    """
+    for split in splits:
+        if split not in SPEAKERS:
+            raise CorpusError(f"No split {split}. There are: {', '.join(SPEAKERS)}.")
+    if not skip_prep:
+        make_corpus(data_folder, num_workers)
+    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
+    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+
+
+def list_utterances(data_folder, split):
+    """Return a split's rows, with speaker, words and phones, and no problems; `wav` is a Path."""
+    folder = Path(data_folder)
+    phones = {}
+    with open(folder / "alignments" / f"{split}.ctm", encoding="utf-8") as file:
+        for line in file:
+            utterance, _, _, _, phone = line.split()
+            phones.setdefault(utterance, []).append(phone)
+    with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
+        table = [row for row in csv.DictReader(file) if row["split"] == split]
+    rows = [
+        {
+            "ID": row["ID"],
+            "wav": folder / "wav" / row["speaker"] / path_of(row["ID"]),
+            "spk_id": row["speaker"],
+            "wrd": row["words"],
+            "phn": " ".join(phones[row["ID"]]),
+        }
+        for row in table
+    ]
+    return rows, []
