@@ -1,0 +1,105 @@
+"""Preparation of any folder of audio, without labels: the splits are drawn by a hash of the names.
+
+Audio may be of any rate, number of channels and container that soundfile reads.
+"""
+
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+from recipes.common.manifest import CorpusError, draw_splits, prepare_splits
+
+SUFFIXES = (
+    *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
+    *(".caf", ".rf64", ".sph", ".w64", ".wav"),  # codespell:ignore caf
+)
+HELD = {"valid": 0.05, "test": 0.05}  # the rest is "train"
+
+
+def prepare_audio_folder(
+    data_folder,
+    save_folder,
+    splits,
+    skip_prep=False,
+    skip_bad=False,
+    num_workers=None,
+    speakers_from_folders=False,
+):
+    """Write `<save_folder>/<split>.csv` for any of "train", "valid" and "test".
+
+    Safe to repeat: what is there and still holds is kept. A file that comes or goes may move others
+    to another split.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        Any folder, searched with its subfolders for audio by suffix.
+    save_folder : str or Path
+        Receives the manifests.
+    splits : iterable of str
+        Of "train", "valid" and "test".
+    skip_prep : bool
+        The manifests are there already.
+    skip_bad : bool
+        Leave out audio that cannot be used, instead of stopping.
+    num_workers : int, optional
+        Threads that check the audio; as many as cores if None.
+    speakers_from_folders : bool
+        Each folder in `data_folder` holds a speaker, who is in one split alone. Without it each
+        file counts as a speaker, so that a speaker of several files may be in several splits.
+
+    Raises
+    ------
+    CorpusError
+        Where there are too few files, or audio cannot be used. Nothing is written then.
+
+    Example
+    -------
+    >>> prepare_audio_folder("nowhere", "manifest", ["train"])
+    Traceback (most recent call last):
+        ...
+    recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
+    """
+
+    def list_utterances(folder, split):
+        rows, problems = list_audio(folder, speakers_from_folders)
+        drawn = draw_splits([row["spk_id"] for row in rows], HELD)
+        return [row for row in rows if drawn[row["spk_id"]] == split], problems
+
+    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
+    options["any_rate"] = True
+    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+
+
+def list_audio(folder, speakers_from_folders):
+    """Return a row of each audio file of a folder, and what is wrong; `wav` is a Path."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() or path.is_symlink())
+    rows, problems = [], []
+    for path in files:
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        place = path.relative_to(folder)
+        name = utterance_id(place)
+        rows.append({"ID": name, "wav": path, "spk_id": name})
+        if speakers_from_folders:
+            rows[-1]["spk_id"] = place.parts[0]
+            if len(place.parts) == 1:
+                problems.append(f"{path} is in no speaker's folder.")
+    if not rows:
+        others = Counter(path.suffix for path in files).most_common(3)
+        raise CorpusError(
+            f"{folder} holds no audio: expected files named {' '.join(SUFFIXES)}; most files are "
+            f"{', '.join(f'*{suffix} ({count})' for suffix, count in others) or 'not there'}."
+        )
+    return rows, problems
+
+
+def utterance_id(place):
+    """Return the ID of a file by its path in the folder; no two have the same.
+
+    Example
+    -------
+    >>> utterance_id(Path("Ann/first take.flac"))
+    'Ann+first%20take.flac'
+    """
+    return quote(place.as_posix(), safe="", errors="surrogateescape").replace("%2F", "+")

@@ -1,0 +1,1 @@
+../../LibriSpeech/pretrain/train.py
