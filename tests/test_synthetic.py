@@ -12,6 +12,7 @@ from recipes.common.manifest import CorpusError, read_manifest
 from recipes.Synthetic import corpus, demo
 
 SPEAKERS = {"train": 2, "valid": 2, "test": 1}
+EACH = corpus.SESSIONS * (corpus.SHARED + corpus.OWN)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +54,7 @@ def test_the_same_bytes_again_in_another_order(synthetic, tmp_path):
     again = tmp_path / "corpus"
     corpus.make_corpus(again, num_workers=1, speakers=dict(reversed(SPEAKERS.items())))
     names = [path.relative_to(synthetic).as_posix() for path in synthetic.rglob("*.[fc][lt]*")]
-    assert len(names) == 5 * (36 + 1) + 3
+    assert len(names) == 5 * (EACH + 1) + 3
     _, mismatch, errors = filecmp.cmpfiles(synthetic, again, names, shallow=False)
     assert not mismatch and not errors
 
@@ -67,7 +68,7 @@ def test_what_is_there_is_kept_and_what_is_missing_made_again(synthetic, tmp_pat
         (again / "wav" / name).symlink_to(synthetic / "wav" / name)
     (again / "wav" / ".test00").mkdir()  # begun and interrupted
     corpus.make_corpus(again, num_workers=1, speakers=SPEAKERS)
-    for name in ("utterances.csv", "alignments/test.ctm", "wav/test00/3/008.flac"):
+    for name in ("utterances.csv", "alignments/test.ctm", "wav/test00/3/006.flac"):
         assert (again / name).read_bytes() == (synthetic / name).read_bytes()
     before = (again / "utterances.csv").stat().st_mtime_ns
     corpus.make_corpus(again, speakers=SPEAKERS)
@@ -84,7 +85,7 @@ def test_a_folder_of_something_else_is_refused(synthetic, tmp_path):
 
 
 def test_phones_cover_the_audio(synthetic, table, alignments):
-    assert len(table) == len(alignments) == 5 * 36
+    assert len(table) == len(alignments) == 5 * EACH
     for row in table:
         phones = alignments[row["ID"]]
         ends = [start + duration for start, duration, _ in phones]
@@ -122,8 +123,8 @@ def test_all_speakers_of_a_split_share_sentences(table):
     said = defaultdict(set)
     for row in table:
         said[row["speaker"]].add(row["sentence"])
-    assert all(len(sentences) == 36 for sentences in said.values())  # none twice
-    assert 8 <= len(said["train00"] & said["train01"]) < 36
+    assert all(len(sentences) == EACH for sentences in said.values())  # none twice
+    assert 8 <= len(said["train00"] & said["train01"]) < EACH
     assert not said["train00"] & said["valid00"]
 
 
@@ -160,7 +161,7 @@ def test_manifest(synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic_prepare, "make_corpus", lambda *_: None)
     synthetic_prepare.prepare_synthetic(synthetic, tmp_path, ["train", "test"])
     rows = read_manifest(tmp_path / "train.csv")
-    assert len(rows) == 72 and {row["spk_id"] for row in rows} == {"train00", "train01"}
+    assert len(rows) == 2 * EACH and {row["spk_id"] for row in rows} == {"train00", "train01"}
     assert rows[0]["wrd"] == corpus.words(corpus.read_sentences()[0])
     assert rows[0]["phn"].startswith("sil D @2 f E r i")
 
