@@ -95,6 +95,7 @@ def run(corpus, script, hparams, folder, options):
     if (folder / "metrics.json").is_file():
         return
     say(folder.name)
+    folder.mkdir(exist_ok=True)  # or FOLDER/../frame, where the joint stage starts, is nowhere
     command = [script, f"hparams/{hparams}", "--output_folder", folder, *options]
     start([sys.executable, *command], RECIPES / corpus / "pretrain")
 
