@@ -21,8 +21,7 @@ from torch.overrides import TorchFunctionMode
 from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 
-FORMAT = "learn2diss-2"
-OLD_FORMAT = "learn2diss-1"  # without sha256
+FORMAT = "learn2diss-1"
 CLASSES = {"frame_encoder": FrameEncoder, "utterance_encoder": UtteranceEncoder}
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -140,12 +139,12 @@ def _read_config(path):
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(config, dict) or config.get("format") not in (FORMAT, OLD_FORMAT):
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} is not the configuration of an exported model ({FORMAT}).")
     unknown = set(config) - {"format", "sha256", *CLASSES}
     if unknown or not set(config) & set(CLASSES):
         raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
-    if config["format"] == FORMAT and not isinstance(config.get("sha256"), dict):
+    if not isinstance(config.get("sha256"), dict):
         raise ValueError(f"{path}: sha256 must give the SHA-256 of the weights and the encoders.")
     return config
 
@@ -226,8 +225,6 @@ def _check_shapes(name, arguments, shapes, weights, config_path):
 
 def _check_digests(config, names, weights, config_path):
     """Raise a ValueError where a file is not what was saved."""
-    if config["format"] == OLD_FORMAT:
-        return
     digests = config["sha256"]
     if digests.get("encoders") != _digest({name: config[name] for name in names}):
         raise ValueError(f"{config_path} was altered: the encoders' SHA-256 is not the one in it.")

@@ -402,11 +402,6 @@ def test_what_is_saved_is_loaded(backbone, changes, tmp_path):
         assert all(torch.equal(value, theirs[key]) for key, value in encoder.state_dict().items())
 
 
-def test_folders_of_the_first_format_have_no_checksums(folder):
-    change_config(folder, lambda config: config.update(format="learn2diss-1", sha256=None))
-    assert set(load_model(folder)) == {"frame_encoder", "utterance_encoder"}
-
-
 def test_the_model_card(folder):
     figures = {"test": {"loss": 1.23456789}, "parameters": {"frame_encoder": 1234}}
     metrics = {"figures": figures, "seed": 77, "data": "abc|def", "versions": {"torch": "2.1"}}
