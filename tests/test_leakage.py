@@ -66,9 +66,11 @@ def test_contrast_has_negatives_of_other_speakers_alone():
     assert np.allclose(info_nce(OwnSpeaker(), data), np.log([3, 3, 3, 5, 5]), atol=1e-4)
 
 
-def test_each_utterance_has_one_part():
-    rows = [{"id": f"{s}-{n}", "spk_id": str(s)} for s in range(4) for n in range(10)]
+def test_each_utterance_has_one_part_and_critics_stop_on_other_speakers():
+    rows = [{"id": f"{s}-{n}", "spk_id": str(s)} for s in range(10) for n in range(10)]
     divided = split_utterances(rows, 1)
-    assert {name: len(part) for name, part in divided.items()} == {"fit": 24, "stop": 8, "read": 8}
+    sizes = {"fit": 64, "stop": 20, "read": 16}
+    assert {name: len(part) for name, part in divided.items()} == sizes
     assert sorted(r["id"] for p in divided.values() for r in p) == sorted(r["id"] for r in rows)
-    assert all(len({r["spk_id"] for r in part}) == 4 for part in divided.values())
+    speakers = {name: {r["spk_id"] for r in part} for name, part in divided.items()}
+    assert speakers["fit"] == speakers["read"] and not speakers["fit"] & speakers["stop"]

@@ -2,8 +2,8 @@
 
 A critic trained along with the encoders lags behind them, so its value proves nothing. Here the
 encoders are frozen, fresh critics are fitted on a part of the training speakers' utterances and
-stopped on another, and what they read is told on utterances that no critic saw: of the training
-speakers and of unseen ones.
+stopped on other speakers, and what they read is told on utterances that no critic saw: of the
+speakers that they were fitted on and of speakers that no encoder saw.
 """
 
 import copy
@@ -53,21 +53,37 @@ def encode_pairs(encoders, rows, frames_per_utterance, seed):
 
 
 def split_utterances(rows, seed):
-    """Divide each speaker's utterances: three in five to fit critics, one to stop, one to read.
+    """Divide the training speakers' utterances among the critics' three uses.
+
+    Critics are stopped on speakers that they were not fitted on. Stopped on further utterances of
+    the same speakers, they go on to learn these by heart, and what they then say of an unseen
+    speaker is confident and wrong.
+
+    Arguments
+    ---------
+    rows : list of dict
+        With `spk_id`.
+    seed : int
+        Seed of the division.
 
     Returns
     -------
     dict
-        "fit", "stop" and "read": lists of rows.
+        Lists of rows. "stop": all utterances of one speaker in five. "read": one in five of each
+        other speaker's. "fit": the rest.
     """
-    parts = {"fit": [], "stop": [], "read": []}
-    turns = ["fit", "stop", "fit", "read", "fit"]
     speakers = {}
     for row in rows:
         speakers.setdefault(row["spk_id"], []).append(row)
-    for speaker, own in sorted(speakers.items()):
-        for turn, place in enumerate(derive_rng(seed, "parts", speaker).permutation(len(own))):
-            parts[turns[turn % len(turns)]].append(own[place])
+    parts = {"fit": [], "stop": [], "read": []}
+    order = derive_rng(seed, "speakers").permutation(sorted(speakers))
+    for turn, speaker in enumerate(order):
+        own = speakers[speaker]
+        if turn % 5 == 4:
+            parts["stop"] += own
+            continue
+        for place, row in enumerate(derive_rng(seed, "parts", speaker).permutation(len(own))):
+            parts["read" if place % 5 == 3 else "fit"].append(own[row])
     return parts
 
 
