@@ -286,6 +286,21 @@ def draw_splits(speakers, held):
     return {**drawn, **dict.fromkeys(names, "train")}
 
 
+def count_left_out(manifests):
+    """Return how many audio files `skip_bad` left out of manifests that `prepare_splits` wrote.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "train.json").write_text('{"left_out": 2}')
+    >>> count_left_out([folder / "train.csv", folder / "other.csv"])
+    2
+    """
+    markers = [Path(path).with_suffix(".json") for path in manifests]
+    texts = [path.read_text(encoding="utf-8") for path in markers if path.is_file()]
+    return sum(json.loads(text)["left_out"] for text in texts)
+
+
 def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
     """Write the manifest of each split of a corpus, unless it is there and still holds.
 

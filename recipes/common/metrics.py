@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recipes.common.manifest import fingerprint, replace_text
+from recipes.common.manifest import count_left_out, fingerprint, replace_text
 
 RESAMPLES_AT_ONCE = 50
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
@@ -186,6 +186,7 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
         "figures": figures,
         "seed": seed,
         "data": fingerprint(manifests),
+        "left_out": count_left_out(manifests),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "seconds": round(time.time() - start_time, 1),
