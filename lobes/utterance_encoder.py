@@ -23,8 +23,7 @@ from lobes.pooling import (
 
 NUM_MELS = 80
 WINDOW = 400  # samples of one frame, at 16 kHz
-# Samples from one frame to the next, and whether each band's mean is taken off.
-FEATURES = {"ecapa": (160, True), "tdnn": (320, False)}
+HOPS = {"ecapa": 160, "tdnn": 320}  # samples from one frame to the next
 
 
 class LogMel(nn.Module):
@@ -389,6 +388,8 @@ class UtteranceEncoder(nn.Module):
         Groups of channels in a Res2Net block (ecapa only); divides `channels`.
     projection_dim : int
         Size P of the projection for contrastive training.
+    centre_bands : bool
+        Whether each log-mel band's mean over the utterance is taken off; see `LogMel`.
 
     Example
     -------
@@ -409,6 +410,7 @@ class UtteranceEncoder(nn.Module):
         se_channels=128,
         res2net_scale=8,
         projection_dim=128,
+        centre_bands=True,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -421,7 +423,7 @@ class UtteranceEncoder(nn.Module):
             self.backbone = TDNN(channels, embedding_dim, attention_channels)
         else:
             raise ValueError(f"backbone must be 'ecapa' or 'tdnn', not {backbone!r}")
-        self.features = LogMel(*FEATURES[backbone])
+        self.features = LogMel(HOPS[backbone], centre_bands)
         self.projection = ProjectionHead(embedding_dim, projection_dim)
 
     def forward(self, wavs, wav_lens=None, project=False):

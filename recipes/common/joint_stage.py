@@ -7,6 +7,7 @@ The critic's own steps, which maximise its likelihood, come between the steps of
 """
 
 import copy
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ class JointBrain(PretrainingBrain):
             units = corpus_units(folder, hparams, datasets, teacher)
         else:
             rows = [row for data in datasets.values() for row in manifest_rows(data)]
-            units = UnitArray(hparams["units_folder"], rows, hparams["num_targets"])
+            folder = os.path.normpath(hparams["units_folder"])
+            units = UnitArray(folder, rows, hparams["num_targets"])
         return joint_loaders(hparams, datasets, units, hparams["augment"])
 
     def init_optimizers(self):
@@ -173,7 +175,8 @@ def start_from(modules, name, folder):
     ValueError
         Where the folder is not there, lacks the encoder or holds one of another architecture.
     """
-    if not Path(folder).is_dir():
+    folder = Path(os.path.normpath(folder))  # ".." after an output folder that is not there yet
+    if not folder.is_dir():
         raise ValueError(
             f"{folder} is not there: stage C starts from the {name} of an earlier stage. Run that "
             "stage first, beside this one's output_folder, or name its model folder "
