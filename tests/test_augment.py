@@ -74,6 +74,23 @@ def test_a_crop_depends_on_its_seed_alone(augment):
     assert len({tuple(crop[:100].tolist()) for crop in first}) == 20
 
 
+def pitch(wav):
+    return torch.fft.rfft(wav.double()).abs().argmax().item() * RATE / len(wav)
+
+
+def test_a_voice_is_one_of_the_speeds_and_the_seed_settles_which():
+    augment = UtteranceAugment(speeds=[80, 110])
+    for seed in range(10):
+        first, second = (augment.change_voice(tone(n), seed) for n in (2 * RATE, RATE))
+        speed = 2 * RATE / len(first)
+        assert speed == pytest.approx(0.8, abs=1e-3) or speed == pytest.approx(1.1, abs=1e-3)
+        assert RATE / len(second) == pytest.approx(speed, abs=1e-3)
+        assert pitch(first) == pytest.approx(440 * speed, abs=2)
+    lengths = {len(augment.change_voice(tone(), seed)) for seed in range(10)}
+    assert len(lengths) == 2
+    assert UtteranceAugment().change_voice(tone(), 1).equal(tone())
+
+
 @pytest.mark.parametrize("samples", [2 * RATE, 5 * RATE])
 def test_a_crop_does_not_depend_on_the_number_of_threads(augment, samples):
     threads = torch.get_num_threads()

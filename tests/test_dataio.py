@@ -138,6 +138,19 @@ def test_items_depend_on_the_epoch_and_the_utterance_alone(librispeech, tmp_path
         assert not torch.equal(one[i]["first"], one[i]["second"])
 
 
+def test_both_crops_of_an_utterance_get_one_voice(librispeech, tmp_path):
+    from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+
+    prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
+    hparams = {**SETTINGS, "data_folder": librispeech}
+    dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
+    add_crops(dataset, hparams, Clock(), lambda crop, _: crop, lambda crop, seed: 0 * crop + seed)
+    dataset.set_output_keys(["first", "second"])
+    voices = [(item["first"][0].item(), item["second"][0].item()) for item in dataset]
+    assert all(first == second for first, second in voices)
+    assert len(set(voices)) == len(voices)
+
+
 def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
     dataset = dataset_with_items(librispeech, tmp_path, FrameNumbers())
     short = dict(dataset[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
-from speechbrain.augment.time_domain import AddNoise, DropChunk, DropFreq
+from speechbrain.augment.time_domain import AddNoise, DropChunk, DropFreq, SpeedPerturb
 from speechbrain.dataio import audio_io
 from speechbrain.processing.signal_processing import reverberate
 from torchaudio.functional import resample
@@ -48,6 +48,8 @@ class UtteranceAugment:
         Range of the signal-to-noise ratio, in dB.
     max_gain : float
         The level changes by up to so many dB either way.
+    speeds : list of int, optional
+        Of `change_voice`, in percent: each utterance gets one of them. Without it, none is changed.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class UtteranceAugment:
         snr_low=0.0,
         snr_high=20.0,
         max_gain=10.0,
+        speeds=None,
     ):
         self.noise_files = audio_files(noise_folder) if noise_folder else None
         self.rir_files = audio_files(rir_folder) if rir_folder else None
@@ -93,6 +96,7 @@ class UtteranceAugment:
             (drop_chunk_prob, self.chunks),
         ]
         self.gain_prob = gain_prob
+        self.speed = SpeedPerturb(SAMPLE_RATE, speeds) if speeds else None
 
     def __call__(self, wav, rng_seed):
         """Return the augmented crop.
@@ -116,6 +120,35 @@ class UtteranceAugment:
                     out = part(out)
             gain = uniform(-self.max_gain, self.max_gain) if happens(self.gain_prob) else 0.0
         return set_level(out.squeeze(0), rms(wav) * 10 ** (gain / 20))
+
+    def change_voice(self, wav, rng_seed):
+        """Play a crop faster or slower: pitch and formants move, as if another person spoke.
+
+        Both crops of an utterance get the same seed, and with it the same speed. So there are more
+        voices to tell apart than speakers, and fewer crops to learn by heart (speaker augmentation:
+        Yamamoto et al., Interspeech 2019).
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Shape (samples,), float32, 16 kHz.
+        rng_seed : int
+            As in `__call__`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (about samples * 100 / speed,).
+
+        Example
+        -------
+        >>> UtteranceAugment(speeds=[80]).change_voice(torch.randn(16000), 1).shape
+        torch.Size([20000])
+        """
+        if self.speed is None:
+            return wav
+        with torch.no_grad(), seeded(rng_seed):
+            return self.speed(wav.unsqueeze(0)).squeeze(0)
 
     def noise(self, wav):
         """Add noise at a random signal-to-noise ratio; shape (1, samples) as in all parts."""

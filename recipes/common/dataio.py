@@ -228,7 +228,7 @@ def add_frame_items(dataset, hparams, clock, units):
     dataset.add_dynamic_item(frame_items, takes=["id", "wav"], provides=["sig", "units", "mask"])
 
 
-def add_crops(dataset, hparams, clock, augment):
+def add_crops(dataset, hparams, clock, augment, change_voice=None):
     """Give each utterance the items `first` and `second`: two crops, augmented apart.
 
     Arguments
@@ -241,6 +241,8 @@ def add_crops(dataset, hparams, clock, augment):
         The epoch that crops and their augmentation are drawn for.
     augment : callable
         Takes a crop, shape (samples,), and a seed; returns a tensor of the same shape.
+    change_voice : callable, optional
+        Comes before it, with the same seed for both crops, and may change their length.
     """
     shortest = round(hparams["min_crop_seconds"] * SAMPLE_RATE)
     longest = round(hparams["max_crop_seconds"] * SAMPLE_RATE)
@@ -249,10 +251,11 @@ def add_crops(dataset, hparams, clock, augment):
     def crops(utterance, path):
         wav = read_speech(path)
         rng = derive_rng(seed, "crops", clock.epoch, utterance)
-        for crop, (start, stop) in enumerate(two_crops(len(wav), shortest, longest, rng)):
-            yield augment(
-                wav[start:stop], derive_seed(seed, "augment", clock.epoch, utterance, crop)
-            )
+        for place, (start, stop) in enumerate(two_crops(len(wav), shortest, longest, rng)):
+            crop = wav[start:stop]
+            if change_voice is not None:
+                crop = change_voice(crop, derive_seed(seed, "voice", clock.epoch, utterance))
+            yield augment(crop, derive_seed(seed, "augment", clock.epoch, utterance, place))
 
     dataset.add_dynamic_item(crops, takes=["id", "wav"], provides=["first", "second"])
 

@@ -245,8 +245,8 @@ def joint_loaders(hparams, datasets, units, augment):
         "train", "valid" and "test": DynamicItemDataset.
     units : UnitArray
         The units of all of them.
-    augment : callable
-        Takes a crop and a seed, returns the augmented crop.
+    augment : UtteranceAugment
+        Of the crops; in training it changes voices too.
 
     Returns
     -------
@@ -257,8 +257,9 @@ def joint_loaders(hparams, datasets, units, augment):
     for split, dataset in datasets.items():
         clock = Clock()
         add_frame_items(dataset, hparams, clock, units)
-        add_crops(dataset, hparams, clock, augment)
+        training = split == "train"
+        add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
         dataset.set_output_keys(["id", "sig", "units", "mask", "first", "second"])
-        clock = clock if split == "train" else None
+        clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
     return loaders

@@ -119,8 +119,8 @@ def utterance_loaders(hparams, datasets, augment):
         See `add_crops` and `make_loader`.
     datasets : dict
         "train", "valid" and "test": DynamicItemDataset.
-    augment : callable
-        Takes a crop and a seed, returns the augmented crop.
+    augment : UtteranceAugment
+        Of the crops; in training it changes voices too.
 
     Returns
     -------
@@ -130,8 +130,9 @@ def utterance_loaders(hparams, datasets, augment):
     loaders = {}
     for split, dataset in datasets.items():
         clock = Clock()
-        add_crops(dataset, hparams, clock, augment)
+        training = split == "train"
+        add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
         dataset.set_output_keys(["id", "first", "second"])
-        clock = clock if split == "train" else None
+        clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
     return loaders
