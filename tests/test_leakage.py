@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lobes.mi_critic import CLUB
-from recipes.common.leakage import info_nce, read_leakage, split_utterances
+from recipes.common.leakage import info_nce, read_leakage, score_scale, split_utterances
 
 pytestmark = pytest.mark.recipe
 
@@ -64,6 +64,25 @@ def test_contrast_has_negatives_of_other_speakers_alone():
     u = torch.from_numpy(speakers)[:, None].float()
     data = {"z": u[:, None].repeat(1, 3, 1), "u": u, "speakers": speakers}
     assert np.allclose(info_nce(OwnSpeaker(), data), np.log([3, 3, 3, 5, 5]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("certainty", "scale"), [(1.0, 1.0), (5.0, 0.2), (-1.0, 0.0)])
+def test_scores_that_are_too_sure_are_scaled_down(certainty, scale):
+    class GaussianRatio:
+        """log p(x|y), times `certainty`, where x is y and noise of the deviation 0.5."""
+
+        def scores(self, x, y):
+            return -certainty * 2 * (x[:, :1] - y[:, 0]).square()
+
+    generator = torch.Generator().manual_seed(1)
+    u = torch.randn(400, 1, generator=generator)
+    frames = u[:, None] + 0.5 * torch.randn(400, 8, 1, generator=generator)
+    data = {"z": frames, "u": u, "speakers": np.arange(400)}
+    critic = GaussianRatio()
+    assert score_scale(critic, data) == pytest.approx(scale, abs=0.11)
+    reading = info_nce(critic, data, score_scale(critic, data)).mean()
+    expected = 0.0 if certainty < 0 else 0.5 * np.log(1 + 1 / 0.25)
+    assert reading == pytest.approx(expected, abs=0.1)
 
 
 def test_each_utterance_has_one_part_and_critics_stop_on_other_speakers():

@@ -13,12 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import speechbrain as sb
 
 from pretrained.exported import load_model
 from recipes.common.experiment import load_hparams, manifest_paths, prepare, report, split_datasets
 from recipes.common.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.metrics import bootstrap_mean
+
+UNSEEN = ("unseen speakers, valid", "unseen speakers, test")
 
 
 def encode_all(folder, parts, hparams):
@@ -50,6 +53,27 @@ def by_seed(values):
     return {"mean": values.mean().item(), "std": values.std().item(), "seeds": values.tolist()}
 
 
+def pool_unseen(readings, speakers):
+    """Add the part "unseen speakers", which holds both splits' utterances, to each reading.
+
+    Arguments
+    ---------
+    readings : list of dict
+        As `read_leakage` returns them; changed in place.
+    speakers : dict
+        The number of each utterance's speaker, by part; changed in place.
+    """
+    for parts in readings:
+        valid, test = (parts[name] for name in UNSEEN)
+        pooled = {
+            key: np.concatenate([valid[key], test[key]], axis=1)
+            for key in ("likelihood_gain", "info_nce")
+        }
+        parts["unseen speakers"] = {**pooled, "club": (valid["club"] + test["club"]) / 2}
+    valid, test = (speakers[name] for name in UNSEEN)
+    speakers["unseen speakers"] = np.concatenate([valid, test + valid.max() + 1])
+
+
 def kept_accuracies(hparams):
     """Return the accuracies of both runs' metrics.json and their ratios."""
     runs = {
@@ -77,22 +101,18 @@ def main(arguments):
             rows[split] = list(dataset)
     parts = {**split_utterances(rows["train"], hparams["seed"])}
     parts["training speakers"] = parts.pop("read")
-    parts["unseen speakers, valid"] = rows["valid"]
-    parts["unseen speakers, test"] = rows["test"]
+    parts |= dict(zip(UNSEEN, (rows["valid"], rows["test"]), strict=True))
 
     encoded = {name: encode_all(hparams[name], parts, hparams) for name in ("model", "control")}
     read = {
         name: read_leakage(encoded[name], hparams["hidden_dim"], hparams["critic_seeds"])
         for name in encoded
     }
+    speakers = {part: encoded["model"][part]["speakers"] for part in read["model"]}
+    pool_unseen(read.values(), speakers)
     figures = {
-        part: compare(
-            read["model"][part],
-            read["control"][part],
-            encoded["model"][part]["speakers"],
-            hparams["seed"],
-        )
-        for part in read["model"]
+        part: compare(read["model"][part], read["control"][part], speakers[part], hparams["seed"])
+        for part in speakers
     }
     figures["kept"] = kept_accuracies(hparams)
     manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
