@@ -13,11 +13,11 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port"
 PORTS = {"frame": "29611", "utterance": "29612", "joint": "29613"}
 
 
-def run(*words):
+def run(*words, seconds=None):
     """Run a Python command to its end."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, env=env
+        [sys.executable, *map(str, words)], capture_output=True, text=True, env=env, timeout=seconds
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -33,3 +33,24 @@ def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
     for name in one:
         difference = (one[name] - two[name]).abs().max()
         assert difference <= 1e-5 * largest, f"{name}: {difference / largest:.1e} of the largest"
+
+
+SAVE_OFTEN = """
+import sys
+import torch
+from speechbrain.utils.distributed import ddp_init_group
+from recipes.common.checkpoints import AtomicCheckpointer
+
+ddp_init_group({"distributed_backend": "gloo"})
+checkpointer = AtomicCheckpointer(sys.argv[1], {"layer": torch.nn.Linear(2, 3)})
+for _ in range(5):
+    checkpointer.save_and_keep_only(num_to_keep=1)
+"""
+
+
+@pytest.mark.recipe
+def test_ranks_agree_on_the_checkpoints_to_delete(tmp_path):
+    script = tmp_path / "save_often.py"
+    script.write_text(SAVE_OFTEN)
+    run(*TORCHRUN, "29614", script, tmp_path / "save", seconds=120)
+    assert len(list((tmp_path / "save").iterdir())) == 1

@@ -4,7 +4,7 @@ import os
 import shutil
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
-from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.distributed import ddp_barrier, main_process_only
 
 PARTIAL = "partial-"
 
@@ -48,13 +48,16 @@ class AtomicCheckpointer(Checkpointer):
         self._remove_partial()
         try:
             written = super().save_checkpoint(*args, **kwargs)
-            return None if written is None else self._publish(written)
+            published = None if written is None else self._publish(written)
         except (OSError, RuntimeError) as error:
             self._remove_partial()
             raise OSError(
                 f"No checkpoint could be written to {self.checkpoints_dir}: {error}. Earlier "
                 "checkpoints there are intact. Free some space and start the same command again."
             ) from error
+        # Each process lists the checkpoints to choose which to delete: all are to find the same.
+        ddp_barrier()
+        return published
 
     def _new_checkpoint_dirpath(self):
         return self._partial(super()._new_checkpoint_dirpath())
