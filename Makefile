@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test unit lint bench demo clean
+.PHONY: install test unit lint bench demo results clean
 
 install: .venv/installed
 
@@ -28,6 +28,10 @@ bench: install
 
 demo: install
 	$(BIN)/python recipes/Synthetic/demo.py
+
+# RESULTS: the output folder of recipes/results.py
+results: install
+	$(BIN)/python recipes/results.py --write $(RESULTS)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -191,7 +191,8 @@ class FbankFrontEnd(nn.Module):
         # Beyond the window the transform multiplies by zero, which a NaN in the padding survives.
         wavs = torch.where(length_mask(num_samples, wavs.shape[1]), wavs, 0.0)
         with torch.autocast(wavs.device.type, enabled=False):
-            x = self.mel(wavs.float()).clamp(min=LOG_FLOOR).log()
+            # Exactly 0 at the floor: a silent band would come out as rounding errors, magnified.
+            x = (self.mel(wavs.float()) / LOG_FLOOR).clamp(min=1).log()
         lens = (1 + (num_samples - RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
         valid = length_mask(lens, x.shape[2])[:, None]
         count = lens.clamp(min=1)[:, None, None]

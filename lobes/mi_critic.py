@@ -301,7 +301,7 @@ class CLUB(MICritic):
             )
         )
         others = (sums.sum(0) - sums) / index.num_others.unsqueeze(1)
-        first, second = others[index.own].chunk(2, dim=1)
+        first, second = repeat_rows(others, index.own).chunk(2, dim=1)
         error = second - 2 * mean * first + mean.square()
         return _log_gaussian_of_error(error, log_variance)
 
@@ -339,7 +339,7 @@ class SampledCLUB(CLUB):
         self.num_negatives = num_negatives
 
     def _negative(self, y, mean, log_variance, index):
-        rows = gather_rows(y)[index.sample(self.num_negatives)]
+        rows = repeat_rows(gather_rows(y), index.sample(self.num_negatives))
         return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
 
 
@@ -551,6 +551,27 @@ def _log_gaussian(y, mean, log_variance):
 def _log_gaussian_of_error(squared_error, log_variance):
     per_dim = squared_error * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
     return -0.5 * per_dim.sum(-1)
+
+
+def repeat_rows(x, rows):
+    """Return rows of x, each as often as it is named, shape (*rows.shape, features).
+
+    On a CPU, the gradient of plain indexing adds up repeated rows in the order in which the threads
+    come to them; this one adds them in turn, so that a run can be repeated to the bit.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (n, features).
+    rows : torch.Tensor
+        Integers in [0, n), of any shape.
+
+    Example
+    -------
+    >>> repeat_rows(torch.eye(2), torch.tensor([[0, 1, 1]])).shape
+    torch.Size([1, 3, 2])
+    """
+    return x.index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def _num_rows(x):

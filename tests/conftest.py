@@ -44,19 +44,24 @@ def librispeech(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def voxceleb1(tmp_path_factory):
-    """A VoxCeleb1 tree: the voices of dev-clean and test-clean, and trials. Do not change it."""
+    """A VoxCeleb1 tree: the voices of `librispeech`, trials of dev-clean and test-clean, and parts.
+
+    Of each speaker's 6 utterances, iden_split.txt has 4, 1 and 1 in parts 1, 2 and 3. Do not change
+    it.
+    """
     root = tmp_path_factory.mktemp("corpora") / "voxceleb1"
     (root / "meta").mkdir(parents=True)
-    wavs = {"dev-clean": [], "test-clean": []}
+    wavs = {split: [] for split in SPLITS}
     for split, reader, chapter in _chapters():
-        if split not in wavs:
-            continue
         for number in range(UTTERANCES):
             path = f"id{reader:05d}/session{chapter}/{number:05d}.wav"
             (root / "wav" / path).parent.mkdir(parents=True, exist_ok=True)
             audio = _make_voice(reader, seed=chapter * 10 + number)
             soundfile.write(root / "wav" / path, audio, RATE)
             wavs[split].append(path)
+    parts = zip(itertools.cycle((1, 1, 1, 1, 2, 3)), itertools.chain(*wavs.values()), strict=False)
+    lines = [f"{part} {path}\n" for part, path in parts]
+    (root / "meta" / "iden_split.txt").write_text("".join(lines), encoding="utf-8")
     for split, name in (("dev-clean", "veri_dev"), ("test-clean", "veri_test2")):
         trials = [
             f"{int(a.split('/')[0] == b.split('/')[0])} {a} {b}\n"

@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import ddp_init_group
 
 from lobes.distributed import rank, world_size
 from recipes.common.dataio import LengthSortedBatches, collate
+from recipes.common.experiment import leave_together
 
 SECONDS = (1.0, 2.3, 1.4, 0.7, 1.9, 1.2, 2.6)
 PART = 3  # utterances of the first rank
@@ -104,6 +105,7 @@ def main():
     found = gradients(build(stage, output))
     if rank() == 0:
         torch.save(found, path)
+    leave_together()
 
 
 if __name__ == "__main__":

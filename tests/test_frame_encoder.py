@@ -193,6 +193,17 @@ def test_what_padding_holds_does_not_matter(frontend, attention, padding):
     assert_batch_agrees(encoder, padded_batch(lengths, padding=padding), mask)
 
 
+def test_silent_bands_do_not_see_padding():
+    # What a telephone leaves: nothing above 4 kHz, so those bands lie at the floor throughout.
+    encoder = load_fragment("frame_tiny").eval()
+    wavs, wav_lens, alone = padded_batch([16000, 48000, 116800])
+    for wav, row in zip(wavs, alone, strict=True):
+        time = torch.arange(row.shape[1]) / 16000
+        row[0] = sum(0.1 * torch.sin(2 * math.pi * hertz * time) for hertz in (200, 900, 2100))
+        wav[: row.shape[1]] = row[0]
+    assert_batch_agrees(encoder, (wavs, wav_lens, alone), tolerance=1e-5)
+
+
 @every_frontend
 def test_a_batch_wider_than_its_longest_row(frontend):
     encoder = small_encoder(frontend=frontend).eval()

@@ -1,7 +1,6 @@
 """The losses against slow references, with padding and over two ranks."""
 
 import math
-import socket
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch.multiprocessing as mp
 
 from lobes.losses import masked_prediction_loss, nt_xent, retrieval_accuracy
 from lobes.pooling import MaskedBatchNorm1d, length_mask
+from recipes.common.experiment import leave_together
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +151,9 @@ def small_model():
     return model
 
 
-def run_rank(rank, port, results):
+def run_rank(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     model = small_model()
     loss = all_losses(model, slice(0, 1) if rank == 0 else slice(1, 5))
     loss.backward()
@@ -162,15 +162,12 @@ def run_rank(rank, port, results):
         tensor /= 2
     if rank == 0:
         grads = {name: p.grad for name, p in model.named_parameters()}
-        torch.save((loss.data, grads, model.state_dict()), results)
-    dist.destroy_process_group()
+        torch.save((loss.data, grads, model.state_dict()), folder / "rank0.pt")
+    leave_together()
 
 
 def test_two_ranks_with_unequal_rows_equal_one_process(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run_rank, (port, tmp_path / "rank0.pt"), nprocs=2)
+    mp.spawn(run_rank, (tmp_path,), nprocs=2)
     loss, grads, state = torch.load(tmp_path / "rank0.pt")
     model = small_model()
     expected = all_losses(model, slice(0, 5))

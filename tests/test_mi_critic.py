@@ -1,7 +1,6 @@
 """The critics against closed forms, slow loops and an exact critic, and over two ranks."""
 
 import math
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ import torch.multiprocessing as mp
 from hyperpyyaml import load_hyperpyyaml
 from torch.distributions import Normal
 
-from lobes.mi_critic import CLUB, MINE, GroupIndex, InfoNCE, SampledCLUB, Standardise
+from lobes.mi_critic import CLUB, MINE, GroupIndex, InfoNCE, SampledCLUB, Standardise, repeat_rows
+from recipes.common.experiment import leave_together
 
 DIM = 20
 CRITICS = [CLUB, SampledCLUB, InfoNCE, MINE]
@@ -309,6 +309,26 @@ def test_gradients_reach_both_inputs_and_every_parameter(kind):
     assert all((p.grad != 0).any() for name, p in critic.named_parameters())
 
 
+@pytest.mark.parametrize("kind", [CLUB, SampledCLUB, InfoNCE, MINE])
+def test_gradients_can_be_repeated_to_the_bit_with_several_threads(kind):
+    # 47 groups: the two threads' halves of the rows meet inside a group.
+    torch.manual_seed(0)
+    critic = kind(128, 128, 32)
+    groups = torch.arange(47).repeat_interleave(16)
+    x, y = torch.randn(len(groups), 128), torch.randn(47, 128)
+    threads, gradients = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(20):
+            torch.manual_seed(1)
+            rows = y.clone().requires_grad_()
+            critic(x, repeat_rows(rows, groups), groups).backward()
+            gradients.add(rows.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(gradients) == 1
+
+
 def test_infonce_is_at_most_the_log_of_the_rows():
     x = torch.randn(32, DIM)
     critic = ExactInfoNCE(0.9999).eval()
@@ -374,22 +394,19 @@ def ranked_readings(part):
     return readings
 
 
-def run_rank(rank, port, folder):
+def run_rank(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     readings = ranked_readings(slice(0, 3) if rank == 0 else slice(3, None))
     torch.manual_seed(0)
     x, y, groups = (t[0:3] if rank == 0 else t[3:] for t in unequal_batch())
     sampled = SampledCLUB(6, 4, 16, num_negatives=20000)(x, y, groups).detach()
     torch.save((readings, sampled), folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    leave_together()
 
 
 def test_two_ranks_with_unequal_rows_equal_one_process(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run_rank, (port, tmp_path), nprocs=2)
+    mp.spawn(run_rank, (tmp_path,), nprocs=2)
     (first, sampled0), (second, sampled1) = (
         torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)
     )

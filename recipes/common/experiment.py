@@ -2,32 +2,57 @@
 
 import ctypes
 import json
+import logging
+import os
 import platform
 import sys
 from pathlib import Path
 
 import ruamel.yaml
+import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.distributed import is_distributed_initialized, main_process_only
 from torch import nn
 
 from pretrained.card import write_card
 from pretrained.exported import save_model
+from recipes.common.brain import unwrap
 from recipes.common.dataio import load_split
 from recipes.common.manifest import validate_manifests
 from recipes.common.metrics import write_metrics
-from recipes.common.pretraining import unwrap
 
 SPLITS = ("train", "valid", "test")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KERNELS = "64"
 
 
 def keep_freed_memory():
-    """Let the C library keep freed memory: on a CPU, page faults took a third of the time."""
+    """Let the C library keep freed memory: on a CPU, page faults took a third of the time.
+
+    And let oneDNN keep few compiled kernels: it has one for each length of a batch, which gigabytes
+    come of.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def leave_together():
+    """End this process when every rank is done; without ranks, return.
+
+    One that exits early makes others abort. And gloo's threads let go of their tensors when they
+    get to it: in an interpreter that is being torn down meanwhile, that aborts the process. So the
+    interpreter is left as it is.
+    """
+    if is_distributed_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def load_hparams(path, overrides):
@@ -117,7 +142,7 @@ def manifest_paths(hparams):
     }
 
 
-def split_datasets(hparams):
+def split_datasets(hparams, disjoint_speakers=True):
     """Return the datasets of "train", "valid" and "test", checked against each other.
 
     Arguments
@@ -125,6 +150,8 @@ def split_datasets(hparams):
     hparams : dict
         `manifest_folder`, `data_folder`, `min_seconds` and, for each split, a list of the
         manifests that make it up, such as `train_splits`.
+    disjoint_speakers : bool
+        Whether no speaker may be in two of the three.
 
     Returns
     -------
@@ -139,6 +166,7 @@ def split_datasets(hparams):
     paths = manifest_paths(hparams)
     named = {path.stem: path for split in SPLITS for path in paths[split]}
     groups = {split: [path.stem for path in paths[split]] for split in SPLITS}
+    groups = groups if disjoint_speakers else {}
     validate_manifests(named, hparams["data_folder"], disjoint_speakers=groups)
     return {split: load_split(paths[split], hparams) for split in SPLITS}
 
@@ -156,7 +184,7 @@ def finish(brain, hparams, began):
 
     Arguments
     ---------
-    brain : PretrainingBrain
+    brain : ResumableBrain
         Trained and evaluated.
     hparams : dict
         `output_folder`, `seed` and the manifests' keys.

@@ -13,12 +13,12 @@ from lobes.masking import nearest_visible_units
 from lobes.targets import SAMPLE_RATE
 from pretrained.exported import load_model
 from pretrained.importing import import_weights
+from recipes.common.brain import ResumableBrain
 from recipes.common.dataio import Clock, add_frame_items, make_loader
-from recipes.common.pretraining import PretrainingBrain
 from recipes.common.units import UnitArray, make_units, manifest_rows
 
 
-class FrameBrain(PretrainingBrain):
+class FrameBrain(ResumableBrain):
     """Masked prediction of pseudo-phonemes."""
 
     @staticmethod
@@ -58,7 +58,7 @@ def track_frames(brain, frames, logits, batch):
 
     Arguments
     ---------
-    brain : PretrainingBrain
+    brain : ResumableBrain
         Keeps the averages.
     frames : torch.Tensor
         Shape (batch, frames, d_model).
@@ -93,7 +93,7 @@ def frame_figures(brain):
 
     Arguments
     ---------
-    brain : PretrainingBrain
+    brain : ResumableBrain
         Has tracked batches by `track_frames`.
 
     Returns

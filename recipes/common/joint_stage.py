@@ -16,11 +16,12 @@ from speechbrain import Stage
 
 from lobes.distributed import row_offset
 from lobes.losses import masked_prediction_loss, nt_xent
+from lobes.mi_critic import repeat_rows
 from pretrained.exported import load_model
 from pretrained.importing import import_weights
+from recipes.common.brain import ResumableBrain, unwrap
 from recipes.common.dataio import Clock, add_crops, add_frame_items, make_loader
 from recipes.common.frame_stage import corpus_units, frame_figures, track_frames
-from recipes.common.pretraining import PretrainingBrain, unwrap
 from recipes.common.seeding import derive_rng
 from recipes.common.units import UnitArray, manifest_rows
 from recipes.common.utterance_stage import both_crops, embedding_figures, track_embeddings
@@ -36,7 +37,7 @@ FREE_SETTINGS = {
 CRITIC_FIGURES = {"critic": "critic_log_likelihood", "lower_bound": "lower_bound"}
 
 
-class JointBrain(PretrainingBrain):
+class JointBrain(ResumableBrain):
     """Masked prediction and contrast of utterances, with the information they share driven down."""
 
     @staticmethod
@@ -228,10 +229,8 @@ def draw_pairs(frames, embeddings, batch, per_utterance, seed_parts):
     crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
     rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
     groups = rows + row_offset(frames)
-    # The gradient of plain indexing adds up repeated rows in no fixed order where there are several
-    # threads; that of index_select adds them in turn, so that a run can be repeated to the bit.
-    x = frames.flatten(0, 1).index_select(0, rows * frames.shape[1] + places)
-    return x, embeddings.index_select(0, rows + crops * len(lens)), groups
+    x = repeat_rows(frames.flatten(0, 1), rows * frames.shape[1] + places)
+    return x, repeat_rows(embeddings, rows + crops * len(lens)), groups
 
 
 def joint_loaders(hparams, datasets, units, augment):

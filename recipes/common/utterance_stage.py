@@ -8,11 +8,11 @@ import torch
 
 from lobes.losses import nt_xent, retrieval_accuracy
 from lobes.targets import SAMPLE_RATE
+from recipes.common.brain import ResumableBrain
 from recipes.common.dataio import Clock, add_crops, make_loader
-from recipes.common.pretraining import PretrainingBrain
 
 
-class UtteranceBrain(PretrainingBrain):
+class UtteranceBrain(ResumableBrain):
     """Contrasting pooled embeddings."""
 
     @staticmethod
@@ -71,7 +71,7 @@ def track_embeddings(brain, embeddings, first, second):
 
     Arguments
     ---------
-    brain : PretrainingBrain
+    brain : ResumableBrain
         Keeps the averages.
     embeddings : torch.Tensor
         Shape (rows, E).
@@ -91,7 +91,7 @@ def embedding_figures(brain):
 
     Arguments
     ---------
-    brain : PretrainingBrain
+    brain : ResumableBrain
         Has tracked batches by `track_embeddings`.
 
     Returns

@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from recipes.common.experiment import (
     finish,
     keep_freed_memory,
+    leave_together,
     load_hparams,
     place_overrides,
     prepare,
@@ -55,6 +56,7 @@ def main(arguments):
     brain.fit(hparams["epoch_counter"], loaders["train"], loaders["valid"])
     brain.evaluate(loaders["test"])
     finish(brain, hparams, began)
+    leave_together()
 
 
 if __name__ == "__main__":

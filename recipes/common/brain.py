@@ -1,4 +1,4 @@
-"""What the Brains of the three stages share: the schedule, the seeds, the logs and the alarms."""
+"""What all Brains here share: the schedule, the seeds, the checkpoints, the logs, the alarms."""
 
 import json
 import time
@@ -19,17 +19,17 @@ from matplotlib import pyplot  # noqa: E402
 MIN_DEVIATION = 1e-3
 
 
-class PretrainingError(RuntimeError):
+class TrainingError(RuntimeError):
     """Training cannot go on: a loss that is not finite, or a representation that collapsed."""
 
 
-class PretrainingBrain(sb.Brain):
+class ResumableBrain(sb.Brain):
     """A Brain whose result does not depend on where it was interrupted.
 
-    A stage's Brain defines `compute_forward` and `compute_objectives`, tells `track` what to
+    A recipe's Brain defines `compute_forward` and `compute_objectives`, tells `track` what to
     average and `summarise` what to report.
 
-    The learning rate rises linearly over the first `warmup` of the stage and falls linearly to 0 at
+    The learning rate rises linearly over the first `warmup` of the run and falls linearly to 0 at
     its end. It and dropout depend on (seed, epoch, step) alone.
     """
 
@@ -60,7 +60,7 @@ class PretrainingBrain(sb.Brain):
         return {name: e.config for name, e in encoders.items() if hasattr(e, "config")}
 
     def progress(self):
-        """Return how much of the stage is done, in [0, 1]; in validation all of the epoch is."""
+        """Return how much of the run is done, in [0, 1]; in validation all of the epoch is."""
         epochs = self.hparams.epoch_counter.limit
         done = self.hparams.epoch_counter.current
         if self.stage == sb.Stage.TRAIN:
@@ -95,9 +95,9 @@ class PretrainingBrain(sb.Brain):
             return super().evaluate_batch(batch, stage)
 
     def check_loss_isfinite(self, loss):
-        """Stop at the first loss that is not finite, before it reaches a weight."""
-        if not torch.isfinite(loss):
-            raise PretrainingError(
+        """Stop all ranks at the first loss that is not finite, before it reaches a weight."""
+        if all_reduce_sum((~torch.isfinite(loss.detach())).float()) > 0:
+            raise TrainingError(
                 f"The loss is {loss.item()} at epoch {self.epoch}, step {self.step}. The weights "
                 "of the last checkpoint are sound. Lower the learning rate (lr), or look for an "
                 "utterance with extreme values."
@@ -140,15 +140,17 @@ class PretrainingBrain(sb.Brain):
             return
         self.valid_figures = figures
         self.log_epoch(epoch)
-        self.checkpointer.save_and_keep_only(
-            meta={"epoch": epoch, "architecture": self.architecture()}, num_to_keep=1
-        )
+        self.save_epoch({"epoch": epoch, "architecture": self.architecture()})
+
+    def save_epoch(self, meta):
+        """Save a checkpoint at the end of an epoch, and keep it alone."""
+        self.checkpointer.save_and_keep_only(meta=meta, num_to_keep=1)
 
     def check_collapse(self, figures):
-        """Raise PretrainingError where a representation hardly varies."""
+        """Raise TrainingError where a representation hardly varies."""
         for name, value in figures.items():
             if name.endswith("_deviation") and value < MIN_DEVIATION:
-                raise PretrainingError(
+                raise TrainingError(
                     f"{name} is {value:.1e}: the representation has collapsed to a point. Lower "
                     "the learning rate (lr) or beta, or use larger batches."
                 )

@@ -7,9 +7,9 @@ import pytest
 import torch
 from speechbrain import Stage
 
+from recipes.common.brain import TrainingError, record_epoch
 from recipes.common.checkpoints import AtomicCheckpointer
 from recipes.common.dataio import LengthSortedBatches, collate
-from recipes.common.pretraining import PretrainingError, record_epoch
 
 SPEC = importlib.util.spec_from_file_location(
     "distributed_gradients", Path(__file__).with_name("distributed_gradients.py")
@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     brain, batch = make_brain("utterance", tmp_path)
     before = weights(brain.modules["utterance_encoder"])
     batch.first.data[0, 100] = float("nan")
-    with pytest.raises(PretrainingError, match="epoch 1, step 51"):
+    with pytest.raises(TrainingError, match="epoch 1, step 51"):
         brain.fit_batch(batch)
     assert same(brain.modules["utterance_encoder"], before)
 
@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_collapsed_representation_stops_the_run(tmp_path):
     brain, _ = make_brain("frame", tmp_path)
     brain.check_collapse({"frame_deviation": 0.5})
-    with pytest.raises(PretrainingError, match="frame_deviation.*collapsed"):
+    with pytest.raises(TrainingError, match="frame_deviation.*collapsed"):
         brain.check_collapse({"frame_deviation": 1e-5})
 
 
