@@ -1,6 +1,15 @@
-"""What a user imports: exported encoders in use, and public weights into our encoders."""
+"""What a user imports: exported models in use, and public weights into our encoders."""
 
 from pretrained.importing import import_weights
 from pretrained.learn2diss import Encoding, Learn2Diss
+from pretrained.transcriber import Transcriber
+from pretrained.verifier import SpeakerVerifier, Verification
 
-__all__ = ["Encoding", "Learn2Diss", "import_weights"]
+__all__ = [
+    "Encoding",
+    "Learn2Diss",
+    "SpeakerVerifier",
+    "Transcriber",
+    "Verification",
+    "import_weights",
+]

@@ -1,6 +1,8 @@
-"""Encode audio files with an exported model, or export it for another toolkit.
+"""Encode, transcribe or compare audio files with an exported model, or export it to a toolkit.
 
     python -m pretrained encode FILE... --model FOLDER --out DIR
+    python -m pretrained transcribe FILE... --model FOLDER
+    python -m pretrained verify A B --model FOLDER
     python -m pretrained export FOLDER --layout {speechbrain,huggingface,torchaudio} --out DIR
 
 Exit code 2, with a line for each problem on stderr, where anything could not be done.
@@ -8,6 +10,7 @@ Exit code 2, with a line for each problem on stderr, where anything could not be
 
 import argparse
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,6 +21,10 @@ from tqdm import tqdm
 from pretrained.exported import load_model
 from pretrained.layouts import LAYOUTS
 from pretrained.learn2diss import Learn2Diss
+from pretrained.transcriber import Transcriber
+from pretrained.verifier import SpeakerVerifier
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # what could break a line or steer a terminal
 
 
 def main(arguments=None):
@@ -32,12 +39,20 @@ def main(arguments=None):
 def make_parser():
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser("python -m pretrained", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="{encode,export}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     encode = commands.add_parser("encode", help="write one .npz (frames, utterance) per audio file")
     encode.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
     encode.add_argument("--model", required=True, metavar="FOLDER", help="an exported model")
     encode.add_argument("--out", required=True, metavar="DIR", help="where the .npz go")
     encode.set_defaults(run=encode_files)
+    transcribe = commands.add_parser("transcribe", help="print path, tab and text of each file")
+    transcribe.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
+    transcribe.add_argument("--model", required=True, metavar="FOLDER", help="with a ctc_head")
+    transcribe.set_defaults(run=transcribe_files)
+    verify = commands.add_parser("verify", help="print whether two files have the same speaker")
+    verify.add_argument("files", nargs=2, metavar=("A", "B"), help="audio of any rate and length")
+    verify.add_argument("--model", required=True, metavar="FOLDER", help="a verifier")
+    verify.set_defaults(run=verify_files)
     export = commands.add_parser("export", help="write the model in another toolkit's layout")
     export.add_argument("model", metavar="FOLDER", help="an exported model")
     export.add_argument("--layout", required=True, choices=LAYOUTS)
@@ -78,15 +93,42 @@ def write_encoding(path, encoding):
         partial.unlink(missing_ok=True)
 
 
+def transcribe_files(options):
+    """Print the text of each file. A bad one is reported, and the others follow all the same."""
+    transcriber = Transcriber.from_pretrained(options.model)
+    code = 0
+    for file in options.files:
+        try:
+            show(file, transcriber.transcribe_file(file))
+        except (OSError, ValueError) as error:
+            code = complain(error)
+    return code
+
+
+def verify_files(options):
+    """Print the score of two files, the threshold, where it was set, and the decision."""
+    verification = SpeakerVerifier.from_pretrained(options.model).verify_files(*options.files)
+    show("score", f"{verification.score:.6f}")
+    show("threshold", f"{verification.threshold:.6f}")
+    show("threshold set on", verification.set_on)
+    show("decision", "same speaker" if verification.same_speaker else "different speakers")
+    return 0
+
+
+def show(name, text):
+    """Print a name and a text as one line, with a tab between them."""
+    print(*(CONTROL.sub(" ", part) for part in (name, text)), sep="\t", flush=True)
+
+
 def export_model(options):
-    """Export a model in another toolkit's layout."""
+    """Export a model's encoders in another toolkit's layout."""
     LAYOUTS[options.layout](load_model(options.model), options.out)
     return 0
 
 
 def complain(error):
     """Write an error as one line and return the exit code that tells of it."""
-    tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    tqdm.write(f"error: {' '.join(CONTROL.sub(' ', str(error)).split())}", file=sys.stderr)
     return 2
 
 

@@ -4,38 +4,81 @@ import json
 import os
 from pathlib import Path
 
+from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+
 TEMPLATE = """# {title}
 
-Exported by a recipe of Learn2Diss for SpeechBrain (arXiv 2407.02543): encoders of 16 kHz speech,
-trained without labels.
+Exported by a recipe of Learn2Diss for SpeechBrain (arXiv 2407.02543): {what}
 
-{encoders}
+{modules}
 
 ## Load
 
 With that project installed:
 
-    from pretrained import Learn2Diss
-    model = Learn2Diss.from_pretrained("<this folder>")
-    encoding = model.encode_file("speech.flac")
+{load}
 
-`encoding.frames` is (1, frames, d_model) at 50 Hz, `encoding.utterance` (1, E); the output of an
-encoder that is not in the folder is None. The folder is complete and holds no code:
-`model.safetensors` are the weights, `config.json` the architecture and the checksums.
+The folder is complete and holds no code: `model.safetensors` are the weights, `config.json` the
+architecture and the checksums.
 
 ## Figures
 
 {figures}
 
-These are figures of one run with one seed, on the data below. They say how its training went by
-its own measures. They do not tell how good the representations are for another task or on other
-recordings, and figures of runs on other data cannot be compared with them. None is taken from the
-method's paper, whose authors withdrew theirs.
+These are figures of one run with one seed, on the data below. {caveat}
+None is taken from the method's paper, whose authors withdrew theirs.
 
 ## Made from
 
 {origin}
 """
+ENCODERS_TEXT = {
+    "what": """encoders of 16 kHz speech,
+trained without labels.""",
+    "load": """    from pretrained import Learn2Diss
+    model = Learn2Diss.from_pretrained("<this folder>")
+    encoding = model.encode_file("speech.flac")
+
+`encoding.frames` is (1, frames, d_model) at 50 Hz, `encoding.utterance` (1, E); the output of an
+encoder that is not in the folder is None.""",
+    "caveat": """They say how its training went by
+its own measures. They do not tell how good the representations are for another task or on other
+recordings, and figures of runs on other data cannot be compared with them.""",
+}
+TRANSCRIBER_TEXT = {
+    "what": """16 kHz speech to
+{units}, by a CTC head on {features}.""",
+    "load": """    from pretrained import Transcriber
+    transcriber = Transcriber.from_pretrained("<this folder>")
+    text = transcriber.transcribe_file("speech.flac")
+
+Or `python -m pretrained transcribe speech.flac --model <this folder>`. The text is that of the
+best symbol of each frame, without a language model.""",
+    "caveat": """They do not tell how
+many errors there are on other recordings, and can be compared only with figures on the same data,
+decoded likewise.""",
+}
+VERIFIER_TEXT = {
+    "what": """whether two
+recordings have the same speaker, by the cosine ({scoring}) of embeddings of {features}.""",
+    "load": """    from pretrained import SpeakerVerifier
+    verifier = SpeakerVerifier.from_pretrained("<this folder>")
+    verification = verifier.verify_files("a.flac", "b.flac")
+
+Or `python -m pretrained verify a.flac b.flac --model <this folder>`. `verification.score` is the
+cosine; `verification.same_speaker` tells whether it is at least the threshold, {threshold:.6g}.
+That was set on: {threshold_set_on}. Other recordings need another one.""",
+    "caveat": """They do not tell how
+many errors there are on other recordings, and can be compared only with figures on the same
+trials.""",
+}
+TEXTS = {None: ENCODERS_TEXT, TRANSCRIBER: TRANSCRIBER_TEXT, VERIFIER: VERIFIER_TEXT}
+FEATURES_TEXT = {
+    "frame_encoder": "all layers of the frame encoder",
+    "utterance_encoder": "the utterance encoder",
+    "fbank": "log-mel bands",
+    "fbank_statistics": "log-mel bands' mean and deviation over time",
+}
 
 
 def write_card(folder, metrics):
@@ -60,17 +103,36 @@ def write_card(folder, metrics):
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    encoders = {name: config[name] for name in config if name.endswith("_encoder")}
+    modules = {name: config[name] for name in config if name.endswith(("_encoder", "_head"))}
     origin = {key: value for key, value in metrics.items() if key != "figures"}
+    facts = config.get("facts")
     text = TEMPLATE.format(
-        title=" and ".join(name.replace("_", " ") for name in encoders).capitalize(),
-        encoders=_table("argument", encoders),
+        title=_title(kind_of(facts), modules),
+        modules=_table("argument", modules),
         figures=_table("figure", metrics["figures"]),
         origin=_table("what", origin),
+        **_texts(facts),
     )
     partial = folder / "README.md.partial"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, folder / "README.md")
+
+
+def _title(kind, modules):
+    if kind is None:
+        return " and ".join(name.replace("_", " ") for name in modules).capitalize()
+    return {TRANSCRIBER: "Transcriber", VERIFIER: "Speaker verifier"}[kind]
+
+
+def _texts(facts):
+    """Return what the card says of a kind of folder: `what`, `load` and `caveat`."""
+    kind = kind_of(facts)
+    values = {}
+    if facts is not None:
+        values = {**facts, "features": FEATURES_TEXT[facts["features"]]}
+    if kind == TRANSCRIBER:
+        values["units"] = facts["tokenizer"]["kind"]
+    return {key: text.format(**values) for key, text in TEXTS[kind].items()}
 
 
 def _table(heading, values):

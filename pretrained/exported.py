@@ -1,9 +1,9 @@
 """The folder of an exported model: weights as safetensors, a configuration of plain values.
 
-`model.safetensors` holds the tensors of the encoders, each name behind `frame_encoder.` or
-`utterance_encoder.`; `config.json` holds the arguments that their constructors take, and the
-SHA-256 of the weights and of these arguments. Nothing in the folder is code, and no other file in
-it is read.
+`model.safetensors` holds the tensors of encoders and heads, each name behind that of its module,
+such as `frame_encoder.`; `config.json` holds the arguments that their constructors take, the facts
+of a transcriber or a verifier (`pretrained.facts`), and the SHA-256 of weights, arguments and
+facts. Nothing in the folder is code, and no other file in it is read.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 import os
+import reprlib
 from pathlib import Path
 
 import torch
@@ -19,27 +20,44 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from lobes.frame_encoder import FrameEncoder
+from lobes.heads import CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.facts import check_facts, check_modules, kind_of
+from pretrained.states import ENCODERS
 
 FORMAT = "learn2diss-1"
-CLASSES = {"frame_encoder": FrameEncoder, "utterance_encoder": UtteranceEncoder}
+CLASSES = {
+    "frame_encoder": FrameEncoder,
+    "utterance_encoder": UtteranceEncoder,
+    "ctc_head": CTCHead,
+    "speaker_head": SpeakerHead,
+}
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIZE = 2**31  # of anything that config.json gives a size of
-COUNTS = ("num_layers", "res2net_scale")  # arguments that constructors count up to
+COUNTS = ("num_layers", "lstm_layers", "res2net_scale")  # arguments that constructors count up to
+MAY_BE_ZERO = ("lstm_layers",)
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
-def save_model(folder, encoders):
-    """Export encoders, heads included.
+def save_model(folder, modules, facts=None):
+    """Export encoders, their own heads included, or a transcriber or a verifier made with them.
 
     Arguments
     ---------
     folder : str or Path
         Made where it is missing. Each file is complete or as it was.
-    encoders : dict
-        `frame_encoder`, `utterance_encoder` or both.
+    modules : dict
+        `frame_encoder`, `utterance_encoder` or both; with facts, also `ctc_head` or `speaker_head`.
+    facts : dict, optional
+        Plain values, see `pretrained.facts`; None for encoders alone.
+
+    Raises
+    ------
+    ValueError
+        Where a module is unknown, or facts are none of a transcriber or a verifier or do not fit
+        the modules. Nothing is written then.
 
     Example
     -------
@@ -52,25 +70,76 @@ def save_model(folder, encoders):
     ['utterance_encoder']
     """
     folder = Path(folder)
+    config = _make_config(modules, facts, folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, encoder in encoders.items()
-        for key, value in encoder.state_dict().items()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
     }
     weights = folder / WEIGHTS_FILE
     save_file(tensors, f"{weights}.partial")
-    arguments = {name: encoder.config for name, encoder in encoders.items()}
-    digests = {"weights": _file_digest(f"{weights}.partial"), "encoders": _digest(arguments)}
+    config["sha256"]["weights"] = _file_digest(f"{weights}.partial")
     os.replace(f"{weights}.partial", weights)
-    text = json.dumps({"format": FORMAT, "sha256": digests, **arguments}, indent=2) + "\n"
     partial = folder / f"{CONFIG_FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(_config_text(config), encoding="utf-8")
     os.replace(partial, folder / CONFIG_FILE)
+
+
+def _make_config(modules, facts, path):
+    """Return the content of config.json, its weights' SHA-256 to come; a ValueError if bad."""
+    unknown = set(modules) - set(CLASSES)
+    if unknown or not (modules or facts):
+        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
+    if facts is not None:
+        check_facts(facts, path)
+    check_modules(modules, facts, path)
+    arguments = {name: module.config for name, module in modules.items()}
+    digests = {"weights": "0" * 64, "encoders": _digest(arguments)}
+    config = {"format": FORMAT, "sha256": digests, **arguments}
+    if facts is not None:
+        digests["facts"] = _digest(facts)
+        config["facts"] = facts
+    size = len(_config_text(config))
+    if size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: {size} characters of facts: at most {MAX_CONFIG_BYTES} load.")
+    return config
+
+
+def _config_text(config):
+    return json.dumps(config, indent=2) + "\n"
 
 
 def load_model(folder):
     """Load the encoders of an exported folder, in evaluation mode. Nothing in it is run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        As `save_model` leaves it, heads or none. Always a local path, never the name of a model on
+        a hub.
+
+    Returns
+    -------
+    dict
+        `frame_encoder`, `utterance_encoder` or both.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_folder` tells; a ValueError also where the folder holds no encoder.
+    """
+    modules, facts = load_folder(folder)
+    encoders = {name: module for name, module in modules.items() if name in ENCODERS}
+    if not encoders:
+        raise ValueError(
+            f"{folder} holds no encoder, only a {kind_of(facts)} on {facts['features']}."
+        )
+    return encoders
+
+
+def load_folder(folder):
+    """Load the modules and the facts of an exported folder. Nothing in it is run.
 
     What config.json asks for is compared with the tensors that there are before it is built.
 
@@ -81,16 +150,19 @@ def load_model(folder):
 
     Returns
     -------
-    dict
-        `frame_encoder`, `utterance_encoder` or both.
+    modules : dict
+        Encoders and heads by name, in evaluation mode.
+    facts : dict or None
+        None for a folder of encoders alone.
 
     Raises
     ------
     FileNotFoundError
         Where there is no such folder.
     ValueError
-        Where a file is missing, damaged, altered, outside the folder or not of this format, or a
-        tensor is missing, left over or of another shape.
+        Where a file is missing, damaged, altered, outside the folder or not of this format; a
+        tensor is missing, left over or of another shape; or modules and facts do not fit each
+        other.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -102,12 +174,17 @@ def load_model(folder):
     for name in names:
         _check_arguments(name, config[name], len(shapes), config_path)
         _check_shapes(name, config[name], shapes, weights, config_path)
+    facts = config.get("facts")
+    if "facts" in config:
+        check_facts(facts, config_path)
     left_over = [key for key in shapes if not key.startswith(tuple(f"{name}." for name in names))]
     if left_over:
-        raise ValueError(f"{weights} holds {left_over[0]}, which config.json has no encoder for.")
+        raise ValueError(f"{weights} holds {left_over[0]}, which config.json has no module for.")
     _check_digests(config, names, weights, config_path)
     tensors = load_file(weights)
-    return {name: _filled(name, config[name], tensors) for name in names}
+    modules = {name: _filled(name, config[name], tensors) for name in names}
+    check_modules(modules, facts, config_path)
+    return modules, facts
 
 
 def _inside(folder, name):
@@ -141,11 +218,11 @@ def _read_config(path):
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} is not the configuration of an exported model ({FORMAT}).")
-    unknown = set(config) - {"format", "sha256", *CLASSES}
-    if unknown or not set(config) & set(CLASSES):
+    unknown = set(config) - {"format", "sha256", "facts", *CLASSES}
+    if unknown or not set(config) & {"facts", *CLASSES}:
         raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
     if not isinstance(config.get("sha256"), dict):
-        raise ValueError(f"{path}: sha256 must give the SHA-256 of the weights and the encoders.")
+        raise ValueError(f"{path}: sha256 must give the SHA-256 of what is saved.")
     return config
 
 
@@ -162,20 +239,21 @@ def _read_header(path):
 def _check_arguments(name, arguments, num_tensors, path):
     """Raise a ValueError unless the arguments are plain values of the constructor's kinds."""
     if not isinstance(arguments, dict):
-        raise ValueError(f"{path}: {name} must be an object of arguments, not {arguments!r}.")
+        raise ValueError(f"{path}: {name} must be an object of arguments, not {_short(arguments)}.")
     parameters = inspect.signature(CLASSES[name]).parameters
     for key, value in arguments.items():
         if key not in parameters:
             raise ValueError(f"{path}: {name} has no argument {key!r}.")
         kind = type(parameters[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{path}: {name}.{key} must be {kind.__name__}, not {value!r}.")
+            raise ValueError(f"{path}: {name}.{key} must be {kind.__name__}, not {_short(value)}.")
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{path}: {name}.{key} must be finite, not {value!r}.")
         limit = num_tensors if key in COUNTS else MAX_SIZE
-        if kind is int and not 1 <= value <= limit:
+        least = 0 if key in MAY_BE_ZERO else 1
+        if kind is int and not least <= value <= limit:
             raise ValueError(
-                f"{path}: {name}.{key} must be between 1 and {limit} with the {num_tensors} "
+                f"{path}: {name}.{key} must be between {least} and {limit} with the {num_tensors} "
                 f"tensors of {WEIGHTS_FILE}, not {value}."
             )
 
@@ -202,7 +280,7 @@ class _WithoutMemory(TorchFunctionMode):
 
 
 def _check_shapes(name, arguments, shapes, weights, config_path):
-    """Raise a ValueError unless the tensors are those of the encoder that is asked for."""
+    """Raise a ValueError unless the tensors are those of the module that is asked for."""
     try:
         with _WithoutMemory():
             own = CLASSES[name](**arguments).state_dict()
@@ -214,7 +292,7 @@ def _check_shapes(name, arguments, shapes, weights, config_path):
         if key not in shapes:
             raise ValueError(f"{weights}: {key} is missing.")
         if key not in expected:
-            raise ValueError(f"{weights}: {key} is left over: no part of the encoder has it.")
+            raise ValueError(f"{weights}: {key} is left over: no part of the module has it.")
         if shapes[key] != expected[key]:
             (shape, dtype), (own_shape, own_dtype) = shapes[key], expected[key]
             raise ValueError(
@@ -227,14 +305,21 @@ def _check_digests(config, names, weights, config_path):
     """Raise a ValueError where a file is not what was saved."""
     digests = config["sha256"]
     if digests.get("encoders") != _digest({name: config[name] for name in names}):
-        raise ValueError(f"{config_path} was altered: the encoders' SHA-256 is not the one in it.")
+        raise ValueError(f"{config_path} was altered: the modules' SHA-256 is not the one in it.")
+    facts = config.get("facts")
+    if digests.get("facts") != (None if facts is None else _digest(facts)):
+        raise ValueError(f"{config_path} was altered: the facts' SHA-256 is not the one in it.")
     if digests.get("weights") != _file_digest(weights):
         raise ValueError(f"{weights} was altered: its SHA-256 is not the one in {CONFIG_FILE}.")
 
 
 def _filled(name, arguments, tensors):
-    encoder = CLASSES[name](**arguments)
-    encoder.load_state_dict(
+    module = CLASSES[name](**arguments)
+    module.load_state_dict(
         {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
     )
-    return encoder.eval()
+    return module.eval()
+
+
+def _short(value):
+    return reprlib.repr(value)

@@ -6,6 +6,8 @@ pooling, whose statistics are over all windows. What normalises over a whole row
 window: the frame encoder's front end and attention, and ECAPA-TDNN's squeeze-and-excitation.
 """
 
+import math
+
 import numpy as np
 import torch
 from speechbrain.processing.features import spectral_magnitude
@@ -70,6 +72,42 @@ def kept(first, last, hop):
     return slice(0 if first else CONTEXT // hop, None if last else (WINDOW - CONTEXT) // hop)
 
 
+class LongBands:
+    """The log-mel bands of a recording from its windows: what `LogMel` gives of the whole.
+
+    Arguments
+    ---------
+    features : LogMel
+
+    Example
+    -------
+    >>> from lobes.utterance_encoder import LogMel
+    >>> bands = LongBands(LogMel())
+    >>> for window in cut_windows([torch.randn(40 * 16000).numpy()]):
+    ...     bands.add(*window)
+    >>> bands.bands().shape
+    torch.Size([1, 80, 4001])
+    """
+
+    def __init__(self, features):
+        self.features = features
+        self._parts = []
+
+    def add(self, window, first, last):
+        """Take a window of `cut_windows`, on the device of the features."""
+        fbank = self.features.fbank
+        power = spectral_magnitude(fbank.compute_STFT(window))
+        # Cut before the logarithm, whose floor depends on all frames that it sees.
+        power = power[:, kept(first, last, self.features.hop)]
+        self._parts.append(fbank.compute_fbanks(power))
+
+    def bands(self):
+        """Return the bands, (1, 80, frames): 80 dB below the loudest at least, centred."""
+        bands = torch.cat(self._parts, dim=1).transpose(1, 2)
+        bands = bands.clamp(min=bands.max() - self.features.fbank.compute_fbanks.top_db)
+        return self.features.centre(bands)
+
+
 class LongEncoding:
     """Encodes a recording from its windows, given one after another.
 
@@ -95,18 +133,14 @@ class LongEncoding:
         self.frame_encoder = frame_encoder
         self.utterance_encoder = utterance_encoder
         self._frames = []
-        self._bands = []
+        self._bands = None if utterance_encoder is None else LongBands(utterance_encoder.features)
 
     def add(self, window, first, last):
         """Encode a window of `cut_windows`, on the device of the encoders."""
         if self.frame_encoder is not None:
             self._frames.append(self.frame_encoder(window)[:, kept(first, last, HOP)])
-        if self.utterance_encoder is not None:
-            features = self.utterance_encoder.features
-            power = spectral_magnitude(features.fbank.compute_STFT(window))
-            # Cut before the logarithm, whose floor depends on all frames that it sees.
-            power = power[:, kept(first, last, features.hop)]
-            self._bands.append(features.fbank.compute_fbanks(power))
+        if self._bands is not None:
+            self._bands.add(window, first, last)
 
     def frames(self):
         """Return the frames of the recording, (1, frames, d_model), or None."""
@@ -114,29 +148,70 @@ class LongEncoding:
 
     def utterance(self):
         """Return the embedding of the recording, (1, E), or None."""
-        if not self._bands:
+        if self._bands is None:
             return None
-        backbone, features = self.utterance_encoder.backbone, self.utterance_encoder.features
-        bands = _floor_and_centre(torch.cat(self._bands, dim=1).transpose(1, 2), features)
-        pooled = pool_windows(
-            backbone.asp, lambda: _backbone_windows(backbone, bands, features.hop)
-        )
+        backbone, hop = self.utterance_encoder.backbone, self.utterance_encoder.features.hop
+        bands = self._bands.bands()
+        pooled = pool_windows(backbone.asp, lambda: map_windows(backbone.frames, bands, hop))
         return backbone.fc(backbone.asp_bn(pooled)[..., None]).squeeze(2)
 
 
-def _floor_and_centre(bands, features):
-    """Do over the recording what `LogMel` does over a row: 80 dB below the loudest, centred."""
-    bands = bands.clamp(min=bands.max() - features.fbank.compute_fbanks.top_db)
-    return features.centre(bands)
+def map_windows(function, x, hop, stride=1):
+    """Yield what a function makes of a recording, from windows of 30 s of it, context cut off.
 
+    Arguments
+    ---------
+    function : callable
+        Maps (1, channels, time) to (1, any, ceil(time / stride)).
+    x : torch.Tensor
+        Shape (1, channels, time).
+    hop : int
+        Samples from one position to the next.
+    stride : int
+        How many positions make one of the result.
 
-def _backbone_windows(backbone, bands, hop):
-    """Yield the frames that the backbone makes of the bands (1, 80, time)."""
-    step, context = STEP // hop, CONTEXT // hop
-    for start in range(0, bands.shape[2], step):
+    Yields
+    ------
+    torch.Tensor
+        The parts of the result, which follow on each other.
+
+    Example
+    -------
+    >>> x = torch.randn(1, 8, 4000)
+    >>> parts = list(map_windows(lambda x: x[..., ::3], x, hop=320, stride=3))
+    >>> len(parts), torch.equal(torch.cat(parts, dim=2), x[..., ::3])
+    (4, True)
+    """
+    step, context = (stride * math.ceil(length / hop / stride) for length in (STEP, CONTEXT))
+    for start in range(0, x.shape[2], step):
         before = max(0, start - context)
-        x = backbone.frames(bands[..., before : start + step + context])
-        yield x[..., start - before : start - before + step]
+        y = function(x[..., before : start + step + context])
+        yield y[..., (start - before) // stride : (start - before + step) // stride]
+
+
+def mean_std_windows(windows):
+    """Return mean and deviation over time of frames in parts, as `masked_mean_std` of the whole.
+
+    Arguments
+    ---------
+    windows : iterable of torch.Tensor
+        Shape (batch, channels, time) each.
+
+    Returns
+    -------
+    list of torch.Tensor
+        Mean and standard deviation, (batch, channels) each, float32.
+
+    Example
+    -------
+    >>> x = torch.randn(1, 8, 50)
+    >>> mean, deviation = mean_std_windows(x.split(20, dim=2))
+    >>> bool(torch.allclose(deviation, x.std(dim=2, correction=0), atol=1e-5))
+    True
+    """
+    doubles = (x.double() for x in windows)
+    sums = sum(torch.stack([torch.ones_like(x), x, x * x]).sum(-1) for x in doubles)
+    return [part.float() for part in _mean_std(sums)]
 
 
 def pool_windows(pooling, windows):
@@ -164,8 +239,7 @@ def pool_windows(pooling, windows):
     >>> bool(torch.allclose(pooled, pooling(x), atol=1e-5))
     True
     """
-    sums = sum(torch.stack([torch.ones_like(x), x, x * x]).sum(-1) for x in _double(windows()))
-    context = [part.float() for part in _mean_std(sums)]
+    context = mean_std_windows(windows())
     largest, sums = None, 0.0
     for x in windows():
         scores = pooling.scores(x, *context).double()
@@ -177,10 +251,6 @@ def pool_windows(pooling, windows):
         weights, x = torch.exp(scores - largest[..., None]), x.double()
         sums = sums + torch.stack([weights, weights * x, weights * x * x]).sum(-1)
     return torch.cat(_mean_std(sums), dim=1).float()
-
-
-def _double(windows):
-    return (x.double() for x in windows)
 
 
 def _mean_std(sums):

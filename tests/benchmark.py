@@ -42,7 +42,7 @@ from recipes.common.dataio import make_loader
 from recipes.common.experiment import keep_freed_memory
 from recipes.common.frame_stage import frame_loaders
 from recipes.common.joint_stage import joint_loaders
-from recipes.common.metrics import write_metrics
+from recipes.common.metrics import write_between, write_metrics
 from recipes.common.utterance_stage import both_crops
 
 ROOT = Path(__file__).parent.parent
@@ -509,35 +509,6 @@ def table(figures):
         f"torch {facts['torch']}, float32.",
     ]
     return "\n".join(lines)
-
-
-def write_between(path, marker, text):
-    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->` in a file.
-
-    Arguments
-    ---------
-    path : Path
-    marker : str
-    text : str
-
-    Raises
-    ------
-    ValueError
-        Where the file lacks the markers.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.md"
-    >>> _ = path.write_text("a <!-- x --> b <!-- /x --> c")
-    >>> write_between(path, "x", "B")
-    >>> path.read_text().split()
-    ['a', '<!--', 'x', '-->', 'B', '<!--', '/x', '-->', 'c']
-    """
-    before, found, rest = path.read_text(encoding="utf-8").partition(f"<!-- {marker} -->")
-    _, closed, after = rest.partition(f"<!-- /{marker} -->")
-    if not found or not closed:
-        raise ValueError(f"{path} lacks <!-- {marker} --> and <!-- /{marker} -->.")
-    path.write_text(f"{before}{found}\n{text}\n{closed}{after}", encoding="utf-8")
 
 
 def main(arguments):

@@ -15,8 +15,10 @@ import sys
 import recipes.common.checkpoints
 import recipes.common.frame_stage
 import recipes.common.joint_stage
-import recipes.common.utterance_stage  # noqa: F401
-from recipes.common import pretraining, units
+import recipes.common.recognition
+import recipes.common.utterance_stage
+import recipes.VoxCeleb.speakers  # noqa: F401
+from recipes.common import brain, downstream, features, units
 
 
 def die_at(owner, name, call):
@@ -42,9 +44,19 @@ def labelling():
     die_at(units.KMeansQuantizer, "forward", 20)
 
 
+def caching():
+    """While the states of a frozen upstream are written."""
+    die_at(features, "read_speech", 20)
+
+
+def sweep():
+    """Between the trainings at two learning rates."""
+    die_at(downstream, "make_brain", 2)
+
+
 def epoch():
     """Inside an epoch, between two checkpoints."""
-    die_at(pretraining.PretrainingBrain, "on_fit_batch_start", 4)
+    die_at(brain.ResumableBrain, "on_fit_batch_start", 4)
 
 
 def save():
@@ -54,11 +66,11 @@ def save():
 
 def validation():
     """During validation."""
-    die_at(pretraining.PretrainingBrain, "evaluate_batch", 2)
+    die_at(brain.ResumableBrain, "evaluate_batch", 2)
 
 
 def run(train_py, arguments):
-    """Run train.py's main in this process."""
+    """Run train.py's `main`, or `run` of a downstream recipe, in this process."""
     sys.path.insert(0, os.path.dirname(train_py))
     os.chdir(os.path.dirname(train_py))
     spec = importlib.util.spec_from_file_location("train", train_py)
@@ -66,7 +78,7 @@ def run(train_py, arguments):
     sys.modules["train"] = train
     spec.loader.exec_module(train)
     sys.argv = [train_py, *arguments]
-    train.main(arguments)
+    (getattr(train, "main", None) or train.run)(arguments)
 
 
 def fork_run(train_py, arguments, point=None):

@@ -101,18 +101,6 @@ def test_a_side_runs_when_it_is_told_to_and_ends_with_its_peak(benchmark, monkey
     server.join()
 
 
-def test_the_table_replaces_what_stands_between_the_markers(benchmark, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n")
-    for text in ("first", "second"):
-        benchmark.write_between(readme, "bench", text)
-    assert readme.read_text() == "before\n<!-- bench -->\nsecond\n<!-- /bench -->\nafter\n"
-    readme.write_text("nothing")
-    with pytest.raises(ValueError, match="README.md lacks"):
-        benchmark.write_between(readme, "bench", "third")
-    assert readme.read_text() == "nothing"
-
-
 def test_both_sides_encode_the_same_files(benchmark, tmp_path):
     rng = np.random.default_rng(0)
     benchmark.write_audio(tmp_path / "mixed", [0.9] * 8 + [0.5, 0.7], ".wav", rng)

@@ -1,5 +1,6 @@
 """Exported models in use: encoding, files of all kinds, hostile folders, other toolkits."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from pretrained import Learn2Diss
 from pretrained.__main__ import main
 from pretrained.audio import AudioError, read_blocks, resample_blocks
 from pretrained.card import write_card
-from pretrained.exported import load_model, save_model
+from pretrained.exported import load_folder, load_model, save_model
 from pretrained.interfaces import Learn2DissInterface
 from pretrained.layouts import to_huggingface, to_speechbrain, to_torchaudio
 from recipes.common.experiment import finish
@@ -402,6 +403,18 @@ def test_what_is_saved_is_loaded(backbone, changes, tmp_path):
         assert all(torch.equal(value, theirs[key]) for key, value in encoder.state_dict().items())
 
 
+def test_a_folder_of_encoders_is_as_it_always_was(encoders, folder):
+    config = json.loads((folder / "config.json").read_text())
+    arguments = {name: encoder.config for name, encoder in encoders.items()}
+    text = json.dumps(arguments, sort_keys=True).encode()
+    digests = {"encoders": hashlib.sha256(text).hexdigest()}
+    weights = (folder / "model.safetensors").read_bytes()
+    digests["weights"] = hashlib.sha256(weights).hexdigest()
+    assert config == {"format": "learn2diss-1", "sha256": digests, **arguments}
+    modules, facts = load_folder(folder)
+    assert list(modules) == list(encoders) and facts is None
+
+
 def test_the_model_card(folder):
     figures = {"test": {"loss": 1.23456789}, "parameters": {"frame_encoder": 1234}}
     metrics = {"figures": figures, "seed": 77, "data": "abc|def", "versions": {"torch": "2.1"}}
@@ -544,7 +557,7 @@ def edit(*path, value):
         (edit("sha256", "weights", value="0"), "model.safetensors was altered"),
         (edit("sha256", "encoders", value=None), "config.json was altered"),
         (edit("sha256", value=None), "sha256 must give"),
-        (lambda config: config.pop("utterance_encoder"), "config.json has no encoder for"),
+        (lambda config: config.pop("utterance_encoder"), "config.json has no module for"),
     ],
 )
 def test_configurations_that_do_not_fit(folder, change, message):

@@ -1,9 +1,13 @@
-"""Preparation of VoxCeleb1 (Nagrani et al., Interspeech 2017): the utterances of each trial list.
+"""Preparation of VoxCeleb1 and 2 (Nagrani et al., Interspeech 2017; Chung et al., 2018).
 
-The layout is wav/SPEAKER/SESSION/NUMBER.wav, with lists of verification trials in meta/NAME.txt:
-lines of LABEL ENROL TEST, the label 1 for one speaker and 0 for two, then two paths below wav.
+The layout is wav/SPEAKER/SESSION/NUMBER.wav. In meta/ are lists of verification trials, NAME.txt:
+lines of LABEL ENROL TEST, the label 1 for one speaker and 0 for two, then two paths below wav; and
+VoxCeleb1's split for identification, iden_split.txt: lines of PART PATH, the part 1 for training, 2
+for validation and 3 for the test. VoxCeleb2 comes as aac/SPEAKER/SESSION/NUMBER.m4a and has to be
+converted.
 """
 
+import shlex
 from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
@@ -12,27 +16,43 @@ from recipes.common.manifest import CorpusError, prepare_splits, read_text
 
 logger = get_logger(__name__)
 
+TRAIN = "train"
+IDENTIFICATION = {"iden_train": "1", "iden_valid": "2", "iden_test": "3"}
+M4A_FOLDERS = ("wav", "aac", "*/aac")  # VoxCeleb2's archives unpack to aac and dev/aac
+# Run in the data folder. A wav appears under its name when it is complete.
+CONVERT = """find . -path '*/*/*/*.m4a' -print0 | xargs -0 -n 100 -P 8 sh -c '
+    for m4a do
+        wav=wav${m4a#"${m4a%/*/*/*}"}; wav=${wav%.m4a}.wav
+        [ -e "$wav" ] || { mkdir -p "${wav%/*}" && ffmpeg -nostdin -loglevel error -y -i "$m4a" \\
+            -ac 1 -ar 16000 -f wav "$wav.part" && mv "$wav.part" "$wav"; }
+    done' convert"""
 
-def prepare_voxceleb1(
+
+def prepare_voxceleb(
     data_folder,
     save_folder,
-    trials=("veri_dev", "veri_test2"),
+    splits,
+    held_out=("veri_dev", "veri_test2"),
     skip_prep=False,
     skip_bad=False,
     num_workers=None,
 ):
-    """Write `<save_folder>/<trials>.csv` for each trial list: the utterances that it names.
+    """Write `<save_folder>/<split>.csv` for each split.
 
     Safe to repeat: what is there and still holds is kept.
 
     Arguments
     ---------
     data_folder : str or Path
-        The folder that holds `wav` and `meta`.
+        The folder that holds `wav` and, for lists, `meta`.
     save_folder : str or Path
         Receives the manifests.
-    trials : iterable of str
-        Lists in `meta`, without ".txt". The published corpus has "veri_test2" but no "veri_dev".
+    splits : iterable of str
+        "train": every utterance of the speakers that no `held_out` list names. "iden_train",
+        "iden_valid", "iden_test": the parts of the split for identification. Any other name is that
+        of a trial list in `meta`, without ".txt": the utterances that it names.
+    held_out : iterable of str
+        Trial lists. The published VoxCeleb1 has "veri_test2" but no "veri_dev"; VoxCeleb2 has none.
     skip_prep : bool
         The manifests are there already.
     skip_bad : bool
@@ -43,37 +63,143 @@ def prepare_voxceleb1(
     Raises
     ------
     CorpusError
-        Where a trial list or audio is missing or cannot be used. Nothing is written then.
+        Where a list or audio is missing or cannot be used, or audio is there as m4a only. Nothing
+        is written then.
 
     Example
     -------
-    >>> prepare_voxceleb1("nowhere", "manifest", ["veri_test2"])
+    >>> prepare_voxceleb("nowhere", "manifest", ["veri_test2"])
     Traceback (most recent call last):
         ...
     recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
+    held_out = [held_out] if isinstance(held_out, str) else list(held_out)
+
+    def list_utterances(folder, split):
+        if split == TRAIN:
+            return list_training(folder, held_out)
+        return list_named(folder, split)
+
     options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
-    prepare_splits(list_utterances, data_folder, save_folder, trials, options)
+    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
 
 
-def list_utterances(data_folder, name):
-    """Return the rows of the utterances that a trial list names, and problems; `wav` is a Path."""
-    path, root = trials_path(data_folder, name), Path(data_folder) / "wav"
-    lines = {}
+def list_training(data_folder, held_out):
+    """Return the rows of all speakers that no held-out list names, and no problems."""
+    held, root = _held_speakers(data_folder, held_out), data_folder / "wav"
+    found = sorted(path.relative_to(root) for path in root.glob("*/*/*.wav"))
+    wavs = [wav for wav in found if wav.parts[0] not in held]
+    m4a = _without_wav(data_folder)
+    wanted = [path for wav, path in m4a.items() if wav.parts[0] not in held]
+    if wanted:
+        raise CorpusError(_how_to_convert(data_folder, wanted))
+    if not wavs:
+        raise CorpusError(
+            f"{root} holds no audio of a speaker to train on: expected SPEAKER/SESSION/NUMBER.wav "
+            f"in it, of speakers that no held-out list ({', '.join(held_out) or 'none'}) names."
+        )
+    return [_row(root, wav) for wav in wavs], []
+
+
+def _held_speakers(data_folder, held_out):
+    """Return the speakers that the held-out lists name."""
+    speakers, problems = set(), []
+    there = [name for name in held_out if trials_path(data_folder, name).is_file()]
+    for name in held_out:
+        path = trials_path(data_folder, name)
+        if name not in there:
+            problems.append(
+                f"{path} is missing, whose speakers are to be held out of {TRAIN}. The published "
+                "VoxCeleb1 has no veri_dev, and VoxCeleb2 no list: make such a list, or do "
+                f"without it (--held_out [{','.join(there)}])."
+            )
+            continue
+        try:
+            trials = _parse_trials(path)
+        except CorpusError as error:
+            problems.append(str(error))
+        else:
+            speakers |= {wav.parts[0] for _, _, *pair in trials for wav in pair}
+    if problems:
+        raise CorpusError("\n".join(problems))
+    return speakers
+
+
+def list_named(data_folder, split):
+    """Return the rows of what a split's list names, and problems; `wav` is a Path."""
+    path, lines = _read_list(data_folder, split)
+    root = data_folder / "wav"
+    missing = {wav for wav in lines if not (root / wav).is_file()}
+    m4a = _without_wav(data_folder) if missing else {}
+    problems = [
+        f"{path}, line {lines[wav]}: {root / wav} is missing."
+        for wav in lines
+        if wav in missing and wav not in m4a
+    ]
+    wanted = [m4a[wav] for wav in missing & m4a.keys()]
+    if wanted:
+        raise CorpusError("\n".join([_how_to_convert(data_folder, wanted), *problems]))
+    return [_row(root, wav) for wav in sorted(lines) if wav not in missing], problems
+
+
+def _read_list(data_folder, split):
+    """Return the path of the list behind a split and the line of each utterance that it names."""
+    if split in IDENTIFICATION:
+        path = data_folder / "meta" / "iden_split.txt"
+        return path, _parse_identification(path, IDENTIFICATION[split])
+    path, lines = trials_path(data_folder, split), {}
     for number, _, *pair in _parse_trials(path):
         for wav in pair:
             lines.setdefault(wav, number)
-    problems = [
-        f"{path}, line {number}: {root / wav} is missing."
-        for wav, number in lines.items()
-        if not (root / wav).is_file()
-    ]
-    rows = [
-        {"ID": utterance_id(wav), "wav": root / wav, "spk_id": wav.parts[0]}
-        for wav in sorted(lines)
-        if (root / wav).is_file()
-    ]
-    return rows, problems
+    return path, lines
+
+
+def _row(root, wav):
+    return {"ID": utterance_id(wav), "wav": root / wav, "spk_id": wav.parts[0]}
+
+
+def _without_wav(data_folder):
+    """Return the m4a file of each utterance that has no wav file."""
+    found = {}
+    for folder in M4A_FOLDERS:
+        for path in data_folder.glob(f"{folder}/*/*/*.m4a"):
+            wav = PurePosixPath(*path.parts[-3:]).with_suffix(".wav")
+            if not (data_folder / "wav" / wav).is_file():
+                found[wav] = path
+    return found
+
+
+def _how_to_convert(data_folder, paths):
+    """Say that m4a files cannot be read, and by which command they become wav files."""
+    return (
+        f"{len(paths)} utterance(s) are there as m4a only, which libsndfile cannot read, such as "
+        f"{min(paths)}. This converts all of {data_folder} to wav, with ffmpeg; remove m4a files "
+        f"that it refuses.\n(cd {shlex.quote(str(data_folder.absolute()))} && {CONVERT})"
+    )
+
+
+def _parse_identification(path, part):
+    """Return the line of each utterance of a part of the split for identification."""
+    if not path.is_file():
+        raise CorpusError(f"{path} is missing: VoxCeleb1's split for identification.")
+    parts, lines, problems = {}, {}, []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        fields, where = line.split(), f"{path}, line {number}"
+        if len(fields) != 2 or fields[0] not in IDENTIFICATION.values() or not _is_wav(fields[1]):
+            problems.append(
+                f"{where}: {line!r} is not of the split: expected 1, 2 or 3 and a path "
+                "SPEAKER/SESSION/NUMBER.wav."
+            )
+            continue
+        wav = PurePosixPath(fields[1])
+        if wav in lines:
+            problems.append(f"{where}: {wav} is in line {lines[wav]} already.")
+            continue
+        parts[wav], lines[wav] = fields[0], number
+    named = {wav: number for wav, number in lines.items() if parts[wav] == part}
+    if problems or not named:
+        raise CorpusError("\n".join(problems) or f"{path} has no utterance of part {part}.")
+    return named
 
 
 def trials_path(data_folder, name):
@@ -171,4 +297,5 @@ def _parse_trials(path):
 
 def _is_wav(field):
     path = PurePosixPath(field)
-    return len(path.parts) == 3 and path.suffix == ".wav" and ".." not in path.parts
+    inside = not path.is_absolute() and ".." not in path.parts
+    return inside and len(path.parts) == 3 and path.suffix == ".wav"

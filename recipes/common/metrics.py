@@ -1,24 +1,26 @@
-"""Figures of a run: equal error rates, bootstrap intervals, and metrics.json."""
+"""Figures of a run: error rates, bootstrap intervals, metrics.json and tables in READMEs."""
 
 import json
 import math
 import platform
 import subprocess
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from speechbrain.utils.edit_distance import accumulatable_wer_stats
 
-from recipes.common.manifest import count_left_out, fingerprint, replace_text
+from recipes.common.manifest import count_left_out, fingerprint, read_text, replace_text
 
 RESAMPLES_AT_ONCE = 50
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
 
 
-def eer(scores, labels, weights=None):
-    """Return the equal error rate, between thresholds by linear interpolation.
+def error_rates(scores, labels):
+    """Return both error rates at every threshold; a trial is accepted from the threshold on.
 
     Arguments
     ---------
@@ -26,6 +28,73 @@ def eer(scores, labels, weights=None):
         Shape (trials,), higher where the speakers are more alike.
     labels : array_like
         Shape (trials,), 1 for target trials, 0 for others.
+
+    Returns
+    -------
+    thresholds : numpy.ndarray
+        Shape (thresholds,), rising: each score once, then the next float above all of them.
+    missed : numpy.ndarray
+        Same shape, in [0, 1]: the share of target trials below the threshold, rising from 0 to 1.
+    accepted : numpy.ndarray
+        Same shape, in [0, 1]: the share of other trials not below it, falling from 1 to 0.
+
+    Raises
+    ------
+    ValueError
+        Where there is no target trial or no other, or a score is not finite.
+
+    Example
+    -------
+    >>> thresholds, missed, accepted = error_rates([3, 2, 2, 1], [1, 1, 0, 0])
+    >>> thresholds[:3].tolist(), missed.tolist(), accepted.tolist()
+    ([1.0, 2.0, 3.0], [0.0, 0.0, 0.5, 1.0], [1.0, 0.5, 0.0, 0.0])
+    """
+    thresholds, (missed, targets), (accepted, others) = _threshold_counts(scores, labels)
+    return thresholds, missed / targets, accepted / others
+
+
+def _threshold_counts(scores, labels, weights=None):
+    """Return thresholds, and (misses, targets) and (false acceptances, others) at each of them."""
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    if scores.shape != labels.shape:
+        raise ValueError(f"{scores.shape} scores do not fit {labels.shape} labels.")
+    if labels.all() or not labels.any():
+        raise ValueError("Error rates need target trials and others.")
+    if not np.isfinite(scores).all():
+        raise ValueError("Error rates need finite scores.")
+    order = np.argsort(scores, kind="stable")
+    scores, labels = scores[order], labels[order]
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)[..., order]
+    # Trials of equal score fall on the same side of any threshold.
+    last = np.append(np.diff(scores) > 0, True)
+    thresholds = np.append(scores[last], np.nextafter(scores[-1], np.inf))
+    targets = _below(weights * labels, last)
+    others = _below(weights * ~labels, last)
+    count = others[..., -1:]
+    return thresholds, (targets, targets[..., -1:]), (count - others, count)
+
+
+def _below(weights, last):
+    """Return the weight below each threshold, where `last` marks the last trial of a score."""
+    sums = np.cumsum(weights, axis=-1)[..., last]
+    return np.concatenate([np.zeros((*sums.shape[:-1], 1)), sums], axis=-1)
+
+
+def _nearest(missed, targets, accepted, others):
+    """Return the place of the first threshold at which both error rates are nearest."""
+    # In whole numbers, as the counts are, equally near thresholds are told to be so.
+    return np.argmin(np.abs(missed * others - accepted * targets), axis=-1)
+
+
+def eer(scores, labels, weights=None):
+    """Return the equal error rate: both rates' mean at the threshold where they are nearest.
+
+    Of equally near thresholds, the lowest counts.
+
+    Arguments
+    ---------
+    scores, labels : array_like
+        As `error_rates` takes them.
     weights : array_like, optional
         Shape (trials,) or (resamples, trials), how often each trial counts.
 
@@ -46,38 +115,150 @@ def eer(scores, labels, weights=None):
     >>> eer([0.9, 0.1, 0.8, 0.2], [1, 1, 0, 0])
     0.5
     """
-    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
-    if labels.all() or not labels.any():
-        raise ValueError("An equal error rate needs target trials and others.")
-    if not np.isfinite(scores).all():
-        raise ValueError("An equal error rate needs finite scores.")
-    order = np.argsort(scores, kind="stable")
-    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
-    counted = weights[..., order]
-    targets = np.cumsum(counted * labels[order], axis=-1)
-    others = np.cumsum(counted * ~labels[order], axis=-1)
-    # Trials of equal score fall on the same side of any threshold.
-    last = np.append(np.diff(scores[order]) > 0, True)
-    missed = _from_zero(targets[..., last]) / targets[..., -1:]
-    accepted = 1 - _from_zero(others[..., last]) / others[..., -1:]
-    gap = missed - accepted
-    above = np.argmax(gap >= 0, axis=-1)[..., None]
-    after, before = np.take_along_axis(gap, above, -1), np.take_along_axis(gap, above - 1, -1)
-    part = -before / (after - before)
-    low = np.take_along_axis(missed, above - 1, -1)
-    rate = (low + part * (np.take_along_axis(missed, above, -1) - low))[..., 0]
+    _, (missed, targets), (accepted, others) = _threshold_counts(scores, labels, weights)
+    place = _nearest(missed, targets, accepted, others)[..., None]
+    rates = missed / targets + accepted / others
+    rate = np.take_along_axis(rates, place, -1)[..., 0] / 2
     return float(rate) if rate.ndim == 0 else rate
 
 
-def _from_zero(x):
-    return np.concatenate([np.zeros((*x.shape[:-1], 1)), x], axis=-1)
+def eer_threshold(scores, labels):
+    """Return the threshold of the equal error rate.
+
+    Arguments
+    ---------
+    scores, labels : array_like
+        As `error_rates` takes them.
+
+    Returns
+    -------
+    float
+        Halfway between the score of the threshold and the one below: rounding decides no trial.
+
+    Raises
+    ------
+    ValueError
+        Where there is no target trial or no other, or a score is not finite.
+
+    Example
+    -------
+    >>> eer_threshold([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0])
+    0.5
+    """
+    thresholds, misses, acceptances = _threshold_counts(scores, labels)
+    place = _nearest(*misses, *acceptances)
+    return float(thresholds[max(place - 1, 0) : place + 1].mean())
+
+
+def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0):
+    """Return the smallest detection cost over all thresholds, relative to that without scores.
+
+    Arguments
+    ---------
+    scores, labels : array_like
+        As `error_rates` takes them.
+    p_target : float
+        How probable target trials are in use, in (0, 1).
+    c_miss, c_fa : float
+        What a miss and a false acceptance cost, positive.
+
+    Returns
+    -------
+    float
+        In [0, 1]: c_miss * p_target * misses + c_fa * (1 - p_target) * false acceptances, divided
+        by what the cheaper of accepting all trials and rejecting all costs.
+
+    Raises
+    ------
+    ValueError
+        Where there is no target trial or no other, a score is not finite, or a parameter is out of
+        its range.
+
+    Example
+    -------
+    >>> min_dcf([3, 2, 2, 1], [1, 1, 0, 0], p_target=0.5)
+    0.5
+    """
+    if not (0 < p_target < 1 and c_miss > 0 and c_fa > 0):
+        raise ValueError(
+            f"p_target is {p_target}, c_miss {c_miss}, c_fa {c_fa}: expected a probability between "
+            "0 and 1 and positive costs."
+        )
+    _, missed, accepted = error_rates(scores, labels)
+    misses, acceptances = c_miss * p_target, c_fa * (1 - p_target)
+    return float(np.min(misses * missed + acceptances * accepted) / min(misses, acceptances))
+
+
+def bootstrap_eer(scores, labels, speakers, seed, resamples=1000):
+    """Return the interval of an equal error rate over speakers.
+
+    Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn,
+    any other as often as the product of its two speakers' draws. A draw in which one kind of
+    trials is missing is left out.
+
+    Arguments
+    ---------
+    scores : array_like
+        Shape (trials,).
+    labels : array_like
+        Shape (trials,), 1 for target trials, 0 for others.
+    speakers : array_like
+        Shape (trials, 2), the speakers of each trial.
+    seed : int
+        Seed of the draws.
+    resamples : int
+        How many draws.
+
+    Returns
+    -------
+    low, high : float
+        The 95 % percentile interval; NaN where no draw has both kinds of trials.
+
+    Raises
+    ------
+    ValueError
+        Where there is no target trial or no other, or a score is not finite.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> speakers = rng.integers(8, size=(400, 2))
+    >>> labels = speakers[:, 0] == speakers[:, 1]
+    >>> scores = labels + rng.normal(size=400)
+    >>> low, high = bootstrap_eer(scores, labels, speakers, seed=1)
+    >>> low < eer(scores, labels) < high
+    True
+    """
+    parts = _draw_weights(labels, speakers, seed, resamples)
+    return _interval([eer(scores, labels, part) for part in parts])
+
+
+def _draw_weights(labels, speakers, seed, resamples):
+    """Yield the weights of the trials, shape (draws, trials), for some of the draws at a time."""
+    labels = np.asarray(labels, bool)
+    names, places = np.unique(np.asarray(speakers), return_inverse=True)
+    places = places.reshape(-1, 2)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    # A part at a time: each resample takes some 100 bytes a trial on the way.
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        part = drawn[start : start + RESAMPLES_AT_ONCE]
+        first, second = part[:, places[:, 0]], part[:, places[:, 1]]
+        weights = np.where(labels, first, first * second)
+        yield weights[(weights * labels).any(1) & (weights * ~labels).any(1)]
+
+
+def _interval(parts):
+    """Return the 95 % percentile interval of all parts' values, NaN where there is none."""
+    values = np.concatenate(parts)
+    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=1000):
     """Return the ratio of two systems' EER on the same trials, with its interval over speakers.
 
-    Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn,
-    any other as often as the product of its two speakers' draws.
+    Speakers are drawn as `bootstrap_eer` draws them, the same ones for both systems.
 
     Arguments
     ---------
@@ -97,7 +278,14 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=
     ratio : float
         EER of the system divided by the other's.
     interval : tuple of float
-        Its 95 % percentile interval.
+        Its 95 % percentile interval; not finite where the other's EER is 0 in many draws.
+
+    Raises
+    ------
+    ValueError
+        Where there is no target trial or no other, or a score is not finite.
+    ZeroDivisionError
+        Where the other's EER is 0.
 
     Example
     -------
@@ -109,21 +297,10 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=
     >>> low < ratio < high < 1
     True
     """
-    labels = np.asarray(labels, bool)
-    names, places = np.unique(np.asarray(speakers), return_inverse=True)
-    places = places.reshape(-1, 2)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    drawn = drawn.astype(np.uint16)
-    first, second = drawn[:, places[:, 0]], drawn[:, places[:, 1]]
-    weights = np.where(labels, first, first * second)
-    weights = weights[(weights * labels).any(1) & (weights * ~labels).any(1)]
-    # A part at a time: each resample takes some 100 bytes a trial on the way.
-    parts = np.array_split(weights, -(-len(weights) // RESAMPLES_AT_ONCE))
-    rates = [(eer(scores, labels, part), eer(other_scores, labels, part)) for part in parts]
-    ratios = np.concatenate([own / other for own, other in rates])
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return eer(scores, labels) / eer(other_scores, labels), (float(low), float(high))
+    ratio = eer(scores, labels) / eer(other_scores, labels)
+    parts = _draw_weights(labels, speakers, seed, resamples)
+    ratios = [eer(scores, labels, part) / eer(other_scores, labels, part) for part in parts]
+    return ratio, _interval(ratios)
 
 
 def bootstrap_mean(values, speakers, seed, resamples=2000):
@@ -158,6 +335,95 @@ def bootstrap_mean(values, speakers, seed, resamples=2000):
     drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
     low, high = np.percentile(means[drawn].mean(1), [2.5, 97.5])
     return float(means.mean()), (float(low), float(high))
+
+
+def error_counts(references, hypotheses):
+    """Return how many edits make the references the hypotheses, over all pairs.
+
+    Arguments
+    ---------
+    references, hypotheses : list of sequence
+        Tokens of each utterance: words, phones, or a text as its characters.
+
+    Returns
+    -------
+    dict
+        `insertions`, `deletions` and `substitutions` of the fewest edits, their sum `errors`, and
+        `tokens`, how many the references have.
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many hypotheses as references, or no reference has a token.
+
+    Example
+    -------
+    >>> counts = error_counts([["a", "b", "c"], []], [["a", "x"], ["y"]])
+    >>> counts["insertions"], counts["deletions"], counts["substitutions"], counts["tokens"]
+    (1, 1, 1, 3)
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(hypotheses)} hypotheses do not fit {len(references)} references.")
+    if not any(references):
+        raise ValueError("An error rate needs a reference with at least one token.")
+    stats = accumulatable_wer_stats(references, hypotheses, Counter())
+    counts = {name: stats[name] for name in ("insertions", "deletions", "substitutions")}
+    return {**counts, "errors": sum(counts.values()), "tokens": stats["num_ref_tokens"]}
+
+
+def wer(references, hypotheses):
+    """Return the word error rate, or that of phones where the texts are phones.
+
+    Arguments
+    ---------
+    references, hypotheses : list of str
+        Words, or phones, are what stands between white space.
+
+    Returns
+    -------
+    float
+        Errors by words of the references, from 0; above 1 where many words are inserted.
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many hypotheses as references, or no reference has a word.
+
+    Example
+    -------
+    >>> wer(["one two", "three four"], ["one too", "three four"])
+    0.25
+    """
+    words = [[text.split() for text in texts] for texts in (references, hypotheses)]
+    counts = error_counts(*words)
+    return counts["errors"] / counts["tokens"]
+
+
+def cer(references, hypotheses):
+    """Return the character error rate. Spaces count, but for those at a text's ends.
+
+    Arguments
+    ---------
+    references, hypotheses : list of str
+
+    Returns
+    -------
+    float
+        Errors by characters of the references, from 0; above 1 where many are inserted.
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many hypotheses as references, or no reference has a character.
+
+    Example
+    -------
+    >>> cer(["one two"], ["one too"]) == 1 / 7
+    True
+    """
+    characters = [[text.strip() for text in texts] for texts in (references, hypotheses)]
+    counts = error_counts(*characters)
+    return counts["errors"] / counts["tokens"]
 
 
 def write_metrics(path, figures, *, seed, manifests, start_time):
@@ -195,6 +461,48 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(metrics, indent=2) + "\n")
+
+
+def write_between(path, name, text):
+    """Replace what stands between the lines `<!-- name -->` and `<!-- /name -->` of a file.
+
+    Arguments
+    ---------
+    path : str or Path
+        Text in UTF-8. It holds all of the new text, or what it held before.
+    name : str
+        Of the markers, which stay.
+    text : str
+        Lines, without the last one's end.
+
+    Raises
+    ------
+    ValueError
+        Where a marker is missing; names file and marker.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "README.md"
+    >>> _ = path.write_text("<!-- table -->\\nold\\n<!-- /table -->\\n")
+    >>> write_between(path, "table", "new")
+    >>> path.read_text().splitlines()
+    ['<!-- table -->', 'new', '<!-- /table -->']
+    """
+    path = Path(path)
+    lines = read_text(path).splitlines(keepends=True)
+    opening = _find_line(path, lines, f"<!-- {name} -->", 0)
+    closing = _find_line(path, lines, f"<!-- /{name} -->", opening)
+    replace_text(path, "".join([*lines[: opening + 1], f"{text}\n", *lines[closing:]]))
+
+
+def _find_line(path, lines, marker, start):
+    """Return the place of the first line from `start` on that is the marker."""
+    for place in range(start, len(lines)):
+        if lines[place].strip() == marker:
+            return place
+    raise ValueError(
+        f"{path} lacks the line {marker}: add it, as text goes between two such lines."
+    )
 
 
 def _refuse_nonfinite(value, name):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speaker verification by the cosine of exported utterance embeddings, on VoxCeleb1 trials.
+"""Speaker verification by the cosine of exported representations, on VoxCeleb1 trials.
 
     python verify.py hparams/verify.yaml --data_folder voxceleb1 --output_folder O/verify
         --model O/utterance/model
@@ -8,27 +8,45 @@ Nothing is trained here. Baselines on the same trials: mean and deviation of log
 same encoder with random weights.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
 
 import speechbrain as sb
+from speechbrain.utils.distributed import infer_device
 
-from pretrained.exported import load_model
+from lobes.states import UtteranceStates
+from pretrained.card import write_card
+from pretrained.exported import load_model, save_model
+from recipes.common.drawing import draw_det, draw_scores
 from recipes.common.experiment import load_hparams, report
+from recipes.common.features import ENCODERS, STATES, fresh
 from recipes.common.manifest import read_manifest, validate_manifests
-from recipes.common.verification import verify
+from recipes.common.metrics import eer_threshold
+from recipes.common.verification import (
+    FbankStatistics,
+    MeanState,
+    draw_reference,
+    embed,
+    statistics_of,
+    verify,
+)
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
 
-def load_encoder(folder, device):
-    """Return the utterance encoder of an exported folder."""
-    encoders = load_model(folder)
-    if "utterance_encoder" not in encoders:
+def load_encoder(hparams, device):
+    """Return the encoder of the representation, from an exported folder."""
+    folder, representation = hparams["model"], hparams["representation"]
+    if representation not in ENCODERS:
+        raise ValueError(f"representation is {representation!r}, not one of {list(ENCODERS)}.")
+    encoders, name = load_model(folder), ENCODERS[representation]
+    if name not in encoders:
         raise ValueError(
-            f"model: {folder} holds no utterance_encoder. Give the folder of stage B or C."
+            f"model: {folder} holds no {name}, only {', '.join(encoders)}. Give the folder of "
+            "another stage, or another --representation."
         )
-    return encoders["utterance_encoder"].to(device)
+    return encoders[name].to(device)
 
 
 def load_lists(hparams):
@@ -36,7 +54,7 @@ def load_lists(hparams):
     root, names = hparams["data_folder"], {"test": hparams["test_trials"]}
     if hparams["dev_trials"] is not None:
         names = {"dev": hparams["dev_trials"], **names}
-    hparams["prepare"](trials=list(names.values()))
+    hparams["prepare"](splits=list(names.values()))
     folder = Path(hparams["manifest_folder"])
     manifests = {part: folder / f"{name}.csv" for part, name in names.items()}
     validate_manifests(manifests, root, {part: [part] for part in names})
@@ -57,19 +75,55 @@ def load_reference(hparams):
     return manifest, folder
 
 
+def export(encoder, hparams, figures, curves, reference):
+    """Export the utterance encoder with the scoring and the threshold of the development trials."""
+    scoring = figures["scoring"]["utterance"]
+    facts = {
+        "features": "utterance_encoder",
+        "scoring": scoring,
+        "threshold": eer_threshold(*curves["dev"]["utterance"]),
+        "threshold_set_on": f"equal error rate of {hparams['dev_trials']}",
+    }
+    if scoring != "plain":
+        rows = draw_reference(reference[0], hparams["seed"])
+        known = embed(MeanState(UtteranceStates(encoder)), rows, reference[1])
+        mean, deviation = statistics_of(known)
+        facts["mean"] = mean.tolist()
+        if scoring == "standardised":
+            facts["deviation"] = deviation.tolist()
+    output = Path(hparams["output_folder"])
+    save_model(output / "model", {"utterance_encoder": encoder}, facts)
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    write_card(output / "model", metrics)
+
+
 def main(arguments):
-    """Prepare the trials, score them, write metrics.json."""
+    """Prepare the trials, score them, write metrics.json, curves and, with "dev", a verifier."""
     began = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
-    encoder = load_encoder(hparams["model"], run_opts["device"] or "cpu")
+    encoder = load_encoder(hparams, run_opts["device"] or infer_device())
     lists, reference = load_lists(hparams), load_reference(hparams)
 
-    figures = verify(encoder, lists, hparams["data_folder"], hparams["seed"], reference)
+    judged, untrained = hparams["representation"], fresh(encoder, hparams["seed"])
+    systems = {
+        judged: MeanState(STATES[judged](encoder)),
+        "fbank": FbankStatistics(),
+        "random": MeanState(STATES[judged](untrained)),
+    }
+    figures, curves = verify(
+        systems, lists, hparams["data_folder"], hparams["seed"], reference, hparams["cohort_top"]
+    )
+    output = Path(hparams["output_folder"])
     manifests = [manifest for manifest, _ in lists.values()]
     if reference is not None:
         manifests.append(reference[0])
     report(hparams, figures, manifests, began)
+    for part, scored in curves.items():
+        draw_det(scored, output / f"det_{part}.png")
+        draw_scores(*scored[judged], output / f"scores_{part}.png")
+    if "dev" in lists and judged == "utterance":
+        export(encoder, hparams, figures, curves, reference)
 
 
 if __name__ == "__main__":

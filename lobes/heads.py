@@ -1,0 +1,241 @@
+"""Light heads over the states of `lobes.states`, after SUPERB (Yang et al., Interspeech 2021).
+
+Each head begins with a learned weighted sum over layers. `CTCHead` recognises phonemes (linear) or
+characters (BLSTM); `SpeakerHead` makes an embedding, by the mean over time or by an x-vector
+network, that `CosineClassifier` or a linear layer classifies in training.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lobes.pooling import length_mask, masked_mean, masked_mean_std
+from lobes.utterance_encoder import TDNNBlock
+
+BLANK = 0  # of CTC
+XVECTOR = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # kernel and dilation (Snyder et al., 2018)
+POOLED = 3  # the last of these is so many times as wide
+
+
+class WeightedSum(nn.Module):
+    """A softmax-weighted sum over layers; all weigh the same at first.
+
+    Arguments
+    ---------
+    num_layers : int
+
+    Example
+    -------
+    >>> WeightedSum(3)(torch.ones(2, 50, 3, 32)).shape
+    torch.Size([2, 50, 32])
+    """
+
+    def __init__(self, num_layers):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(num_layers))
+
+    def forward(self, states):
+        """Map (batch, frames, num_layers, dim) to (batch, frames, dim)."""
+        return torch.einsum("bfld,l->bfd", states, self.weights.softmax(0).to(states.dtype))
+
+
+class CTCHead(nn.Module):
+    """Logits of symbols and of the blank, frame by frame.
+
+    Arguments
+    ---------
+    num_layers : int
+        Layers of the states.
+    in_dim : int
+        Size of a state.
+    num_symbols : int
+        Symbols, the blank (index 0) included.
+    hidden_dim : int
+        Size of the projection, and of the LSTM in each direction.
+    lstm_layers : int
+        Bidirectional LSTM layers; with 0, the head is two linear maps.
+    dropout : float
+        Before, between and after LSTM layers.
+    stride : int
+        How many frames, side by side, make one: 2 halves the rate and the time that an LSTM takes.
+
+    Example
+    -------
+    >>> head = CTCHead(num_layers=3, in_dim=32, num_symbols=30, hidden_dim=16, lstm_layers=1)
+    >>> logits, lens = head(torch.randn(2, 50, 3, 32), torch.tensor([50, 20]))
+    >>> logits.shape, lens.tolist()
+    (torch.Size([2, 50, 30]), [50, 20])
+    """
+
+    def __init__(
+        self,
+        num_layers=1,
+        in_dim=240,
+        num_symbols=30,
+        hidden_dim=256,
+        lstm_layers=0,
+        dropout=0.0,
+        stride=1,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        self.config = config
+        self.stride = stride
+        self.weighted_sum = WeightedSum(num_layers)
+        self.projection = nn.Linear(stride * in_dim, hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.lstm = None
+        if lstm_layers > 0:
+            between = dropout if lstm_layers > 1 else 0.0
+            self.lstm = nn.LSTM(
+                hidden_dim,
+                hidden_dim,
+                lstm_layers,
+                batch_first=True,
+                bidirectional=True,
+                dropout=between,
+            )
+        self.output = nn.Linear((2 if self.lstm else 1) * hidden_dim, num_symbols)
+
+    def forward(self, states, lens):
+        """Return logits and their lengths.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            Shape (batch, frames, num_layers, in_dim).
+        lens : torch.Tensor
+            Shape (batch,), int64, valid frames of each row.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Logits (batch, ceil(frames / stride), num_symbols), those of padded frames arbitrary;
+            lengths (batch,), int64.
+        """
+        x = self.weighted_sum(states)
+        x = x.where(length_mask(lens, x.shape[1])[..., None], 0.0)
+        x = self.projection(self._stack(x))
+        lens = self.output_lens(lens)
+        if self.lstm is not None:
+            x = self.dropout(self._recur(self.dropout(x), lens))
+        return self.output(x), lens
+
+    def output_lens(self, lens):
+        """Return how many output frames a number of input frames gives, of the argument's type."""
+        return -(-lens // self.stride)
+
+    def _stack(self, x):
+        if self.stride == 1:
+            return x
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stride))
+        return x.unflatten(1, (-1, self.stride)).flatten(2)
+
+    def _recur(self, x, lens):
+        """Run the LSTM, each row up to its own end; a row without frames has one of padding."""
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lens.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        return nn.utils.rnn.pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=x.shape[1]
+        )[0]
+
+
+class SpeakerHead(nn.Module):
+    """An embedding of each utterance.
+
+    Arguments
+    ---------
+    num_layers : int
+        Layers of the states.
+    in_dim : int
+        Size of a state.
+    hidden_dim : int
+        Size of the linear projection of each frame.
+    pooling : str
+        "mean": the mean of the projected frames is the embedding. "xvector": five TDNN blocks,
+        mean and deviation over time, and a linear layer.
+    embedding_dim : int
+        Size of the embedding ("xvector" only).
+
+    Raises
+    ------
+    ValueError
+        Where `pooling` is neither.
+
+    Example
+    -------
+    >>> head = SpeakerHead(num_layers=3, in_dim=32, hidden_dim=16, pooling="xvector")
+    >>> head(torch.randn(2, 50, 3, 32), torch.tensor([50, 20])).shape
+    torch.Size([2, 512])
+    """
+
+    def __init__(self, num_layers=1, in_dim=240, hidden_dim=256, pooling="mean", embedding_dim=512):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        if pooling not in ("mean", "xvector"):
+            raise ValueError(f"pooling must be 'mean' or 'xvector', not {pooling!r}")
+        self.config = config
+        self.embedding_dim = hidden_dim if pooling == "mean" else embedding_dim
+        self.weighted_sum = WeightedSum(num_layers)
+        self.projection = nn.Linear(in_dim, hidden_dim)
+        self.blocks = None
+        if pooling == "xvector":
+            widths = [hidden_dim] * len(XVECTOR)
+            after = [*widths[1:], POOLED * hidden_dim]
+            self.blocks = nn.ModuleList(
+                TDNNBlock(width, wider, kernel, dilation, reflect=False)
+                for width, wider, (kernel, dilation) in zip(widths, after, XVECTOR, strict=True)
+            )
+            self.embedding = nn.Linear(2 * POOLED * hidden_dim, embedding_dim)
+
+    def forward(self, states, lens):
+        """Return embeddings.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            Shape (batch, frames, num_layers, in_dim).
+        lens : torch.Tensor
+            Shape (batch,), int64, valid frames of each row.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, embedding_dim), float32.
+        """
+        valid = length_mask(lens, states.shape[1])
+        x = self.projection(self.weighted_sum(states)).transpose(1, 2)
+        if self.blocks is None:
+            return masked_mean(x, valid)
+        x = x.where(valid[:, None], 0.0)
+        for block in self.blocks:
+            x = block(x, (lens, valid))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.embedding(torch.cat(masked_mean_std(x, valid), dim=1))
+
+
+class CosineClassifier(nn.Module):
+    """Cosines of embeddings to one learned direction a class, for losses with a margin.
+
+    Arguments
+    ---------
+    embedding_dim : int
+    num_classes : int
+
+    Example
+    -------
+    >>> cosines = CosineClassifier(16, 10)(torch.randn(4, 16))
+    >>> cosines.shape, bool(cosines.abs().max() <= 1)
+    (torch.Size([4, 10]), True)
+    """
+
+    def __init__(self, embedding_dim, num_classes):
+        super().__init__()
+        self.directions = nn.Parameter(torch.empty(num_classes, embedding_dim))
+        nn.init.xavier_uniform_(self.directions)
+
+    def forward(self, x):
+        """Map (batch, embedding_dim) to float32 cosines (batch, num_classes)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(F.normalize(x.float(), dim=1), F.normalize(self.directions, dim=1))

@@ -1,0 +1,211 @@
+"""What an exported transcriber or speaker verifier is told beside its modules: the facts.
+
+A transcriber's are `features`, what its `ctc_head` stands on, and `tokenizer`, a configuration for
+`pretrained.tokenizers.tokenizer_from_config`.
+
+A verifier's are `features`, what its embeddings are made of, by a `speaker_head` or without one;
+`scoring`, "plain", "centred" (needs `mean`) or "standardised" (needs `mean` and `deviation`, of
+training data); `threshold`, the lowest cosine of a same speaker; and `threshold_set_on`, a text.
+"""
+
+import reprlib
+
+from pretrained.states import ENCODERS, make_states
+from pretrained.tokenizers import tokenizer_from_config
+
+TRANSCRIBER, VERIFIER = "transcriber", "verifier"
+HEADS = {TRANSCRIBER: "ctc_head", VERIFIER: "speaker_head"}
+RECIPES = {
+    TRANSCRIBER: "recipes/LibriSpeech/ASR or recipes/LibriSpeech/PR",
+    VERIFIER: "recipes/VoxCeleb/SpeakerRec",
+}
+FEATURES = {
+    TRANSCRIBER: ("frame_encoder", "fbank"),
+    VERIFIER: ("utterance_encoder", "frame_encoder", "fbank", "fbank_statistics"),
+}
+EMBEDDINGS = ("utterance_encoder", "fbank_statistics")  # features that need no head
+STATISTICS = {"plain": (), "centred": ("mean",), "standardised": ("mean", "deviation")}
+MAX_TEXT = 1000  # characters
+MAX_NUMBER = 1e30
+
+
+def kind_of(facts):
+    """Return the kind of folder that has such facts: TRANSCRIBER, VERIFIER or None, encoders.
+
+    Example
+    -------
+    >>> kind_of({"features": "fbank", "tokenizer": {}}), kind_of(None)
+    ('transcriber', None)
+    """
+    if facts is None:
+        return None
+    return TRANSCRIBER if "tokenizer" in facts else VERIFIER
+
+
+def check_facts(facts, path):
+    """Raise a ValueError unless facts are plain values of one of the two kinds.
+
+    Arguments
+    ---------
+    facts : object
+        What config.json has under "facts".
+    path : str or Path
+        Of config.json, for the error.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the key.
+
+    Example
+    -------
+    >>> check_facts({"features": "fbank", "tokenizer": None}, "config.json")
+    Traceback (most recent call last):
+    ...
+    ValueError: config.json: facts.tokenizer: A tokenizer must be an object of values, not None.
+    """
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: facts must be an object of values, not {_short(facts)}.")
+    kind = kind_of(facts)
+    check = _check_transcriber if kind == TRANSCRIBER else _check_verifier
+    check(facts, path)
+
+
+def check_modules(modules, facts, path):
+    """Raise a ValueError unless modules are those that the facts speak of, and fit each other.
+
+    Arguments
+    ---------
+    modules : dict
+        Encoders and heads by name.
+    facts : dict or None
+        As `check_facts` lets them pass; None for a folder of encoders.
+    path : str or Path
+        Of config.json, for the error.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, and both sizes where they differ.
+    """
+    kind = kind_of(facts)
+    foreign = [name for name in HEADS.values() if name in modules and name != HEADS.get(kind)]
+    if foreign:
+        raise ValueError(
+            f"{path}: {foreign[0]} is there, and the facts are {_described(kind)}: expected those "
+            "of a transcriber for a ctc_head, of a verifier for a speaker_head."
+        )
+    if kind is None:
+        return
+    features, head = facts["features"], modules.get(HEADS[kind])
+    if features in ENCODERS and features not in modules:
+        raise ValueError(f"{path}: facts.features is {features!r}, and there is no {features}.")
+    if head is None and (kind == TRANSCRIBER or features not in EMBEDDINGS):
+        raise ValueError(f"{path}: a {kind} on {features!r} needs a {HEADS[kind]}: there is none.")
+    states = make_states(features, modules)
+    if head is not None:
+        sizes = {"num_layers": states.num_layers, "in_dim": states.dim}
+        _check_sizes(head, HEADS[kind], sizes, f"facts.features ({features})", path)
+    if kind == TRANSCRIBER:
+        symbols = {"num_symbols": len(tokenizer_from_config(facts["tokenizer"]))}
+        _check_sizes(head, HEADS[kind], symbols, "facts.tokenizer, with the blank,", path)
+    else:
+        _check_statistics(facts, states.dim if head is None else head.embedding_dim, path)
+
+
+def check_kind(kind, modules, facts, folder):
+    """Raise a ValueError unless a folder is of a kind: what it holds, and what to do.
+
+    Arguments
+    ---------
+    kind : str
+        TRANSCRIBER or VERIFIER.
+    modules, facts
+        As `pretrained.exported.load_folder` returns them.
+    folder : str or Path
+        For the error.
+    """
+    found = kind_of(facts)
+    if found != kind:
+        held = f"encoders only ({', '.join(modules)})" if found is None else f"a {found}"
+        raise ValueError(f"{folder} holds {held}, no {kind}: {RECIPES[kind]} exports one.")
+
+
+def _check_transcriber(facts, path):
+    _check_keys(facts, ("features", "tokenizer"), path)
+    _check_choice(facts, "features", FEATURES[TRANSCRIBER], path)
+    try:
+        tokenizer_from_config(facts["tokenizer"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: facts.tokenizer: {error}") from error
+
+
+def _check_verifier(facts, path):
+    _check_choice(facts, "scoring", STATISTICS, path)
+    statistics = STATISTICS[facts["scoring"]]
+    known = ("features", "scoring", *statistics, "threshold", "threshold_set_on")
+    _check_keys(facts, known, path)
+    _check_choice(facts, "features", FEATURES[VERIFIER], path)
+    for key in statistics:
+        values = facts[key]
+        if not isinstance(values, list) or not values or not all(map(_is_finite, values)):
+            raise ValueError(
+                f"{path}: facts.{key} must be a list of finite numbers, not {_short(values)}."
+            )
+    if any(value <= 0 for value in facts.get("deviation", ())):
+        raise ValueError(f"{path}: facts.deviation must be positive in each dimension.")
+    threshold, text = facts["threshold"], facts["threshold_set_on"]
+    if not _is_finite(threshold) or abs(threshold) > 1 + 1e-6:  # cosines are rounded
+        raise ValueError(
+            f"{path}: facts.threshold must be a number between -1 and 1, not {_short(threshold)}."
+        )
+    if not isinstance(text, str) or not text.isprintable() or not 0 < len(text) <= MAX_TEXT:
+        raise ValueError(
+            f"{path}: facts.threshold_set_on must be a line of 1 to {MAX_TEXT} characters, not "
+            f"{_short(text)}."
+        )
+
+
+def _check_keys(facts, known, path):
+    missing = [key for key in known if key not in facts]
+    unknown = [key for key in facts if key not in known]
+    if missing or unknown:
+        found = f"{missing[0]!r} is missing" if missing else f"found {_short(unknown[0])}"
+        raise ValueError(f"{path}: facts must be {', '.join(known)}; {found}.")
+
+
+def _check_choice(facts, key, choices, path):
+    value = facts.get(key)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{path}: facts.{key} must be one of {', '.join(choices)}, not {_short(value)}."
+        )
+
+
+def _check_sizes(head, name, sizes, of, path):
+    for key, size in sizes.items():
+        if head.config[key] != size:
+            raise ValueError(
+                f"{path}: {name}.{key} is {head.config[key]}, and {of} has {size}: they were "
+                "not trained together."
+            )
+
+
+def _check_statistics(facts, size, path):
+    for key in STATISTICS[facts["scoring"]]:
+        if len(facts[key]) != size:
+            raise ValueError(
+                f"{path}: facts.{key} has {len(facts[key])} numbers, and an embedding has {size}."
+            )
+
+
+def _is_finite(value):
+    return type(value) in (int, float) and abs(value) < MAX_NUMBER
+
+
+def _described(kind):
+    return "missing" if kind is None else f"those of a {kind}"
+
+
+def _short(value):
+    return reprlib.repr(value)

@@ -1,0 +1,181 @@
+"""An exported speaker verifier in use: two audio files in, a score and a decision out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lobes.frame_encoder import HOP
+from pretrained.exported import load_folder
+from pretrained.facts import VERIFIER, check_kind
+from pretrained.states import FileStates, split_head
+from pretrained.windows import WINDOW, map_windows, mean_std_windows
+
+
+class Verification(NamedTuple):
+    """The comparison of two recordings.
+
+    Attributes
+    ----------
+    score : float
+        Cosine of the two embeddings, in [-1, 1], higher where the voices are more alike.
+    same_speaker : bool
+        Whether the score is at least the threshold.
+    threshold : float
+        The folder's.
+    set_on : str
+        What the threshold was set on. On other recordings it has other rates of error.
+    """
+
+    score: float
+    same_speaker: bool
+    threshold: float
+    set_on: str
+
+
+class SpeakerVerifier:
+    """Speaker verification by the cosine of two embeddings.
+
+    Arguments
+    ---------
+    modules : dict
+        `speaker_head`, where there is one, and the encoder that the facts name.
+    facts : dict
+        See `pretrained.facts`.
+    device : str or torch.device
+        Where to compute.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> from pretrained.exported import save_model
+    >>> folder = getfixture("tmp_path")
+    >>> facts = {"features": "fbank_statistics", "scoring": "plain", "threshold": 0.5}
+    >>> save_model(folder / "model", {}, {**facts, "threshold_set_on": "nothing: an example"})
+    >>> noise = np.random.default_rng(0).uniform(-1, 1, 8000)
+    >>> soundfile.write(folder / "a.wav", noise, 16000)
+    >>> verifier = SpeakerVerifier.from_pretrained(folder / "model")
+    >>> verification = verifier.verify_files(folder / "a.wav", folder / "a.wav")
+    >>> round(verification.score, 6), verification.same_speaker
+    (1.0, True)
+    """
+
+    def __init__(self, modules, facts, device="cpu"):
+        self.facts = facts
+        sum_layers, self.head = _only_layer, None
+        if "speaker_head" in modules:
+            sum_layers, self.head = split_head(modules["speaker_head"].to(device).eval())
+        self.states = FileStates(facts["features"], modules, sum_layers, device)
+
+    @classmethod
+    def from_pretrained(cls, folder, device="cpu"):
+        """Load an exported folder; see `pretrained.exported.load_folder`, and for what it raises.
+
+        Arguments
+        ---------
+        folder : str or Path
+            As the recipe of speaker verification leaves it: a local path.
+        device : str or torch.device
+            Where to compute.
+
+        Returns
+        -------
+        SpeakerVerifier
+
+        Raises
+        ------
+        ValueError
+            Also where the folder holds no verifier.
+        """
+        modules, facts = load_folder(folder)
+        check_kind(VERIFIER, modules, facts, folder)
+        return cls(modules, facts, device)
+
+    def verify_files(self, a, b):
+        """Compare the voices of two audio files of any rate, number of channels and length.
+
+        Arguments
+        ---------
+        a, b : str or Path
+            Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others.
+
+        Returns
+        -------
+        Verification
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no such file.
+        pretrained.audio.AudioError
+            A ValueError: where a file is not audio, holds NaN or infinity, is silent, or is
+            shorter than one frame.
+        ValueError
+            Where an embedding has no direction.
+        """
+        score = float(np.clip(self._direction(a) @ self._direction(b), -1, 1))
+        threshold = self.facts["threshold"]
+        return Verification(score, score >= threshold, threshold, self.facts["threshold_set_on"])
+
+    @torch.no_grad()
+    def embed_file(self, path):
+        """Return the embedding of a file, before centring: float64 of shape (E,).
+
+        Up to 30 s it is what the modules give of the samples; see `pretrained.states.FileStates`
+        of longer files. An hour takes up to 0.8 GB with a head of the standard size.
+
+        Arguments and errors are those of `verify_files`.
+        """
+        states, lens = self.states(path)
+        if self.head is None:
+            embedding = states[:, 0]
+        elif states.shape[1] <= WINDOW // HOP or self.head.blocks is None:
+            embedding = self.head(states, lens)
+        else:
+            embedding = long_xvector(self.head, states)
+        return embedding[0].double().cpu().numpy()
+
+    def _direction(self, path):
+        embedding = self.embed_file(path) - np.asarray(self.facts.get("mean", 0.0))
+        embedding = embedding / np.asarray(self.facts.get("deviation", 1.0))
+        norm = np.linalg.norm(embedding)
+        if not (np.isfinite(norm) and norm > 0):
+            raise ValueError(f"{path}: its embedding has length {norm}: no cosine is defined.")
+        return embedding / norm
+
+
+def long_xvector(head, states):
+    """Return what an x-vector head gives of a recording, from windows of it: it sees 7 frames far.
+
+    Arguments
+    ---------
+    head : nn.Module
+        Of `pretrained.states.split_head`, from a `SpeakerHead` with pooling "xvector".
+    states : torch.Tensor
+        Shape (1, frames, in_dim), summed over layers.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (1, embedding_dim).
+
+    Example
+    -------
+    >>> from lobes.heads import SpeakerHead
+    >>> head = SpeakerHead(in_dim=4, hidden_dim=4, pooling="xvector", embedding_dim=6).eval()
+    >>> long_xvector(split_head(head)[1], torch.randn(1, 4000, 4)).shape
+    torch.Size([1, 6])
+    """
+
+    def run(x):
+        x = head.projection(x.transpose(1, 2)).transpose(1, 2)
+        for block in head.blocks:
+            x = block(x)
+        return x
+
+    windows = map_windows(run, states.transpose(1, 2), HOP)
+    return head.embedding(torch.cat(mean_std_windows(windows), dim=1))
+
+
+def _only_layer(states):
+    return states[:, :, 0]

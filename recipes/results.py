@@ -1,0 +1,338 @@
+#!/usr/bin/env python3
+"""The table of downstream results: every cell a run of a recipe's own command, then the READMEs.
+
+    python recipes/results.py --models O --librispeech LibriSpeech --voxceleb voxceleb1
+        --lexicon lexicon.txt --output_folder R [--seeds 3] [--jobs 2]
+    python recipes/results.py --write R
+
+`O` holds the runs frame, utterance, joint_beta0 and joint. With the first seed each cell sweeps the
+learning rates on validation; further seeds, and fine-tuning, train at the rate that was best for
+the frozen features. Started again, it does what is missing.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from recipes.common.manifest import replace_text
+from recipes.common.metrics import write_between
+
+ROOT = Path(__file__).resolve().parent
+SEEDS = (2407, 2408, 2409, 2410, 2411)
+ROWS = {
+    "log-mel": None,
+    "random weights": "joint",
+    "frame only": "frame",
+    "utterance only": "utterance",
+    "joint, beta 0": "joint_beta0",
+    "joint": "joint",
+}
+HELD = {"frame": ["frames"], "utterance": ["utterance"]}  # what the runs of one encoder have
+
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes
+    ----------
+    recipe : str
+        The recipe's folder.
+    command : tuple of str
+        The script and the hyperparameters file.
+    options : tuple of str
+        More of the command line.
+    figure : str
+        Of the test, in metrics.json.
+    """
+
+    recipe: str
+    command: tuple
+    options: tuple
+    figure: str
+
+
+TUNED = ", fine-tuned"
+ASR = "LibriSpeech/ASR", ("train.py", "hparams/bpe_tiny.yaml")
+HEAD = "VoxCeleb/SpeakerRec"
+COLUMNS = {
+    ("PER", "frames"): Column(
+        "LibriSpeech/PR", ("train.py", "hparams/lexicon_tiny.yaml"), (), "per"
+    ),
+    ("WER", "frames"): Column(*ASR, (), "wer"),
+    ("WER" + TUNED, "frames"): Column(*ASR, ("--upstream", "finetune"), "wer"),
+    **{
+        ("SID accuracy", representation): Column(
+            "VoxCeleb/SpeakerID", ("train.py", "hparams/linear_tiny.yaml"), (), "accuracy"
+        )
+        for representation in ("frames", "utterance")
+    },
+    **{
+        ("EER, cosine", representation): Column(
+            HEAD, ("verify.py", "hparams/verify_tiny.yaml"), (), "eer"
+        )
+        for representation in ("frames", "utterance")
+    },
+    ("EER, head", "frames"): Column(HEAD, ("train.py", "hparams/xvector_tiny.yaml"), (), "eer"),
+    ("EER, head", "utterance"): Column(
+        HEAD, ("train.py", "hparams/embedding_tiny.yaml"), ("--upstream", "frozen"), "eer"
+    ),
+}
+# The columns that each README shows; ".." is that of the whole repository.
+README_COLUMNS = {
+    "..": list(COLUMNS),
+    "LibriSpeech/ASR": [key for key in COLUMNS if key[0].startswith("WER")],
+    "LibriSpeech/PR": [key for key in COLUMNS if key[0] == "PER"],
+    "VoxCeleb/SpeakerID": [key for key in COLUMNS if key[0].startswith("SID")],
+    HEAD: [key for key in COLUMNS if key[0].startswith("EER")],
+}
+
+
+class Cell(NamedTuple):
+    """One run of the table: a row, a column's name and representation, and a seed."""
+
+    row: str
+    name: str
+    representation: str
+    seed: int
+
+    @property
+    def folder(self):
+        """Where the run goes, below the output folder."""
+        words = "-".join([self.row, self.name, self.representation])
+        return Path(words.replace(",", "").replace(" ", "_")) / str(self.seed)
+
+
+def cells(seeds):
+    """Return the cells of the table: those of the first seed first.
+
+    Arguments
+    ---------
+    seeds : list of int
+
+    Returns
+    -------
+    list of Cell
+        Where a cosine does not depend on the seed, of the first seed alone.
+    """
+    made = []
+    for seed in seeds:
+        for name, representation in COLUMNS:
+            for row, run in ROWS.items():
+                if representation not in HELD.get(run, ["frames", "utterance"]):
+                    continue
+                if name.endswith(TUNED) and row == "log-mel":
+                    continue  # nothing to tune
+                if name == "EER, cosine" and seed != seeds[0] and row != "random weights":
+                    continue
+                made.append(Cell(row, name, representation, seed))
+    return made
+
+
+def command_line(cell, options, rates):
+    """Return the command of a cell, to be run in its recipe's folder.
+
+    Arguments
+    ---------
+    cell : Cell
+    options : argparse.Namespace
+        The paths.
+    rates : list of float or None
+        Learning rates to train at; None for those of the hyperparameters file.
+
+    Returns
+    -------
+    list of str
+    """
+    column = COLUMNS[cell.name, cell.representation]
+    speakers = column.recipe.startswith("VoxCeleb")
+    run = ROWS[cell.row]
+    given = {
+        "data_folder": options.voxceleb if speakers else options.librispeech,
+        "output_folder": options.output_folder / cell.folder,
+        "representation": cell.representation,
+        "seed": cell.seed,
+    }
+    if cell.name == "EER, cosine":
+        judged = run or "joint"
+        given["model"] = options.models / judged / "model"
+        given["reference_manifest"] = options.models / judged / "manifest" / "train-clean-100.csv"
+        given["reference_folder"] = options.librispeech
+    else:
+        folder = f"{options.models / (run or '')}/model"
+        random = "random:" * (cell.row == "random weights")
+        given["features"] = "fbank" if run is None else f"{random}{folder}"
+        given["cache_folder"] = options.output_folder / "states"
+    if cell.name == "PER":
+        given["lexicon"] = options.lexicon
+    if rates is not None:
+        given["lrs"] = json.dumps(rates).replace(" ", "")
+    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    return [sys.executable, *column.command, *column.options, *words]
+
+
+def sweeping_cell(cell):
+    """Return the cell whose sweep a cell's learning rate comes from; None where nothing learns."""
+    if cell.name == "EER, cosine":
+        return None
+    return cell._replace(name=cell.name.removesuffix(TUNED), seed=SEEDS[0])
+
+
+def run_cell(cell, options):
+    """Run a cell unless its metrics.json is there; return what went wrong, or None."""
+    folder = options.output_folder / cell.folder
+    if (folder / "metrics.json").is_file():
+        return None
+    swept = sweeping_cell(cell)
+    rates = None
+    if swept not in (None, cell):
+        first = options.output_folder / swept.folder / "metrics.json"
+        if not first.is_file():
+            return f"{cell.folder}: {first} is missing, whose learning rate it takes."
+        rates = [json.loads(first.read_text(encoding="utf-8"))["figures"]["lr"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    recipe = ROOT / COLUMNS[cell.name, cell.representation].recipe
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        done = subprocess.run(
+            command_line(cell, options, rates),
+            cwd=recipe,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        )
+    if done.returncode:
+        return f"{cell.folder} ended with {done.returncode}: see {folder / 'log.txt'}"
+    print(cell.folder, flush=True)
+    return None
+
+
+def run_all(options):
+    """Run all cells, those that sweep before those that take their rate; return what went wrong."""
+    planned = cells(SEEDS[: options.seeds])
+    first = [cell for cell in planned if sweeping_cell(cell) in (None, cell)]
+    problems = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for part in (first, [cell for cell in planned if cell not in first]):
+            problems += filter(None, pool.map(lambda cell: run_cell(cell, options), part))
+    return problems
+
+
+def read_results(folder):
+    """Return the figure of each cell that there is, by row and column: a list, a seed each."""
+    found = {}
+    for cell in cells(SEEDS):
+        path = folder / cell.folder / "metrics.json"
+        if not path.is_file():
+            continue
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]["test"]
+        column = COLUMNS[cell.name, cell.representation]
+        if cell.name == "EER, cosine":
+            systems = {"log-mel": "fbank", "random weights": "random"}
+            figures = figures["systems"][systems.get(cell.row, cell.representation)]
+        key = cell.row, (cell.name, cell.representation)
+        found.setdefault(key, []).append(figures[column.figure])
+    return found
+
+
+def make_table(found, columns):
+    """Return results as a Markdown table, in percent.
+
+    Arguments
+    ---------
+    found : dict
+        As `read_results` returns it.
+    columns : list of tuple
+        Keys of `COLUMNS`.
+
+    Returns
+    -------
+    str
+        A cell is the mean over seeds, with the range in brackets where there are several; "-" where
+        the task cannot take the features, "not run" where it was not.
+
+    Example
+    -------
+    >>> found = {("joint", ("PER", "frames")): [0.5, 0.6]}
+    >>> print(make_table(found, [("PER", "frames")]).splitlines()[-1])
+    | joint | 55.0 [50.0, 60.0] |
+    """
+    possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(SEEDS[:1])}
+    lines = ["| features |" + "".join(f" {name}, {kind} |" for name, kind in columns)]
+    lines.append("|---|" + "--:|" * len(columns))
+    for row in ROWS:
+        texts = [
+            _text(found.get((row, column))) if (row, column) in possible else "-"
+            for column in columns
+        ]
+        lines.append(f"| {row} |" + "".join(f" {text} |" for text in texts))
+    return "\n".join(lines)
+
+
+def _text(values):
+    if values is None:
+        return "not run"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+
+
+def write_readmes(folder):
+    """Write the tables of results into the READMEs, and results.json beside the runs."""
+    found = read_results(folder)
+    if not found:
+        raise ValueError(f"{folder} holds no results: run the cells first.")
+    listed = [
+        {"row": row, "column": name, "representation": kind, "values": values}
+        for (row, (name, kind)), values in found.items()
+    ]
+    replace_text(folder / "results.json", json.dumps(listed, indent=2) + "\n")
+    for place, columns in README_COLUMNS.items():
+        write_between(ROOT / place / "README.md", "results", make_table(found, columns))
+
+
+def make_parser():
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", type=Path, metavar="R", help="write the READMEs from R")
+    for name, text in (
+        ("models", "the folder of the runs frame, utterance, joint_beta0 and joint"),
+        ("librispeech", "the folder LibriSpeech"),
+        ("voxceleb", "the folder voxceleb1"),
+        ("lexicon", "pronunciations, for PER"),
+        ("output_folder", "where the cells go"),
+    ):
+        parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), help=text)
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(SEEDS) + 1))
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    return parser
+
+
+def main():
+    """Run the cells, or write the READMEs."""
+    parser = make_parser()
+    options = parser.parse_args()
+    if options.write is not None:
+        write_readmes(options.write)
+        return
+    needed = ("models", "librispeech", "voxceleb", "lexicon", "output_folder")
+    for name in needed:
+        path = getattr(options, name)
+        if path is None or (name != "output_folder" and not path.exists()):
+            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    missing = [run for run in filter(None, ROWS.values()) if not (options.models / run).is_dir()]
+    if missing:
+        parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")
+    problems = run_all(options)
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Heads: against slow versions, blind to padding, and able to learn a few utterances."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lobes.heads import CosineClassifier, CTCHead, SpeakerHead, WeightedSum
+
+LENS = torch.tensor([40, 17, 5])
+CTC = {
+    "linear": {},
+    "linear, strided": {"stride": 2},
+    "blstm": {"lstm_layers": 2, "dropout": 0.2},
+    "blstm, strided": {"lstm_layers": 1, "stride": 4},
+}
+
+
+def padded_states(seed=0, padding=0.0):
+    """Return states (3, 40, 3, 16) of three rows of unequal length, and the rows alone."""
+    states = torch.randn(3, 40, 3, 16, generator=torch.Generator().manual_seed(seed))
+    alone = [row[None, :n] for row, n in zip(states, LENS.tolist(), strict=True)]
+    for row, n in zip(states, LENS.tolist(), strict=True):
+        row[n:] = padding
+    return states, alone
+
+
+def ctc_head(**options):
+    torch.manual_seed(0)
+    return CTCHead(num_layers=3, in_dim=16, num_symbols=8, hidden_dim=12, **options)
+
+
+def test_the_sum_is_weighted_by_a_softmax_and_even_at_first():
+    states, _ = padded_states()
+    layer = WeightedSum(3)
+    torch.testing.assert_close(layer(states), states.mean(2))
+    with torch.no_grad():
+        layer.weights.copy_(torch.tensor([0.3, -1.0, 2.0]))
+    shares = layer.weights.exp() / layer.weights.exp().sum()
+    expected = sum(share * states[:, :, i] for i, share in enumerate(shares))
+    torch.testing.assert_close(layer(states), expected)
+
+
+@pytest.mark.parametrize("kind", CTC)
+@pytest.mark.parametrize("padding", [0.0, 7.0])
+def test_logits_do_not_see_padding(kind, padding):
+    head = ctc_head(**CTC[kind]).eval()
+    states, alone = padded_states(padding=padding)
+    logits, lens = head(states, LENS)
+    for i, row in enumerate(alone):
+        one, n = head(row, LENS[i : i + 1])
+        assert n == lens[i] == one.shape[1] == head.output_lens(LENS[i])
+        torch.testing.assert_close(logits[i, :n], one[0], rtol=0, atol=1e-5)
+
+
+def test_a_stride_puts_frames_side_by_side():
+    head = ctc_head(stride=2)
+    states, _ = padded_states()
+    summed = F.pad(head.weighted_sum(states[1:2, :17]), (0, 0, 0, 1))
+    pairs = torch.cat([summed[:, ::2], summed[:, 1::2]], dim=2)
+    logits, lens = head(states[1:2], LENS[1:2])
+    assert lens.tolist() == [9]
+    torch.testing.assert_close(logits[:, :9], head.output(head.projection(pairs)))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "xvector"])
+@pytest.mark.parametrize("padding", [0.0, 7.0])
+def test_embeddings_do_not_see_padding(pooling, padding):
+    torch.manual_seed(0)
+    head = SpeakerHead(3, 16, hidden_dim=12, pooling=pooling, embedding_dim=6)
+    states, alone = padded_states(padding=padding)
+    head(states, LENS)  # statistics of batch normalisation that are not those of the start
+    head.eval()
+    embeddings = head(states, LENS)
+    assert embeddings.shape == (3, head.embedding_dim)
+    for i, row in enumerate(alone):
+        one = head(row, LENS[i : i + 1])
+        torch.testing.assert_close(embeddings[i], one[0], rtol=0, atol=1e-5)
+
+
+def test_the_mean_head_is_a_projection_and_a_mean():
+    head = SpeakerHead(1, 16, hidden_dim=5)
+    states = torch.randn(2, 30, 1, 16)
+    embeddings = head(states, torch.tensor([30, 10]))
+    torch.testing.assert_close(embeddings[1], head.projection(states[1, :10, 0].mean(0)))
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="pooling must be 'mean' or 'xvector', not 'max'"):
+        SpeakerHead(pooling="max")
+
+
+def test_classes_are_told_by_cosines():
+    classifier = CosineClassifier(6, 4)
+    x = torch.randn(5, 6)
+    expected = torch.stack(
+        [torch.cosine_similarity(x, row[None], dim=1) for row in classifier.directions], dim=1
+    )
+    torch.testing.assert_close(classifier(x), expected)
+    torch.testing.assert_close(classifier(100 * x), expected)
+
+
+def errors(logits, symbols):
+    """Return the share of symbols that the best paths miss, place by place."""
+    wrong = 0
+    for row, truth in zip(logits.argmax(2), symbols, strict=True):
+        best = [s for s in row.unique_consecutive().tolist() if s != 0]
+        wrong += sum(a != b for a, b in zip(best, truth.tolist(), strict=False))
+        wrong += abs(len(best) - len(truth))
+    return wrong / symbols.numel()
+
+
+def test_a_blstm_learns_20_utterances():
+    generator = torch.Generator().manual_seed(1)
+    symbols = torch.randint(1, 6, (20, 5), generator=generator)
+    codes = torch.randn(6, 16, generator=generator)
+    states = codes[symbols].repeat_interleave(6, dim=1)
+    states = states + 0.1 * torch.randn(states.shape, generator=generator)
+    torch.manual_seed(0)
+    head = CTCHead(1, 16, num_symbols=6, hidden_dim=32, lstm_layers=1)
+    optimizer = torch.optim.Adam(head.parameters(), 0.01)
+    lens, token_lens = torch.full((20,), 30), torch.full((20,), 5)
+    untrained = errors(head(states.unsqueeze(2), lens)[0], symbols)
+    for _ in range(250):
+        logits, out_lens = head(states.unsqueeze(2), lens)
+        loss = F.ctc_loss(logits.log_softmax(2).transpose(0, 1), symbols, out_lens, token_lens)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert errors(logits, symbols) <= 0.05 < 0.7 < untrained
