@@ -2,13 +2,18 @@
 
 import csv
 import filecmp
+import json
 from collections import defaultdict
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.exported import save_model
 from recipes.common.manifest import CorpusError, read_manifest
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.Synthetic import corpus, demo
 
 SPEAKERS = {"train": 2, "valid": 2, "test": 1}
@@ -218,6 +223,26 @@ def test_trials_are_balanced_and_across_sessions():
         assert label == (speaker[first] == speaker[second])
         assert demo.session(first) != demo.session(second)
     assert sum(label for label, _, _ in trials) == len(trials) / 2
+
+
+def test_the_table_takes_the_figures_of_the_parts(figures, librispeech, tmp_path):
+    torch.manual_seed(0)
+    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=12)
+    save_model(tmp_path / "joint" / "model", {"utterance_encoder": encoder})
+    splits = demo.SPLITS["LibriSpeech"]
+    prepare_librispeech(librispeech, tmp_path / "manifest", splits.values(), num_workers=1)
+    demo.check_speakers(tmp_path, librispeech, splits)
+    for name, part in figures["units"].items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"figures": {"test": part}}))
+    (tmp_path / "leakage").mkdir()
+    leakage = {"figures": {demo.UNSEEN: figures["leakage"]}}
+    (tmp_path / "leakage" / "metrics.json").write_text(json.dumps(leakage))
+    found = demo.gather(tmp_path)
+    assert found["speakers"]["speakers"] == 3 and 0 <= found["speakers"]["eer"]["utterance"] <= 1
+    assert found["units"] == figures["units"] and found["leakage"] == figures["leakage"]
+    text = demo.make_table(found, "LibriSpeech")
+    assert text.count("| EER of u |") == 2
 
 
 def test_results_of_other_data_are_refused(tmp_path):

@@ -18,7 +18,7 @@ from pretrained.exported import load_model
 from recipes.common.manifest import ROOT, read_manifest
 from recipes.common.metrics import write_metrics
 from recipes.common.seeding import derive_rng
-from recipes.common.verification import verify
+from recipes.common.verification import verify, with_baselines
 from recipes.Synthetic.corpus import make_corpus
 
 SEED = 2407
@@ -126,7 +126,8 @@ def check_speakers(results, data, splits):
         for part in ("dev", "test")
     }
     encoder = load_model(results / "joint" / "model")["utterance_encoder"]
-    figures = verify(encoder, lists, data, SEED, reference=(manifests["train"], data))
+    systems = with_baselines(encoder, "utterance", SEED)
+    figures, _ = verify(systems, lists, data, SEED, reference=(manifests["train"], data))
     write_metrics(path, figures, seed=SEED, manifests=manifests.values(), start_time=began)
 
 
@@ -190,7 +191,10 @@ def gather(results):
     stages = [name for name in RUNS if name != "utterance"]
     return {
         "units": {name: {kind: read(name)["test"][kind] for kind in kinds} for name in stages},
-        "speakers": {key: speakers[key] for key in ("trials", "speakers", "eer", "ratio")},
+        "speakers": {
+            **{key: speakers[key] for key in ("trials", "speakers", "ratio")},
+            "eer": {name: system["eer"] for name, system in speakers["systems"].items()},
+        },
         "leakage": {key: leakage[key] for key in ("likelihood_gain", "info_nce")},
     }
 

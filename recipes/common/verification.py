@@ -14,6 +14,7 @@ from speechbrain.lobes.features import Fbank
 from torch import nn
 
 from recipes.common.audio import read_speech
+from recipes.common.features import STATES, fresh
 from recipes.common.manifest import ROOT, read_manifest
 from recipes.common.metrics import bootstrap_eer, bootstrap_eer_ratio, eer, min_dcf
 from recipes.common.seeding import derive_rng
@@ -72,6 +73,38 @@ class MeanState(nn.Module):
     def forward(self, wavs):
         """Map unpadded waveforms (batch, samples), 16 kHz, to means (batch, dim)."""
         return self.states(wavs)[0][:, :, -1].mean(1)
+
+
+def with_baselines(encoder, representation, seed):
+    """Return what `verify` judges: an encoder's representation first, then its baselines.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder or UtteranceEncoder
+    representation : str
+        "frames", whose mean over time is taken, or "utterance".
+    seed : int
+        Seed of the random weights.
+
+    Returns
+    -------
+    dict
+        The representation by its name; "fbank", log-mel statistics; "random", the same
+        architecture with random weights.
+
+    Example
+    -------
+    >>> from lobes.utterance_encoder import UtteranceEncoder
+    >>> encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=12)
+    >>> list(with_baselines(encoder, "utterance", seed=1))
+    ['utterance', 'fbank', 'random']
+    """
+    states = STATES[representation]
+    return {
+        representation: MeanState(states(encoder)),
+        "fbank": FbankStatistics(),
+        "random": MeanState(states(fresh(encoder, seed))),
+    }
 
 
 @torch.no_grad()

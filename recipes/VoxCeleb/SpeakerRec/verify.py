@@ -21,16 +21,16 @@ from pretrained.card import write_card
 from pretrained.exported import load_model, save_model
 from recipes.common.drawing import draw_det, draw_scores
 from recipes.common.experiment import load_hparams, report
-from recipes.common.features import ENCODERS, STATES, fresh
+from recipes.common.features import ENCODERS
 from recipes.common.manifest import read_manifest, validate_manifests
 from recipes.common.metrics import eer_threshold
 from recipes.common.verification import (
-    FbankStatistics,
     MeanState,
     draw_reference,
     embed,
     statistics_of,
     verify,
+    with_baselines,
 )
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
@@ -105,12 +105,8 @@ def main(arguments):
     encoder = load_encoder(hparams, run_opts["device"] or infer_device())
     lists, reference = load_lists(hparams), load_reference(hparams)
 
-    judged, untrained = hparams["representation"], fresh(encoder, hparams["seed"])
-    systems = {
-        judged: MeanState(STATES[judged](encoder)),
-        "fbank": FbankStatistics(),
-        "random": MeanState(STATES[judged](untrained)),
-    }
+    judged = hparams["representation"]
+    systems = with_baselines(encoder, judged, hparams["seed"])
     figures, curves = verify(
         systems, lists, hparams["data_folder"], hparams["seed"], reference, hparams["cohort_top"]
     )
