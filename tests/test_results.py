@@ -9,6 +9,7 @@ import pytest
 
 from recipes import results
 from recipes.common.experiment import place_overrides
+from recipes.LibriSpeech.pretrain import results as stages
 from recipes.results import (
     COLUMNS,
     README_COLUMNS,
@@ -265,3 +266,38 @@ def test_missing_paths_are_named(monkeypatch, tmp_path, capsys):
         results.main()
     assert f"--voxceleb is {tmp_path / 'gone'}" in capsys.readouterr().err
     assert make_parser().parse_args(["--write", "R"]).write == Path("R")
+
+
+# ---- The tables of pretraining
+
+
+def run_figures(**test):
+    return {"epochs": 3, "steps": 70, "valid": {"masked_accuracy": 0.25}, "test": test}
+
+
+def test_the_stages_tell_both_splits_and_what_was_not_run():
+    runs = {"joint": run_figures(masked_accuracy=0.101, retrieval_accuracy=0.5), "frame": None}
+    rows = stages.make_stage_table(runs).splitlines()
+    assert rows[2] == "| joint | 3 | 70 | valid | 25.0 | | | | | |"
+    assert rows[3] == "| | | | test | 10.1 | | | | 50.0 | |"
+    assert rows[4].startswith("| frame | not run |")
+    assert {row.count("|") for row in rows} == {11}
+
+
+def test_the_tables_of_pretraining_are_written_where_they_belong(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text(stages.README.read_text())
+    monkeypatch.setattr(stages, "README", readme)
+    reading = {"model": {"mean": 1.0, "std": 0.1}, "control": {"mean": 2.5, "std": 0.2}}
+    reading |= {"difference": -1.5, "interval": [-2.0, -1.0]}
+    leakage = {part: {key: reading for key in stages.READINGS.values()} for part in stages.PARTS}
+    for run, figures in (("joint", run_figures(majority_accuracy=0.031)), ("leakage", leakage)):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.json").write_text(json.dumps({"figures": figures}))
+    stages.main(tmp_path)
+    text = readme.read_text()
+    assert "| 3.1 |" in text and "| frame | not run |" in text
+    assert text.count("| 1.00 ± 0.10 | 2.50 ± 0.20 | -1.50 [-2.00, -1.00] |") == 8
+    assert text.index("| 3.1 |") < text.index("1.00 ± 0.10")
+    with pytest.raises(SystemExit, match="holds no metrics.json"):
+        stages.main(tmp_path / "gone")
