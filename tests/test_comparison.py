@@ -208,7 +208,9 @@ def figures_of(table, joint="joint", control="beta0", flip=False, half=0.01):
     for key, (value, difference) in table.items():
         head = dict(zip(("representation", "factor", "measure", "probe"), key, strict=True))
         for name, own in ((joint, value + difference), (control, value)):
-            figures.append({"model": name, **head, "value": own, "interval": [own, own]})
+            figure = {"model": name, **head, "value": own, "interval": [own - half, own + half]}
+            chance = 0.5 if key[2] == "EER" else None
+            figures.append({**figure, "chance": chance, "independent": 0.0})
         names = (control, joint) if flip else (joint, control)
         shown = -difference if flip else difference
         ends = [shown - half, shown + half]
@@ -229,9 +231,10 @@ def test_a_verdict_supports_where_leakage_is_lower_at_kept_quality(flip):
     assert found["supports"] is True and len(found["sentences"]) == 2
     first, second = found["sentences"]
     assert first.startswith("Joint training does what it is for") and "beta 0.007" in first
-    assert "balanced accuracy, linear probe 31.0 against 45.0 % (-14.0, -15.0 to -13.0)" in second
-    assert "utterance, speaker, EER 8.1 against 8.0 %" in second
+    assert "give the speaker away in 31.0 % of utterances (45.0 % without)" in second
+    assert "by their embeddings in 8.1 % of comparisons (8.0 % without)" in second
     reasons = "\n".join(found["reasons"])
+    assert "balanced accuracy, linear probe 31.0 against 45.0 % (-14.0, -15.0 to -13.0)" in reasons
     assert "InfoNCE 0.94 against 1.6 nats (-0.66, -0.67 to -0.65), 30 speakers: less" in reasons
     assert "CLUB" not in reasons and "layer 0" not in reasons and "not judged" not in reasons
     assert "of which there is 1 for each beta" in reasons
@@ -254,7 +257,7 @@ def test_a_difference_that_may_be_none_is_not_lower():
     assert found["supports"] is False
     assert any(line.endswith("not shown to be less.") for line in found["reasons"])
     assert "frames tell less of the speaker (2 of 3 figures)" in found["sentences"][0]
-    assert "frame, pooled, speaker, balanced accuracy, linear probe 44.1" in found["sentences"][1]
+    assert "frames give the speaker away in 44.1 %" in found["sentences"][1]
 
 
 def test_none_of_the_claims_is_told_plainly():
@@ -281,7 +284,7 @@ def test_quality_that_is_lost_is_told():
     first, second = found["sentences"]
     assert found["supports"] is False and first.startswith("The result is mixed")
     assert "apart as well as before (0 of 1 figures)" in first
-    assert "utterance, speaker, EER 17.0 against 8.0 %" in second
+    assert "by their embeddings in 17.0 % of comparisons (8.0 % without)" in second
     assert any(line.endswith("speakers: worse.") for line in found["reasons"])
 
 
@@ -325,7 +328,21 @@ def test_what_is_missing_is_named_and_what_is_left_is_judged():
 def test_figures_without_values_are_judged_by_their_difference():
     comparisons = figures_of(GOOD)[1]
     found = verdict(MODELS, [], comparisons)
-    assert found["supports"] is True and "linear probe % (-14.0" in found["sentences"][1]
+    assert found["supports"] is True and "No figure of both" in found["sentences"][1]
+    assert any("linear probe % (-14.0" in line for line in found["reasons"])
+
+
+def test_where_there_is_nothing_to_lower_a_figure_is_not_judged():
+    key = next(key for key in GOOD if key[:3] == ("utterance", "phone", "R2"))
+    figures, comparisons = figures_of({**GOOD, key: (0.005, 0.0)})
+    found = verdict(MODELS, figures, comparisons)
+    assert found["supports"] is True
+    [line] = [line for line in found["reasons"] if line.endswith("neither is above chance.")]
+    assert "utterance, phone, R2" in line
+    leaking = verdict(MODELS, *figures_of({**GOOD, key: (0.05, 0.0)}))
+    assert leaking["supports"] is False
+    rates = {key: (0.5, -0.005) for key in GOOD if key[2] == "EER" and key[0] == "frame, pooled"}
+    assert verdict(MODELS, *figures_of({**GOOD, **rates}))["supports"] is True
 
 
 def several(betas_and_seeds, changes):

@@ -46,6 +46,8 @@ class Rule(NamedTuple):
         How the names of the measures begin: what one corpus does not have, another has.
     sign : int
         1 where a higher value is what the claim is for, -1 where a lower one is.
+    plain : str
+        What the values of both models, for which it has places, say to anyone.
     """
 
     part: str
@@ -53,6 +55,7 @@ class Rule(NamedTuple):
     factor: str
     measures: tuple
     sign: int
+    plain: str
 
     @property
     def kept(self):
@@ -73,14 +76,38 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule("speaker in frames", "frame, pooled", "speaker", ("balanced accuracy",), -1),
-    Rule("speaker in frames", "frame, pooled", "speaker", ("EER",), 1),
-    Rule("content in embeddings", "utterance", "phone", ("balanced accuracy", "R2"), -1),
-    Rule("content in embeddings", "z and u", "z and u", ("InfoNCE",), -1),
-    Rule("content in embeddings", "z and u", "z and u", ("likelihood gain",), -1),
-    Rule("content kept", LAST_LAYER, "phone", ("balanced accuracy",), 1),
-    Rule("content kept", LAST_LAYER, "phone", ("ABX error", "phone error rate"), -1),
-    Rule("speaker kept", "utterance", "speaker", ("EER",), -1),
+    Rule(
+        *("speaker in frames", "frame, pooled", "speaker", ("balanced accuracy",), -1),
+        "frames give the speaker away in {} of utterances ({} without)",
+    ),
+    Rule(
+        *("speaker in frames", "frame, pooled", "speaker", ("EER",), 1),
+        "two voices are confused by their frames in {} of comparisons ({} without)",
+    ),
+    Rule(
+        *("content in embeddings", "utterance", "phone", ("balanced accuracy", "R2"), -1),
+        "embeddings explain {} of which sounds an utterance has ({} without)",
+    ),
+    Rule(
+        *("content in embeddings", "z and u", "z and u", ("InfoNCE",), -1),
+        "frames and embeddings share at least {} of information ({} without)",
+    ),
+    Rule(
+        *("content in embeddings", "z and u", "z and u", ("likelihood gain",), -1),
+        "frames foretell {} of the embedding ({} without)",
+    ),
+    Rule(
+        *("content kept", LAST_LAYER, "phone", ("balanced accuracy",), 1),
+        "frames give their sound away in {} of cases ({} without)",
+    ),
+    Rule(
+        *("content kept", LAST_LAYER, "phone", ("ABX error", "phone error rate"), -1),
+        "sounds are confused in {} of cases ({} without)",
+    ),
+    Rule(
+        *("speaker kept", "utterance", "speaker", ("EER",), -1),
+        "two voices are confused by their embeddings in {} of comparisons ({} without)",
+    ),
 )
 CONTENT = ("balanced accuracy", "ABX error across, cosine", "phone error rate")
 SPEAKER = ("balanced accuracy", "EER")
@@ -321,17 +348,18 @@ class Judgement(NamedTuple):
     Arguments
     ---------
     rule : Rule
-    holds : bool
+    holds : bool or None
+        None where neither model tells more than chance: there is nothing to lower.
     text : str
         The figures and what they show.
-    short : str
-        The figures alone.
+    plain : str
+        What the figures say to anyone.
     """
 
     rule: Rule
-    holds: bool
+    holds: bool | None
     text: str
-    short: str
+    plain: str
 
 
 class Trial(NamedTuple):
@@ -353,7 +381,7 @@ class Trial(NamedTuple):
 
     def count(self, part):
         """Return how many figures of a part hold, and how many were judged."""
-        own = [judgement.holds for judgement in self.judgements if judgement.rule.part == part]
+        own = [j.holds for j in self.judgements if j.rule.part == part and j.holds is not None]
         return sum(own), len(own)
 
     def held(self):
@@ -369,8 +397,10 @@ def verdict(models, figures, comparisons):
     that was measured, at least one: pooled frames tell less of the speaker, embeddings tell less of
     the content (both: the 95 % interval of the paired difference lies on the right side of 0),
     frames tell as much of the content, and embeddings as much of the speaker (both: the interval
-    ends at most `KEPT_MARGIN` on the wrong side). CLUB is not judged, as it is no bound where the
-    critic is poor. A beta is worth what the worst of its training seeds is; the best beta is told.
+    ends at most `KEPT_MARGIN` on the wrong side). Where the intervals of both models hold chance,
+    there is nothing to lower, and the figure is not judged. Nor is CLUB, which is no bound where
+    the critic is poor. A beta is worth what the worst of its training seeds is; the best beta is
+    told.
 
     Arguments
     ---------
@@ -425,12 +455,12 @@ def _without_control(joints):
 def _judge(joint, control, figures, comparisons):
     """Judge a joint model against its control by each rule."""
     entries = [oriented for e in comparisons if (oriented := _orient(e, joint, control))]
-    values = {(f["model"], *_key(f)): f["value"] for f in figures}
+    known = {(f["model"], *_key(f)): f for f in figures}
     last, judgements, missing = _last_layer(entries), [], []
     for rule in RULES:
         own = [e for e in entries if e["interval"] is not None and rule.fits(e, last)]
         judgements += [
-            _judge_one(rule, e, [values.get((m["name"], *_key(e))) for m in (joint, control)])
+            _judge_one(rule, e, [known.get((m["name"], *_key(e))) for m in (joint, control)])
             for e in own
         ]
         if not own:
@@ -449,24 +479,36 @@ def _orient(entry, joint, control):
     return {**entry, "difference": -entry["difference"], "interval": ends}
 
 
-def _judge_one(rule, entry, values):
-    """Judge one difference; values are those of the joint model and of the control, or None."""
+def _judge_one(rule, entry, figures):
+    """Judge one difference; figures are those of the joint model and of the control, or None."""
     low, high = sorted(rule.sign * end for end in entry["interval"])  # above 0 is for the claim
     if rule.kept:
         holds = low >= -KEPT_MARGIN
         word = "kept" if holds else "worse" if high < 0 else "not shown to be kept"
+    elif all(_within_chance(figure, rule.sign) for figure in figures):
+        holds, word = None, "not judged, as neither is above chance"
     else:
         holds = low > 0
         word = "less" if holds else "more" if high < 0 else "not shown to be less"
     unit = UNITS.get(entry["measure"], "%")
-    difference = f"{_number(entry['difference'], unit):+}"
-    short = _name(entry)
-    if None not in values:
-        short += f" {_number(values[0], unit)} against {_number(values[1], unit)}"
+    text, plain = _name(entry), ""
+    if None not in figures:
+        values = [_number(figure["value"], unit) for figure in figures]
+        text += f" {values[0]} against {values[1]}"
+        plain = rule.plain.format(*(f"{value} {unit}".rstrip() for value in values))
     ends = " to ".join(f"{_number(end, unit):+}" for end in entry["interval"])
-    short += f" {unit}".rstrip() + f" ({difference}, {ends})"
-    text = f"{rule.part}: {short}, {entry['speakers']} speakers: {word}"
-    return Judgement(rule, holds, text, short)
+    text += f" {unit}".rstrip() + f" ({_number(entry['difference'], unit):+}, {ends})"
+    text = f"{rule.part}: {text}, {entry['speakers']} speakers: {word}"
+    return Judgement(rule, holds, text, plain)
+
+
+def _within_chance(figure, sign):
+    """Return whether the interval of a figure that is to fall or, by sign, to rise has chance."""
+    if figure is None or figure["interval"] is None:
+        return False
+    chance = figure["independent"] if figure["chance"] is None else figure["chance"]
+    low, high = figure["interval"]
+    return chance is not None and (high >= chance if sign > 0 else low <= chance)
 
 
 def _number(value, unit):
@@ -507,14 +549,11 @@ def _quote(trial):
     """Return the second sentence: of each part the figure that speaks most against it."""
     quoted = []
     for part in PARTS:
-        own = [j for j in trial.judgements if j.rule.part == part]
-        quoted += [j.short for j in sorted(own, key=lambda j: j.holds)[:1]]
+        own = [j for j in trial.judgements if j.rule.part == part and j.holds is not None]
+        quoted += [j.plain for j in sorted(own, key=lambda j: j.holds)[:1] if j.plain]
     if not quoted:
         return "No figure of both models could be compared."
-    return (
-        "The joint model against its control, with the difference and its 95 % interval: "
-        f"{'; '.join(quoted)}."
-    )
+    return f"With the critic, {_listed(quoted)}."
 
 
 def _listed(texts, last="and"):
