@@ -207,15 +207,26 @@ def test_club_of_utterances_is_that_of_all_pairs():
         assert own.mean() == pytest.approx(float(critic(*all_pairs(part))), abs=1e-4)
 
 
+class Line(torch.nn.Module):
+    """Returns `slope` times x, and more."""
+
+    def __init__(self, slope, more=0.0):
+        super().__init__()
+        self.slope, self.more = slope, more
+
+    def forward(self, x):
+        return self.slope * x + self.more
+
+
 class Told(CalibratedCLUB):
-    """Knows the mean of u, `slope` times the frame, and its variance times `sureness`."""
+    """Has u at `slope` times the frame, and its variance less than it is by `sureness`."""
 
     def __init__(self, slope, sureness):
         super().__init__(2, 2, 4)
         self.eval()
-        self.mean = lambda x: slope * x
-        self.raw_log_variance = torch.zeros_like
-        self.centre, self.half_width = -np.log(sureness) + np.log(0.36), 1e6
+        self.mean = Line(slope)
+        self.raw_log_variance = Line(0.0, np.log((1 - 0.8**2) / sureness))
+        self.centre, self.half_width = 0.0, 1e3
 
 
 @pytest.mark.parametrize(("slope", "sureness"), [(0.8, 1.0), (0.8, 50.0), (-0.8, 50.0)])
