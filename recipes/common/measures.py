@@ -82,8 +82,8 @@ def read_probes(x, y, groups, speakers, kinds, seeds):
     Returns
     -------
     list of dict
-        A reading for each kind of probe. Its evidence is by speaker where the speaker is what is
-        held out, or the factor; else there is none.
+        A reading for each kind of probe. Evidence and interval are by speaker where the speaker is
+        what is held out, or the factor; else there is no evidence.
 
     Example
     -------
@@ -102,8 +102,15 @@ def read_probes(x, y, groups, speakers, kinds, seeds):
         elif np.array_equal(y, speakers):
             names, scores = label_scores(result["correct"], y[result["items"]])
             evidence = {"group_names": names, "group_scores": scores}
+            # No wider for folds: speakers are classes here, and each is in every part.
+            interval = bootstrap_groups(scores, seeds[0], paired_use=1.0)
+            result = {**result, "interval": _within(0, 1, interval)}
         readings.append(_probe_reading(kind, result, len(np.unique(speakers)), evidence))
     return readings
+
+
+def _within(lowest, highest, interval):
+    return [float(np.clip(end, lowest, highest)) for end in interval]
 
 
 def _probe_reading(kind, result, speakers, evidence):
@@ -173,12 +180,11 @@ def read_mix(x, mix, speakers, kinds, seeds):
     for kind in kinds:
         own = [axis[kind] for axis in axes]
         scores = np.mean([result["group_scores"] for result in own], axis=0)
-        low, high = bootstrap_groups(scores, seeds[0])
         result = {
             **own[0],
             **{n: float(np.mean([r[n] for r in own])) for n in ("value", "control", "selectivity")},
             "values": np.mean([r["values"] for r in own], axis=0).tolist(),
-            "interval": (low, min(high, 1.0)),
+            "interval": _within(-np.inf, 1, bootstrap_groups(scores, seeds[0])),
         }
         evidence = {"group_names": own[0]["group_names"], "group_scores": scores}
         readings.append(_probe_reading(kind, result, scores.shape[1], evidence))
@@ -408,8 +414,7 @@ def read_abx(features, items, mode, distance, seed, **limits):
     scores = result["speaker_errors"] - result["speaker_errors"].mean() + result["error"]
     interval = None
     if len(scores) > 1:
-        low, high = bootstrap_groups(scores[None], seed, paired_use=1.0)
-        interval = [max(low, 0.0), min(high, 1.0)]
+        interval = _within(0, 1, bootstrap_groups(scores[None], seed, paired_use=1.0))
     return {
         "measure": f"ABX error {mode}, {distance}",
         "unit": "%",
@@ -458,14 +463,13 @@ def read_phone_errors(frames, texts, speakers, seed):
     ]
     errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
     scores = group_scores(errors, tokens, np.zeros(len(texts), int), groups)
-    low, high = bootstrap_groups(scores[None], seed)
     value, control = wer(texts, hypotheses), wer(texts, guesses)
     return {
         "measure": "phone error rate",
         "unit": "%",
         "probe": "linear",
         "value": value,
-        "interval": [max(low, 0.0), high],
+        "interval": _within(0, np.inf, bootstrap_groups(scores[None], seed)),
         "control": control,
         "selectivity": control - value,
         "seeds": [seed],

@@ -104,7 +104,7 @@ def gather(hparams):
     ------
     ValueError
         Where a manifest, an alignment or the lexicon is wrong, the splits share speakers, or no
-        speaker of training has two utterances.
+        speaker of training says two sentences.
     """
     paths = manifest_paths(hparams)
     named = {path.stem: path for part in paths.values() for path in part}
@@ -128,7 +128,7 @@ def gather(hparams):
         train_trials=make_trials(train, told_apart, hparams["trials"], hparams["seed"]),
     )
     if not any(label for label, *_ in speech.train_trials):
-        raise ValueError("train_splits: no speaker has two utterances: their voices are needed.")
+        raise ValueError("train_splits: no speaker says two sentences, by which to tell voices.")
     set_frame_targets(speech)
     set_utterance_targets(speech)
     if len({row.get("sentence") for row in read}) == len(read) or "sentence" not in read[0]:
