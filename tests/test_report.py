@@ -152,6 +152,11 @@ def measure(monkeypatch, speech, make, *left_out):
     return {(f["representation"], f["factor"], f["measure"]): f for f in measurement.figures}
 
 
+def covers_chance(figure):
+    low, high = figure["interval"]
+    return low <= figure["chance"] <= high
+
+
 LEAKS = (0.0, 0.2, 0.5, 2.0)
 SPEAKER_IN_FRAMES = [  # what leaks into frames, and whether the measure rises with it
     ("frame, layer 0", "speaker", "balanced accuracy", 1),
@@ -182,10 +187,7 @@ def test_leakage_of_rising_strength_reads_rising_in_every_measure(quick, monkeyp
             values = [figures[tuple(key)]["value"] for figures in runs]
             assert all(np.diff(values) * sign > 0.01), (key, values)
     for key in (*SPEAKER_IN_FRAMES[:3], CONTENT_IN_EMBEDDINGS[0]):
-        none, much = (figures[key[:3]] for figures in (found[0], found[-1]))
-        low, high = none["interval"]  # two points: few sentences, which speakers share unevenly
-        assert low - 0.02 <= none["chance"] <= high + 0.02, (key, none)
-        assert not much["interval"][0] <= much["chance"] <= much["interval"][1], (key, much)
+        assert not covers_chance(found[-1][key[:3]]), (key, found[-1][key[:3]])
     for *key, _ in INFORMATION:
         none, much = (figures[tuple(key)] for figures in (found[0], found[-1]))
         assert none["interval"][0] <= 0.02 and none["value"] < much["identical"] / 10
@@ -193,6 +195,14 @@ def test_leakage_of_rising_strength_reads_rising_in_every_measure(quick, monkeyp
         assert abs(much["independent"]) < much["identical"] / 10 and much["interval"][0] > 0
     assert found[0]["frame, layer 0", "phone", "balanced accuracy"]["value"] > 0.9
     assert found[0]["utterance", "speaker", "balanced accuracy"]["value"] > 0.7
+
+
+@pytest.mark.recipe
+def test_leakage_of_none_reads_chance_within_its_interval(quick, monkeypatch):
+    left_out = ("inform", "draw", "discriminate")
+    runs = [measure(monkeypatch, make_speech(seed=s), mixture(0.0), *left_out) for s in range(20)]
+    for *key, _ in (*SPEAKER_IN_FRAMES[:3], CONTENT_IN_EMBEDDINGS[0]):
+        assert sum(covers_chance(run[tuple(key)]) for run in runs) >= 16, key
 
 
 @pytest.mark.recipe
@@ -225,9 +235,10 @@ def test_noise_reads_chance_and_intervals_cover_it(quick, monkeypatch):
     assert len(runs[0]) == 11
     for key in runs[0]:
         figures = [run[key] for run in runs]
-        covered = [f["interval"][0] <= f["chance"] <= f["interval"][1] for f in figures]
         mean = np.mean([f["value"] for f in figures])
-        assert sum(covered) >= 16 and abs(mean - figures[0]["chance"]) < 0.1, (key, figures)
+        room = 0.1 if key[2] == "R2" else 0.06  # probes that overfit noise read an R2 below 0
+        assert sum(map(covers_chance, figures)) >= 16, (key, figures)
+        assert abs(mean - figures[0]["chance"]) < room, (key, mean)
 
 
 def test_trials_compare_other_sentences_of_other_sessions_and_are_drawn_alike():
