@@ -89,7 +89,7 @@ def masked_mean(x, valid=None):
     Arguments
     ---------
     x : torch.Tensor
-        Shape (batch, channels, time).
+        Shape (batch, channels, time); finite where padded.
     valid : torch.Tensor, optional
         Shape (batch, time), bool, True at frames to average; None for all.
 
@@ -106,7 +106,8 @@ def masked_mean(x, valid=None):
     x = x.float()
     if valid is None:
         return x.mean(dim=2)
-    total = x.masked_fill(~valid[:, None], 0.0).sum(dim=2)
+    # A product with the mask makes no masked copy of x.
+    total = (x @ valid[..., None].to(x.dtype)).squeeze(2)
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -116,7 +117,7 @@ def masked_mean_std(x, valid=None):
     Arguments
     ---------
     x : torch.Tensor
-        Shape (batch, channels, time).
+        Shape (batch, channels, time); finite where padded.
     valid : torch.Tensor, optional
         Shape (batch, time), bool, True at frames to use; None for all.
 
@@ -205,7 +206,7 @@ class MaskedBatchNorm1d(nn.Module):
         else:
             out = self._normalise_globally(values, valid)
         if valid is not None:
-            out = out.masked_fill(~valid[:, None], 0.0)
+            out.masked_fill_(~valid[:, None], 0.0)
         return out.to(x.dtype)
 
     def _native(self, x, training):
@@ -307,7 +308,7 @@ class AttentiveStatisticsPooling(nn.Module):
         """
         scores = self.scores(x, *masked_mean_std(x, valid), valid)
         if valid is not None:
-            scores = scores.masked_fill(~valid[:, None], float("-inf"))
+            scores.masked_fill_(~valid[:, None], float("-inf"))
         weights = torch.softmax(scores, dim=2)
         x = x.float()
         mean = (weights * x).sum(dim=2)
@@ -338,5 +339,5 @@ class AttentiveStatisticsPooling(nn.Module):
         # The context is the same at all frames: its part of the product is computed once per row.
         context = F.linear(torch.cat([mean, std], dim=1), conv.weight[:, channels:, 0], conv.bias)
         hidden = F.conv1d(x, conv.weight[:, :channels]) + context[..., None]
-        hidden = torch.tanh(norm(torch.relu(hidden), valid))
+        hidden = norm(hidden.relu_(), valid).tanh_()
         return self.conv(hidden).float()

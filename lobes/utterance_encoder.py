@@ -181,7 +181,7 @@ class TDNNBlock(nn.Module):
         lens, valid = padding or (None, None)
         if self.reflect:
             x = reflect_pad(x, self.pad, lens)
-        return self.norm(torch.relu(self.conv(x)), valid)
+        return self.norm(self.conv(x).relu_(), valid)
 
 
 class Res2NetBlock(nn.Module):
