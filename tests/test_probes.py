@@ -139,7 +139,7 @@ def test_a_linear_probe_is_as_good_as_another_library_makes_it():
 def test_whitened_features_are_white():
     x = np.random.default_rng(0).normal(size=(200, 5)) @ np.diag([1, 10, 100, 0, 1]) + 3
     x[:, 4] = x[:, 0] + x[:, 1]
-    project, variances = probes._principal_axes(x)
+    project, variances = probes.principal_axes(x)
     scales = probes._input_scales(variances)
     assert len(variances) == 3  # a constant and a sum of others add nothing
     whitened = project(x).numpy() * scales[-1]

@@ -91,7 +91,7 @@ def triphones(alignments):
         _check_times(utterance, phones)
         frames = num_frames(round(phones[-1][1] * SAMPLE_RATE)) if phones else 0
         for before, centre, after in zip(phones, phones[1:], phones[2:], strict=False):
-            start, stop = _first_frame(before[0]), min(_first_frame(after[1]), frames)
+            start, stop = first_frame(before[0]), min(first_frame(after[1]), frames)
             if start < stop and _is_unbroken(before, centre, after):
                 context = (before[2], after[2])
                 items.append(Item(utterance, speaker, context, centre[2], start, stop))
@@ -115,8 +115,24 @@ def _is_unbroken(*phones):
     return not silent and max(gaps) <= MAX_GAP
 
 
-def _first_frame(seconds):
-    """Return the first frame whose centre is not before a time."""
+def first_frame(seconds):
+    """Return the first frame whose centre is not before a time.
+
+    Arguments
+    ---------
+    seconds : float
+        From the start of the utterance.
+
+    Returns
+    -------
+    int
+        Of frames at 50 Hz, the first of which is centred on 12.5 ms.
+
+    Example
+    -------
+    >>> first_frame(0.5)
+    25
+    """
     # Less a nanosecond's share: a centre at the time itself counts, however both are rounded.
     return math.ceil((seconds * SAMPLE_RATE - RECEPTIVE_FIELD / 2) / HOP - 1e-6)
 

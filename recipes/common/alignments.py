@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.common.abx import MAX_OVERLAP, SILENCES, _first_frame
+from recipes.common.abx import MAX_OVERLAP, SILENCES, first_frame
 from recipes.common.manifest import CorpusError, replace_text
 
 TIERS = ("phones", "phone", "phonemes")  # in lower case
@@ -231,7 +231,7 @@ def frame_phones(alignment, num_frames):
     phones = np.full(num_frames, None, dtype=object)
     for start, stop, phone in alignment:
         if phone.lower() not in SILENCES:
-            phones[_first_frame(start) : _first_frame(stop)] = phone
+            phones[first_frame(start) : first_frame(stop)] = phone
     return phones
 
 

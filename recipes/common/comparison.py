@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipes.common.metrics import _draw_weights, _interval, eer
+from recipes.common.metrics import bootstrap_trials, eer
 from recipes.common.probes import bootstrap_groups
 
 KEY = ("representation", "factor", "measure", "probe")
@@ -251,12 +251,11 @@ def _compare_trials(own, other, seed):
     if count < 2:
         raise ValueError("There is one speaker: an interval needs at least 2.")
     scores = own["scores"], other["scores"]
-    interval = _interval(
-        [
-            eer(scores[0], labels, weights) - eer(scores[1], labels, weights)
-            for weights in _draw_weights(labels, speakers, seed, RESAMPLES)
-        ]
-    )
+
+    def difference(weights):
+        return eer(scores[0], labels, weights) - eer(scores[1], labels, weights)
+
+    interval = bootstrap_trials(difference, labels, speakers, seed, RESAMPLES)
     interval = interval if np.isfinite(interval).all() else None
     return _tell(*(eer(s, labels) for s in scores), interval, count, own.get("seeds", []))
 

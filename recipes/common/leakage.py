@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lobes.mi_critic import CLUB, InfoNCE
 from recipes.common.audio import read_speech
-from recipes.common.probes import _principal_axes, bootstrap_groups
+from recipes.common.probes import bootstrap_groups, principal_axes
 from recipes.common.seeding import derive_rng, derive_seed
 
 BATCH = 1024
@@ -422,7 +422,7 @@ def whiten(parts):
     """
     white = {name: dict(part) for name, part in parts.items()}
     for key in ("z", "u"):
-        project, variances = _principal_axes(parts["fit"][key].flatten(0, -2).double().numpy())
+        project, variances = principal_axes(parts["fit"][key].flatten(0, -2).double().numpy())
         scales = torch.from_numpy(variances**-0.5)
         for name, part in parts.items():
             rows = project(part[key].flatten(0, -2)) * scales

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from collections import Counter
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -189,12 +190,60 @@ def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0):
     return float(np.min(misses * missed + acceptances * accepted) / min(misses, acceptances))
 
 
-def bootstrap_eer(scores, labels, speakers, seed, resamples=1000):
-    """Return the interval of an equal error rate over speakers.
+def bootstrap_trials(statistic, labels, speakers, seed, resamples=1000):
+    """Return the interval over speakers of a figure that trials give.
 
     Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn,
     any other as often as the product of its two speakers' draws. A draw in which one kind of
     trials is missing is left out.
+
+    Arguments
+    ---------
+    statistic : callable
+        Takes the weights of the trials in some of the draws, shape (draws, trials), and returns
+        the figure of each, (draws,).
+    labels : array_like
+        Shape (trials,), 1 for target trials, 0 for others.
+    speakers : array_like
+        Shape (trials, 2), the speakers of each trial.
+    seed : int
+        Seed of the draws.
+    resamples : int
+        How many draws.
+
+    Returns
+    -------
+    low, high : float
+        The 95 % percentile interval; NaN where no draw has both kinds of trials.
+
+    Example
+    -------
+    >>> labels, speakers = [1, 1, 0], [["a", "a"], ["b", "b"], ["a", "b"]]
+    >>> scores = np.array([3.0, 3.0, 1.0])
+    >>> def mean(weights):
+    ...     return weights @ scores / weights.sum(1)
+    >>> bootstrap_trials(mean, labels, speakers, seed=1)
+    (2.3333333333333335, 2.3333333333333335)
+    """
+    labels = np.asarray(labels, bool)
+    names, places = np.unique(np.asarray(speakers), return_inverse=True)
+    places = places.reshape(-1, 2)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    values = []
+    # A part at a time: each resample takes some 100 bytes a trial on the way.
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        part = drawn[start : start + RESAMPLES_AT_ONCE]
+        first, second = part[:, places[:, 0]], part[:, places[:, 1]]
+        weights = np.where(labels, first, first * second)
+        values.append(statistic(weights[(weights * labels).any(1) & (weights * ~labels).any(1)]))
+    values = np.concatenate(values)
+    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def bootstrap_eer(scores, labels, speakers, seed, resamples=1000):
+    """Return the interval of an equal error rate over speakers, by `bootstrap_trials`.
 
     Arguments
     ---------
@@ -229,36 +278,13 @@ def bootstrap_eer(scores, labels, speakers, seed, resamples=1000):
     >>> low < eer(scores, labels) < high
     True
     """
-    parts = _draw_weights(labels, speakers, seed, resamples)
-    return _interval([eer(scores, labels, part) for part in parts])
-
-
-def _draw_weights(labels, speakers, seed, resamples):
-    """Yield the weights of the trials, shape (draws, trials), for some of the draws at a time."""
-    labels = np.asarray(labels, bool)
-    names, places = np.unique(np.asarray(speakers), return_inverse=True)
-    places = places.reshape(-1, 2)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    # A part at a time: each resample takes some 100 bytes a trial on the way.
-    for start in range(0, resamples, RESAMPLES_AT_ONCE):
-        part = drawn[start : start + RESAMPLES_AT_ONCE]
-        first, second = part[:, places[:, 0]], part[:, places[:, 1]]
-        weights = np.where(labels, first, first * second)
-        yield weights[(weights * labels).any(1) & (weights * ~labels).any(1)]
-
-
-def _interval(parts):
-    """Return the 95 % percentile interval of all parts' values, NaN where there is none."""
-    values = np.concatenate(parts)
-    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
+    return bootstrap_trials(partial(eer, scores, labels), labels, speakers, seed, resamples)
 
 
 def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=1000):
     """Return the ratio of two systems' EER on the same trials, with its interval over speakers.
 
-    Speakers are drawn as `bootstrap_eer` draws them, the same ones for both systems.
+    By `bootstrap_trials`, the same speakers drawn for both systems.
 
     Arguments
     ---------
@@ -298,9 +324,11 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=
     True
     """
     ratio = eer(scores, labels) / eer(other_scores, labels)
-    parts = _draw_weights(labels, speakers, seed, resamples)
-    ratios = [eer(scores, labels, part) / eer(other_scores, labels, part) for part in parts]
-    return ratio, _interval(ratios)
+
+    def ratio_of(weights):
+        return eer(scores, labels, weights) / eer(other_scores, labels, weights)
+
+    return ratio, bootstrap_trials(ratio_of, labels, speakers, seed, resamples)
 
 
 def bootstrap_mean(values, speakers, seed, resamples=2000):

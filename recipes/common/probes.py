@@ -113,10 +113,33 @@ class _Candidates(torch.nn.Module):
         return own
 
 
-def _principal_axes(x):
+def principal_axes(x):
     """Return a function that projects on the principal axes of standardised x, and the variances.
 
     Directions that do not vary are left out.
+
+    Arguments
+    ---------
+    x : numpy.ndarray
+        Shape (items, features), float64.
+
+    Returns
+    -------
+    project : callable
+        Takes (items, features) and returns a torch.Tensor (items, rank), float32.
+    variances : numpy.ndarray
+        Shape (rank,), of the axes, rising.
+
+    Raises
+    ------
+    ValueError
+        Where no feature varies.
+
+    Example
+    -------
+    >>> project, variances = principal_axes(np.array([[1.0, 1.0], [3.0, 3.0]]))
+    >>> variances.tolist(), project([[1.0, 1.0], [3.0, 3.0]]).abs().mean().square().round().item()
+    ([2.0], 2.0)
     """
     mean, deviation = x.mean(0), x.std(0)
     varies = deviation > 1e-7 * np.abs(x).max(0)
@@ -216,7 +239,7 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
     """
     if kind not in HIDDEN:
         raise ValueError(f"There is no probe {kind!r}: expected one of {', '.join(HIDDEN)}.")
-    project, variances = _principal_axes(np.asarray(train_x, float))
+    project, variances = principal_axes(np.asarray(train_x, float))
     train_y, valid_y = np.asarray(train_y), np.asarray(valid_y)
     log_prior, location, scale = None, 0.0, 1.0
     if classes is None:
