@@ -89,7 +89,7 @@ def masked_mean(x, valid=None):
     Arguments
     ---------
     x : torch.Tensor
-        Shape (batch, channels, time); finite where padded.
+        Shape (batch, channels, time).
     valid : torch.Tensor, optional
         Shape (batch, time), bool, True at frames to average; None for all.
 
@@ -106,8 +106,7 @@ def masked_mean(x, valid=None):
     x = x.float()
     if valid is None:
         return x.mean(dim=2)
-    # A product with the mask makes no masked copy of x.
-    total = (x @ valid[..., None].to(x.dtype)).squeeze(2)
+    total = x.masked_fill(~valid[:, None], 0.0).sum(dim=2)
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -117,7 +116,7 @@ def masked_mean_std(x, valid=None):
     Arguments
     ---------
     x : torch.Tensor
-        Shape (batch, channels, time); finite where padded.
+        Shape (batch, channels, time).
     valid : torch.Tensor, optional
         Shape (batch, time), bool, True at frames to use; None for all.
 
