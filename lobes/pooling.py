@@ -130,11 +130,16 @@ def masked_mean_std(x, valid=None):
     -------
     >>> valid = torch.tensor([[True, True, False]])
     >>> mean, std = masked_mean_std(torch.tensor([[[1.0, 3.0, 9.0]]]), valid)
-    >>> mean.item(), std.item()
+    >>> mean.item(), round(std.item(), 6)
     (2.0, 1.0)
     """
     mean = masked_mean(x, valid)
-    variance = masked_mean((x.float() - mean[..., None]).square(), valid)
+    centred, count = x.float() - mean[..., None], x.shape[2]
+    if valid is not None:
+        centred.masked_fill_(~valid[:, None], 0.0)
+        count = valid.sum(dim=1, keepdim=True).clamp(min=1)
+    # A norm keeps no copy of the squares.
+    variance = torch.linalg.vector_norm(centred, dim=2).square() / count
     return mean, variance.clamp(min=MIN_VARIANCE).sqrt()
 
 
