@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from fractions import Fraction
+from functools import partial
 
 import jiwer
 import numpy as np
@@ -17,9 +18,9 @@ from speechbrain.utils.metric_stats import EER
 from recipes.common import metrics
 from recipes.common.manifest import fingerprint
 from recipes.common.metrics import (
-    bootstrap_eer,
     bootstrap_eer_ratio,
     bootstrap_mean,
+    bootstrap_trials,
     cer,
     eer,
     eer_threshold,
@@ -30,6 +31,11 @@ from recipes.common.metrics import (
     write_between,
     write_metrics,
 )
+
+
+def eer_interval(scores, labels, speakers, seed, resamples=1000):
+    """Return the interval of an equal error rate."""
+    return bootstrap_trials(partial(eer, scores, labels), labels, speakers, seed, resamples)
 
 
 def slow_rates(scores, labels):
@@ -229,7 +235,7 @@ def test_intervals_resample_speakers():
         if 0 < labels[kept].sum() < len(kept):
             rates.append(slow_eer(good[kept], labels[kept])[0])
             ratios.append(rates[-1] / slow_eer(bad[kept], labels[kept])[0])
-    interval = bootstrap_eer(good, labels, speakers, seed=3, resamples=120)
+    interval = eer_interval(good, labels, speakers, seed=3, resamples=120)
     assert interval == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])))
     _, interval = bootstrap_eer_ratio(good, bad, labels, speakers, seed=3, resamples=120)
     assert interval == pytest.approx(tuple(np.percentile(ratios, [2.5, 97.5])))
@@ -237,7 +243,7 @@ def test_intervals_resample_speakers():
 
 def test_interval_depends_on_its_seed_alone():
     (scores, _), labels, speakers = speaker_trials()
-    first, again, other = (bootstrap_eer(scores, labels, speakers, seed, 100) for seed in (1, 1, 2))
+    first, again, other = (eer_interval(scores, labels, speakers, seed, 100) for seed in (1, 1, 2))
     assert first == again != other
     assert first[0] < eer(scores, labels) < first[1]
 
@@ -247,13 +253,13 @@ def test_interval_is_nan_where_no_draw_has_both_kinds_of_trials():
     labels, scores = [1] + [0] * 39, np.arange(40.0)
     drawn = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40))
     assert drawn[0] == 0
-    assert np.isnan(bootstrap_eer(scores, labels, speakers, seed=2, resamples=1)).all()
-    assert not np.isnan(bootstrap_eer(scores, labels, speakers, seed=2, resamples=50)).any()
+    assert np.isnan(eer_interval(scores, labels, speakers, seed=2, resamples=1)).all()
+    assert not np.isnan(eer_interval(scores, labels, speakers, seed=2, resamples=50)).any()
 
 
 def test_intervals_need_both_kinds_of_trials():
     with pytest.raises(ValueError, match="target trials and others"):
-        bootstrap_eer([0.1, 0.2], [1, 1], [[0, 0], [1, 1]], seed=1)
+        eer_interval([0.1, 0.2], [1, 1], [[0, 0], [1, 1]], seed=1)
     with pytest.raises(ValueError, match="target trials and others"):
         bootstrap_eer_ratio([0.1, 0.2], [0.1, 0.3], [0, 0], [[0, 1], [1, 2]], seed=1)
 
@@ -264,7 +270,7 @@ def test_interval_of_an_eer_covers():
     held = 0
     for seed in range(40):
         (_, scores), labels, pairs = speaker_trials(40, 1500, seed=seed, deviation=0.0)
-        low, high = bootstrap_eer(scores, labels, pairs, seed=1, resamples=200)
+        low, high = eer_interval(scores, labels, pairs, seed=1, resamples=200)
         held += low <= truth <= high
         assert high - low < 0.15
     assert 33 <= held

@@ -6,6 +6,7 @@ A *reading* is a dict with a figure's fields as report.json has them (`measure`,
 """
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.abx import abx
 from recipes.common.comparison import label_scores
 from recipes.common.metrics import (
-    bootstrap_eer,
     bootstrap_mean,
+    bootstrap_trials,
     eer,
     error_counts,
     error_rates,
@@ -293,7 +294,8 @@ def read_eer(embeddings, trials, speaker_of, seed):
     scores = score_trials(embeddings, trials)
     labels = np.array([label for label, _, _ in trials])
     speakers = np.array([(speaker_of[one], speaker_of[other]) for _, one, other in trials])
-    value, interval = eer(scores, labels), list(bootstrap_eer(scores, labels, speakers, seed))
+    rate = partial(eer, scores, labels)
+    value, interval = rate(), list(bootstrap_trials(rate, labels, speakers, seed))
     reading = {
         "measure": "EER",
         "unit": "%",

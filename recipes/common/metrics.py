@@ -6,7 +6,6 @@ import platform
 import subprocess
 import time
 from collections import Counter
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -218,12 +217,15 @@ def bootstrap_trials(statistic, labels, speakers, seed, resamples=1000):
 
     Example
     -------
-    >>> labels, speakers = [1, 1, 0], [["a", "a"], ["b", "b"], ["a", "b"]]
-    >>> scores = np.array([3.0, 3.0, 1.0])
-    >>> def mean(weights):
-    ...     return weights @ scores / weights.sum(1)
-    >>> bootstrap_trials(mean, labels, speakers, seed=1)
-    (2.3333333333333335, 2.3333333333333335)
+    >>> rng = np.random.default_rng(0)
+    >>> speakers = rng.integers(8, size=(400, 2))
+    >>> labels = speakers[:, 0] == speakers[:, 1]
+    >>> scores = labels + rng.normal(size=400)
+    >>> def rate(weights=None):
+    ...     return eer(scores, labels, weights)
+    >>> low, high = bootstrap_trials(rate, labels, speakers, seed=1)
+    >>> low < rate() < high
+    True
     """
     labels = np.asarray(labels, bool)
     names, places = np.unique(np.asarray(speakers), return_inverse=True)
@@ -240,45 +242,6 @@ def bootstrap_trials(statistic, labels, speakers, seed, resamples=1000):
     values = np.concatenate(values)
     low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (math.nan, math.nan)
     return float(low), float(high)
-
-
-def bootstrap_eer(scores, labels, speakers, seed, resamples=1000):
-    """Return the interval of an equal error rate over speakers, by `bootstrap_trials`.
-
-    Arguments
-    ---------
-    scores : array_like
-        Shape (trials,).
-    labels : array_like
-        Shape (trials,), 1 for target trials, 0 for others.
-    speakers : array_like
-        Shape (trials, 2), the speakers of each trial.
-    seed : int
-        Seed of the draws.
-    resamples : int
-        How many draws.
-
-    Returns
-    -------
-    low, high : float
-        The 95 % percentile interval; NaN where no draw has both kinds of trials.
-
-    Raises
-    ------
-    ValueError
-        Where there is no target trial or no other, or a score is not finite.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> speakers = rng.integers(8, size=(400, 2))
-    >>> labels = speakers[:, 0] == speakers[:, 1]
-    >>> scores = labels + rng.normal(size=400)
-    >>> low, high = bootstrap_eer(scores, labels, speakers, seed=1)
-    >>> low < eer(scores, labels) < high
-    True
-    """
-    return bootstrap_trials(partial(eer, scores, labels), labels, speakers, seed, resamples)
 
 
 def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=1000):

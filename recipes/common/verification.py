@@ -6,6 +6,7 @@ bootstrap intervals over speakers, and with and without AS-norm. Whether a syste
 centred or standardised first is settled on the development trials.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from recipes.common.audio import read_speech
 from recipes.common.features import STATES, fresh
 from recipes.common.manifest import ROOT, read_manifest
-from recipes.common.metrics import bootstrap_eer, bootstrap_eer_ratio, eer, min_dcf
+from recipes.common.metrics import bootstrap_eer_ratio, bootstrap_trials, eer, min_dcf
 from recipes.common.seeding import derive_rng
 
 NUM_MELS = 80
@@ -368,8 +369,9 @@ def trial_figures(scores, labels, speakers, seed):
         `eer`, in [0, 1]; `eer_interval`, its 95 % interval over speakers, None where the trials are
         too few to define it; `min_dcf_0.01`, `min_dcf_0.05`, in [0, 1].
     """
-    interval = list(bootstrap_eer(scores, labels, speakers, seed))
-    figures = {"eer": eer(scores, labels)}
+    rate = partial(eer, scores, labels)
+    interval = list(bootstrap_trials(rate, labels, speakers, seed))
+    figures = {"eer": rate()}
     figures["eer_interval"] = interval if np.isfinite(interval).all() else None
     return {**figures, **{f"min_dcf_{p}": min_dcf(scores, labels, p) for p in P_TARGETS}}
 
