@@ -323,10 +323,13 @@ class ECAPATDNN(Backbone):
 class TDNN(Backbone):
     """A small TDNN: three dilated convolutions, a wider 1x1 one, attentive pooling.
 
+    The normalised bands are pooled beside the last convolution's output: their means and
+    deviations, which tell speakers apart untrained, need not be learnt.
+
     Arguments
     ---------
     channels : int
-        Channels of the convolutions; the pooled frames have three times as many.
+        Channels of the convolutions; the pooled frames have three times as many, and 80 bands.
     embedding_dim : int
     attention_channels : int
 
@@ -338,7 +341,8 @@ class TDNN(Backbone):
     """
 
     def __init__(self, channels, embedding_dim, attention_channels):
-        super().__init__(3 * channels, attention_channels, embedding_dim)
+        super().__init__(3 * channels + NUM_MELS, attention_channels, embedding_dim)
+        self.norm = MaskedBatchNorm1d(NUM_MELS)
         self.blocks = nn.ModuleList(
             [
                 TDNNBlock(NUM_MELS, channels, kernel_size=5, dilation=1, reflect=False),
@@ -349,10 +353,11 @@ class TDNN(Backbone):
         )
 
     def frames(self, x, padding=None):
-        """Map features (batch, 80, time) to (batch, 3 * channels, time)."""
+        """Map features (batch, 80, time) to (batch, 3 * channels + 80, time)."""
+        x = bands = self.norm(x, None if padding is None else padding[1])
         for block in self.blocks:
             x = block(x, padding)
-        return x
+        return torch.cat([x, bands], dim=1)
 
 
 class ProjectionHead(nn.Module):
@@ -377,7 +382,8 @@ class UtteranceEncoder(nn.Module):
     backbone : str
         "ecapa" or "tdnn".
     channels : int
-        Channels of the backbone; the pooled frames have three times as many.
+        Channels of the backbone; the pooled frames have three times as many, and with "tdnn" the
+        80 bands beside them.
     embedding_dim : int
         Size E of the embedding.
     attention_channels : int
@@ -452,7 +458,7 @@ class UtteranceEncoder(nn.Module):
         return (embedding, self.projection(embedding)) if project else embedding
 
     def frame_features(self, wavs, wav_lens=None):
-        """Return what is pooled: the backbone's output at each frame (tdnn 50 Hz, ecapa 100 Hz).
+        """Return what is pooled at each frame: 3 * channels of ecapa, 80 more of tdnn.
 
         Arguments
         ---------
@@ -464,7 +470,8 @@ class UtteranceEncoder(nn.Module):
         Returns
         -------
         tuple of torch.Tensor
-            Frames (batch, 3 * channels, time), zero where padded; lengths (batch,), int64.
+            Frames (batch, pooled channels, time), zero where padded, at 100 Hz (ecapa) or 50 Hz
+            (tdnn); lengths (batch,), int64.
         """
         samples = num_valid_samples(wavs, wav_lens)
         _check_long_enough(samples)
@@ -477,7 +484,7 @@ class UtteranceEncoder(nn.Module):
         Arguments
         ---------
         frames : torch.Tensor
-            Shape (batch, 3 * channels, time), zero where padded.
+            Shape (batch, pooled channels, time), zero where padded.
         lens : torch.Tensor
             Shape (batch,), int64, valid frames of each row.
 
