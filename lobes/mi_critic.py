@@ -184,7 +184,7 @@ class MICritic(nn.Module):
             return score(x, y, groups)
 
 
-class CLUB(MICritic):
+class BaseCLUB(MICritic):
     """Contrastive log-ratio upper bound, arXiv 2006.12013, with a diagonal Gaussian q(y|x).
 
     The estimate is the mean of log q(y|x) over the rows minus its mean over all pairs of rows of
@@ -197,36 +197,19 @@ class CLUB(MICritic):
     by its own name: the mean of log q(y|x) in nats, constant included, of the standardised y.
     A q that ignores x reaches -y_dim / 2 (1 + ln(2 pi)).
 
+    A subclass defines `_conditional(x)`, which returns the mean and the log-variance of q for
+    standardised rows, (rows, y_dim) each.
+
     Arguments
     ---------
     x_dim : int
         Features of x, the condition.
     y_dim : int
         Features of y.
-    hidden_dim : int
-        Hidden units of the mean's and of the log-variance's network.
-    log_variance_range : tuple of float
-        Open interval that contains 0; a scaled tanh keeps the log-variance inside.
-
-    Example
-    -------
-    >>> critic = CLUB(x_dim=6, y_dim=4, hidden_dim=16)
-    >>> x, y, groups = torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3
-    >>> critic(x, y, groups).shape
-    torch.Size([])
-    >>> critic(x, y, mode="log_likelihood").shape
-    torch.Size([])
     """
 
     modes = ("estimate", "objective", "log_likelihood")
     updating_modes = ("objective", "log_likelihood")
-
-    def __init__(self, x_dim, y_dim, hidden_dim=512, log_variance_range=(-8.0, 4.0)):
-        super().__init__(x_dim, y_dim)
-        self.mean = ResidualMLP(x_dim, hidden_dim, y_dim)
-        self.raw_log_variance = ResidualMLP(x_dim, hidden_dim, y_dim)
-        low, high = log_variance_range
-        self.centre, self.half_width = (low + high) / 2, (high - low) / 2
 
     def log_likelihood(self, x, y):
         """Return the mean log q(y|x): `forward(x, y, mode="log_likelihood")`."""
@@ -244,7 +227,7 @@ class CLUB(MICritic):
         Returns
         -------
         torch.Tensor
-            Scalar, inside `log_variance_range`; its mean over the ranks is the global mean.
+            Scalar; its mean over the ranks is the global mean.
         """
         with torch.autocast(x.device.type, enabled=False):
             log_variance = self._conditional(self.standardise_x(x.float()))[1]
@@ -277,12 +260,6 @@ class CLUB(MICritic):
         conditional = self._conditional(self.standardise_x(x.float()))
         return _log_gaussian(self.standardise_y(y.float()), *conditional) - marginal
 
-    def _conditional(self, x):
-        """Return mean and log-variance of q(y|x), (rows, y_dim) each."""
-        # Shifted so that the network's 0 is the log-variance 0 of a standardised y.
-        raw = self.raw_log_variance(x) / self.half_width - math.atanh(self.centre / self.half_width)
-        return self.mean(x), self.centre + self.half_width * torch.tanh(raw)
-
     def _objective(self, x, y, groups):
         return _log_gaussian(y, *self._conditional(x)).sum() * _row_weight(x)
 
@@ -304,6 +281,138 @@ class CLUB(MICritic):
         first, second = repeat_rows(others, index.own).chunk(2, dim=1)
         error = second - 2 * mean * first + mean.square()
         return _log_gaussian_of_error(error, log_variance)
+
+
+class CLUB(BaseCLUB):
+    """CLUB (see `BaseCLUB`) whose q is a network that is trained by its likelihood.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x, the condition.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of the mean's and of the log-variance's network.
+    log_variance_range : tuple of float
+        Open interval that contains 0; a scaled tanh keeps the log-variance inside.
+
+    Example
+    -------
+    >>> critic = CLUB(x_dim=6, y_dim=4, hidden_dim=16)
+    >>> x, y, groups = torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3
+    >>> critic(x, y, groups).shape
+    torch.Size([])
+    >>> critic(x, y, mode="log_likelihood").shape
+    torch.Size([])
+    """
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512, log_variance_range=(-8.0, 4.0)):
+        super().__init__(x_dim, y_dim)
+        self.mean = ResidualMLP(x_dim, hidden_dim, y_dim)
+        self.raw_log_variance = ResidualMLP(x_dim, hidden_dim, y_dim)
+        low, high = log_variance_range
+        self.centre, self.half_width = (low + high) / 2, (high - low) / 2
+
+    def _conditional(self, x):
+        """Return mean and log-variance of q(y|x), (rows, y_dim) each."""
+        # Shifted so that the network's 0 is the log-variance 0 of a standardised y.
+        raw = self.raw_log_variance(x) / self.half_width - math.atanh(self.centre / self.half_width)
+        return self.mean(x), self.centre + self.half_width * torch.tanh(raw)
+
+
+class LinearCLUB(BaseCLUB):
+    """CLUB (see `BaseCLUB`) whose q is linear, and at each moment the best that there is.
+
+    q(y|x) = N(W x, diag(v)): W is the ridge regression of y on x, and v what it leaves of y, both
+    from moving averages of the rows' second moments. So the critic has nothing to train by
+    gradient and does not lag behind the encoders as a network does. The inverse covariance of x
+    makes it see features as well that vary little, which a probe behind the encoder can rescale.
+
+    The objective is the likelihood under q before the batch has entered the averages.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x, the condition.
+    y_dim : int
+        Features of y.
+    momentum : float
+        Weight of the newest batch in the moving averages.
+    ridge : float
+        Added to the variance of each feature of x, which is 1.
+
+    Example
+    -------
+    >>> critic = LinearCLUB(x_dim=6, y_dim=4)
+    >>> x, groups = torch.randn(120, 6), torch.arange(120) // 3
+    >>> y = x[:, :4] + torch.randn(120, 4)
+    >>> before, after = (critic(x, y, mode="objective").item() for _ in range(2))
+    >>> before < after and critic(x, y, groups).item() > 1
+    True
+    """
+
+    min_variance = 0.01  # of what is left of a standardised y
+
+    def __init__(self, x_dim, y_dim, momentum=0.03, ridge=0.01):
+        super().__init__(x_dim, y_dim)
+        self.momentum = momentum
+        self.ridge = ridge
+        self.register_buffer("covariance", torch.eye(x_dim))
+        self.register_buffer("cross_covariance", torch.zeros(x_dim, y_dim))
+        self.register_buffer("weight", torch.zeros(x_dim, y_dim))
+        self.register_buffer("variance", torch.ones(y_dim))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+
+    def _conditional(self, x):
+        return x @ self.weight, self.variance.log().expand(len(x), -1)
+
+    def _objective(self, x, y, groups):
+        log_likelihood = super()._objective(x, y, groups)
+        if self.training:
+            self._fit(x.detach(), y.detach())
+        return log_likelihood
+
+    def _fit(self, x, y):
+        """Let a batch enter the averages, and fit q to them."""
+        moments = all_reduce_sum(x.T @ torch.cat([x, y], dim=1)) / _num_rows(x)
+        self.num_updates += 1
+        newest = max(self.momentum, 1 / self.num_updates.item())
+        self.covariance.lerp_(moments[:, : x.shape[1]], newest)
+        self.cross_covariance.lerp_(moments[:, x.shape[1] :], newest)
+        diagonal = torch.full_like(self.covariance[0], self.ridge).diag()
+        self.weight.copy_(torch.linalg.solve(self.covariance + diagonal, self.cross_covariance))
+        explained = self.weight * (2 * self.cross_covariance - self.covariance @ self.weight)
+        self.variance.copy_((1 - explained.sum(0)).clamp_min(self.min_variance))
+
+
+def make_club(kind, x_dim, y_dim, hidden_dim=512):
+    """Return a CLUB by the name of its q.
+
+    Arguments
+    ---------
+    kind : str
+        "linear" (`LinearCLUB`) or "network" (`CLUB`).
+    x_dim, y_dim : int
+        Features of x and of y.
+    hidden_dim : int
+        Hidden units of the network.
+
+    Raises
+    ------
+    ValueError
+        Where the name is another.
+
+    Example
+    -------
+    >>> type(make_club("linear", x_dim=6, y_dim=4)).__name__
+    'LinearCLUB'
+    """
+    if kind == "linear":
+        return LinearCLUB(x_dim, y_dim)
+    if kind == "network":
+        return CLUB(x_dim, y_dim, hidden_dim)
+    raise ValueError(f"critic_kind must be 'linear' or 'network', not {kind!r}")
 
 
 class SampledCLUB(CLUB):

@@ -1,7 +1,9 @@
 """Write the gradients of one training step of a stage, on one process or on two ranks.
 
-    python distributed_gradients.py STAGE LIBRISPEECH OUT.pt
-    torchrun --nproc_per_node=2 distributed_gradients.py STAGE LIBRISPEECH OUT.pt
+    python distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
+    torchrun --nproc_per_node=2 distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
+
+STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
@@ -44,7 +46,9 @@ def build(stage, output):
     """Return a stage's Brain at its tiny size, without dropout."""
     pretrain = os.path.join(os.path.dirname(__file__), "..", "recipes", "LibriSpeech", "pretrain")
     overrides = f"data_folder: none\noutput_folder: {output}\n"
+    stage, _, critic_kind = stage.partition(" ")
     overrides += "" if stage == "utterance" else f"num_targets: {UNITS}\n"
+    overrides += f"critic_kind: {critic_kind}\n" if critic_kind else ""
     with open(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
     for module in hparams["modules"].values():
@@ -74,14 +78,21 @@ def gradients(brain):
     brain.train_sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
     brain.on_stage_start(Stage.TRAIN, 1)
     brain.step = 51
+    found = step_critics(brain, batch)
     outputs = brain.compute_forward(batch, Stage.TRAIN)
-    loss = brain.compute_objectives(outputs, batch, Stage.TRAIN)
-    loss.backward()
-    found = collect(brain)
+    brain.compute_objectives(outputs, batch, Stage.TRAIN).backward()
+    return found | collect(brain)
+
+
+def step_critics(brain, batch):
+    """Return the gradients of the critics' step, which lets a linear one see the batch."""
+    found = {}
     for name, critic in getattr(brain, "critics", {}).items():
-        frames, _, embeddings, _ = (output.detach() for output in outputs)
-        pairs = brain.draw_pairs(frames, embeddings, batch, 0)
-        (-critic(*pairs, mode="objective")).backward()
+        with torch.no_grad():
+            _, _, frames, embeddings, _ = brain.compute_forward(batch, Stage.TRAIN)
+        objective = critic(*brain.draw_pairs(frames, embeddings, batch, 0), mode="objective")
+        if objective.requires_grad:
+            (-objective).backward()
         found |= {f"{name} step: {key}": value for key, value in collect(brain).items()}
     return found
 

@@ -17,6 +17,8 @@ SPEC = importlib.util.spec_from_file_location(
 steps = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(steps)
 
+JOINT = ["joint", "joint network"]  # with either critic
+
 
 def make_brain(stage, folder):
     """Return a Brain in the middle of its stage, and a batch."""
@@ -47,8 +49,14 @@ def same(module, before):
     return all(map(torch.equal, module.parameters(), before))
 
 
-def test_the_encoders_step_leaves_the_critics_alone(tmp_path):
-    brain, batch = make_brain("joint", tmp_path)
+def averages(module):
+    return [b.detach().clone() for b in module.buffers()]
+
+
+@pytest.mark.parametrize("stage", JOINT)
+def test_the_encoders_step_leaves_the_critics_alone(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    before = averages(brain.modules["critic"])
     assert brain.beta() > 0
     forward(brain, batch)[1].backward()
     for name in ("frame_encoder", "utterance_encoder"):
@@ -56,22 +64,27 @@ def test_the_encoders_step_leaves_the_critics_alone(tmp_path):
     for name in ("critic", "lower_bound"):
         assert not has_gradient(brain.modules[name])
         assert all(p.requires_grad for p in brain.modules[name].parameters())
+    assert all(map(torch.equal, brain.modules["critic"].buffers(), before))
 
 
-def test_the_critics_steps_leave_the_encoders_alone(tmp_path):
-    brain, batch = make_brain("joint", tmp_path)
+@pytest.mark.parametrize("stage", JOINT)
+def test_the_critics_steps_leave_the_encoders_alone(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
     outputs, loss = forward(brain, batch)
     names = ("frame_encoder", "utterance_encoder", "critic", "lower_bound")
     before = {name: weights(brain.modules[name]) for name in names}
+    fitted = averages(brain.modules["critic"])
     brain.on_fit_batch_end(batch, outputs, loss, True)
     for name in ("frame_encoder", "utterance_encoder"):
         assert not has_gradient(brain.modules[name]) and same(brain.modules[name], before[name])
-    for name in ("critic", "lower_bound"):
-        assert not same(brain.modules[name], before[name])
+    assert not same(brain.modules["lower_bound"], before["lower_bound"])
+    assert not all(map(torch.equal, brain.modules["critic"].buffers(), fitted))
+    assert (stage == "joint") == same(brain.modules["critic"], before["critic"])
 
 
-def test_the_information_is_added_to_the_loss(tmp_path):
-    brain, batch = make_brain("joint", tmp_path)
+@pytest.mark.parametrize("stage", JOINT)
+def test_the_information_is_added_to_the_loss(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
     outputs, loss = forward(brain, batch)
     for _ in range(20):
         brain.on_fit_batch_end(batch, outputs, loss, True)
@@ -85,8 +98,9 @@ def test_the_information_is_added_to_the_loss(tmp_path):
     assert torch.allclose(with_it - without, brain.beta() * information, rtol=1e-3, atol=1e-5)
 
 
-def test_steps_on_the_information_alone_lower_it(tmp_path):
-    brain, batch = make_brain("joint", tmp_path)
+@pytest.mark.parametrize("stage", JOINT)
+def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
     brain.hparams.alpha = 0.0
     outputs, loss = forward(brain, batch)
     for _ in range(20):
@@ -95,7 +109,7 @@ def test_steps_on_the_information_alone_lower_it(tmp_path):
     values = []
     for _ in range(6):
         outputs = brain.compute_forward(batch, Stage.TRAIN)
-        brain.pairs = brain.draw_pairs(outputs[0], outputs[2], batch, "encoders")
+        brain.pairs = brain.draw_pairs(outputs[2], outputs[3], batch, "encoders")
         information = brain.information(1.0)
         optimizer.zero_grad()
         (brain.beta() / brain.hparams.beta * information).backward()
@@ -113,15 +127,39 @@ def test_beta_waits_for_the_critic_and_rises(tmp_path):
     assert brain.beta() == brain.hparams.beta
 
 
-def test_draws_are_of_valid_frames_and_their_own_utterance(tmp_path):
+@pytest.mark.parametrize("frames_per_pair", [1, 8])
+def test_draws_are_of_valid_frames_and_their_own_utterance(frames_per_pair, tmp_path):
     brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.frames_per_pair = frames_per_pair
     count, width = batch.units.data.shape
     rows = torch.arange(count)[:, None].expand(count, width)
-    frames = torch.stack([rows, batch.units.data], -1).float()
+    padded = batch.units.data < 0
+    frames = torch.stack([rows, padded], -1).float()
     embeddings = torch.arange(count).repeat(2)[:, None].float()
     x, y, groups = brain.draw_pairs(frames, embeddings, batch, "test")
-    assert (x[:, 1] >= 0).all()
+    assert padded.any() and (x[:, 1] == 0).all()
     assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(groups.float(), y[:, 0])
+
+
+def test_draws_are_means_of_several_frames(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    frames = torch.randn(*batch.units.data.shape, 4)
+    embeddings = torch.zeros(2 * len(frames), 1)
+    brain.hparams.pairs_per_utterance = 2000
+    variances = {}
+    for count in (1, 16):
+        brain.hparams.frames_per_pair = count
+        x, _, _ = brain.draw_pairs(frames, embeddings, batch, "test")
+        variances[count] = x.var().item()
+    assert variances[16] == pytest.approx(variances[1] / 16, rel=0.3)
+
+
+def test_the_critic_sees_frames_without_masks(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    first = brain.compute_forward(batch, Stage.TRAIN)
+    batch.mask.data[:] = ~batch.mask.data
+    second = brain.compute_forward(batch, Stage.TRAIN)
+    assert not torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -22,7 +22,7 @@ def run(*words, seconds=None):
 
 
 @pytest.mark.recipe
-@pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
+@pytest.mark.parametrize("stage", ["frame", "utterance", "joint", "joint network"])
 def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
     run(SCRIPT, stage, tmp_path, tmp_path / "one.pt")
     run(*TORCHRUN, SCRIPT, stage, tmp_path, tmp_path / "two.pt")

@@ -1,6 +1,7 @@
 """The critics against closed forms, slow loops and an exact critic, and over two ranks."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from hyperpyyaml import load_hyperpyyaml
+from sklearn.linear_model import Ridge
 from torch.distributions import Normal
 
-from lobes.mi_critic import CLUB, MINE, GroupIndex, InfoNCE, SampledCLUB, Standardise, repeat_rows
+from lobes.mi_critic import (
+    CLUB,
+    MINE,
+    GroupIndex,
+    InfoNCE,
+    LinearCLUB,
+    SampledCLUB,
+    Standardise,
+    repeat_rows,
+)
 from recipes.common.experiment import leave_together
 
 DIM = 20
@@ -111,6 +122,63 @@ def test_trained_club_reads_its_closed_form(mi):
     assert estimate == pytest.approx(club_limit(mi), rel=0.15)
     # The expectation of log p(y|x) is that of log p(y) plus the mutual information.
     assert likelihood == pytest.approx(mi - DIM / 2 * (1 + math.log(2 * math.pi)), abs=0.4)
+
+
+def fit_linear(critic, rows_of, batches=200):
+    """Let a LinearCLUB see batches of rows; return it in eval mode."""
+    for _ in range(batches):
+        critic(*rows_of(), mode="objective")
+    return critic.eval()
+
+
+@pytest.mark.parametrize("mi", [2, 4, 6, 8])
+def test_linear_club_reads_its_closed_form(mi):
+    critic = fit_linear(LinearCLUB(DIM, DIM), lambda: correlated(mi, 512))
+    (reading,) = mean_over_fresh_batches(critic, mi=mi)
+    assert reading == pytest.approx(club_limit(mi), rel=0.15)
+
+
+def test_linear_club_reads_zero_of_independent_rows():
+    critic = fit_linear(LinearCLUB(DIM, DIM), lambda: correlated(0, 512))
+    (reading,) = mean_over_fresh_batches(critic, mi=0)
+    assert abs(reading) < 0.1
+
+
+def test_linear_club_is_the_ridge_regression_of_what_it_saw():
+    batches = [
+        (x, x @ torch.arange(24.0).view(6, 4) + torch.randn(64, 4)) for x in torch.randn(5, 64, 6)
+    ]
+    critic = LinearCLUB(6, 4, ridge=0.1)  # of five batches, no average moves yet
+    for x, y in batches:
+        critic(x, y, mode="objective")
+    standard = [[(t - t.mean(0)) / t.std(0, unbiased=False) for t in pair] for pair in batches]
+    x, y = (torch.cat(parts).double().numpy() for parts in zip(*standard, strict=True))
+    ridge = Ridge(alpha=0.1 * len(x), fit_intercept=False).fit(x, y)
+    torch.testing.assert_close(
+        critic.weight.numpy(), ridge.coef_.T, check_dtype=False, atol=1e-4, rtol=1e-3
+    )
+    left = ((y - ridge.predict(x)) ** 2).mean(0)
+    torch.testing.assert_close(
+        critic.variance.numpy(), left, check_dtype=False, atol=1e-4, rtol=1e-3
+    )
+
+
+def test_linear_club_sees_features_that_vary_little():
+    """What tells of y is a difference of two features, small beside what they share."""
+
+    def rows():
+        y, shared = torch.randn(512, 1), torch.randn(512, 1)
+        return torch.cat([shared + 0.2 * y, shared - 0.2 * y], 1), y
+
+    critic = fit_linear(LinearCLUB(2, 1, ridge=1e-4), rows)
+    assert critic.variance.item() < 0.05
+
+
+def test_linear_club_forgets_what_no_longer_holds():
+    critic = fit_linear(LinearCLUB(DIM, DIM), lambda: correlated(8, 512)).train()
+    fit_linear(critic, lambda: correlated(0, 512))
+    (reading,) = mean_over_fresh_batches(critic, mi=0)
+    assert abs(reading) < 0.1
 
 
 @pytest.mark.parametrize("mi", [2, 4, 6, 8])
@@ -216,19 +284,29 @@ def test_sampled_club_is_unbiased_for_all_pairs():
     torch.testing.assert_close(sampled(x, y, groups), full(x, y, groups), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("kind", [CLUB, *LOWER_BOUNDS])
+def with_a_fit(kind, x, y):
+    """Return a critic of 6 and 4 features; a linear one has seen the rows, or it would read 0."""
+    if kind is not LinearCLUB:
+        return kind(6, 4, 16)
+    critic = LinearCLUB(6, 4)
+    critic(x.detach(), y.detach(), mode="objective")
+    return critic
+
+
+@pytest.mark.parametrize("kind", [CLUB, LinearCLUB, *LOWER_BOUNDS])
 @pytest.mark.parametrize("scales", [(10, 1), (1, 10), (1e-3, 1e-3)])
 def test_estimate_ignores_scale_and_offset(kind, scales):
     x, y, groups = unequal_batch()
-    critic = kind(6, 4, 16)
+    critic = with_a_fit(kind, x, y)
     moved = critic(scales[0] * x + 2 * scales[0], scales[1] * y - 3 * scales[1], groups)
     torch.testing.assert_close(moved, critic(x, y, groups), rtol=1e-3, atol=1e-4)
 
 
-def test_shrinking_inputs_gives_no_gradient():
+@pytest.mark.parametrize("kind", [CLUB, LinearCLUB])
+def test_shrinking_inputs_gives_no_gradient(kind):
     x, y, groups = unequal_batch()
     scale = torch.ones(2, requires_grad=True)
-    CLUB(6, 4, 16)(scale[0] * x, scale[1] * y, groups).backward()
+    with_a_fit(kind, x, y)(scale[0] * x, scale[1] * y, groups).backward()
     torch.testing.assert_close(scale.grad, torch.zeros(2), rtol=0, atol=1e-4)
 
 
@@ -374,13 +452,14 @@ def ranked_readings(part):
     for kind, mode in [
         (CLUB, "estimate"),
         (CLUB, "log_likelihood"),
+        (LinearCLUB, "estimate"),
         *((k, "estimate") for k in LOWER_BOUNDS),
     ]:
         for given in (True, False):
             torch.manual_seed(0)
             x, y, groups = (t[part] for t in unequal_batch())
             x.requires_grad_(), y.requires_grad_()
-            critic = kind(6, 4, 16)
+            critic = with_a_fit(kind, x, y)
             value = critic(x, y, groups if given else None, mode=mode)
             value.backward()
             grads = {name: p.grad for name, p in critic.named_parameters() if p.grad is not None}
@@ -412,13 +491,14 @@ def test_two_ranks_with_unequal_rows_equal_one_process(tmp_path):
     )
     for key, (value, x_grad, y_grad, grads, buffers) in ranked_readings(slice(None)).items():
         mine, other = first[key], second[key]
-        torch.testing.assert_close((mine[0] + other[0]) / 2, value)
-        torch.testing.assert_close(torch.cat([mine[1], other[1]]) / 2, x_grad)
-        torch.testing.assert_close(torch.cat([mine[2], other[2]]) / 2, y_grad)
+        close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+        close((mine[0] + other[0]) / 2, value)
+        close(torch.cat([mine[1], other[1]]) / 2, x_grad)
+        close(torch.cat([mine[2], other[2]]) / 2, y_grad)
         mean_grads = {name: (mine[3][name] + other[3][name]) / 2 for name in grads}
-        torch.testing.assert_close(mean_grads, grads, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(mine[4], buffers)
-        torch.testing.assert_close(other[4], buffers)
+        close(mean_grads, grads)
+        close(mine[4], buffers)
+        close(other[4], buffers)
     torch.manual_seed(0)
     x, y, groups = unequal_batch()
     expected = SampledCLUB(6, 4, 16, num_negatives=20000)(x, y, groups).detach()

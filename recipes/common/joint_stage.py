@@ -2,8 +2,10 @@
 
     L = L_frame + alpha * L_utterance + beta * I(z; u)
 
-I is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z and embeddings u.
-The critic's own steps, which maximise its likelihood, come between the steps of the encoders.
+I is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over several
+of them, and embeddings u. The frames are those of the utterance without masks, as whoever uses the
+encoder gets them. The critic's own steps, which maximise its likelihood, come between the steps of
+the encoders.
 """
 
 import copy
@@ -74,6 +76,7 @@ class JointBrain(ResumableBrain):
         self.critic_optimizers = {
             name: self.hparams.critic_optimizer(critic.parameters())
             for name, critic in self.critics.items()
+            if list(critic.parameters())  # else it is fitted in closed form
         }
         self.optimizers_dict = {"encoders": self.optimizer}
         self.checkpointer.add_recoverable("optimizer", self.optimizer)
@@ -81,18 +84,19 @@ class JointBrain(ResumableBrain):
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
     def compute_forward(self, batch, stage):
-        """Return frames, logits, embeddings of both crops and their projections."""
+        """Return masked frames, logits, frames, embeddings of both crops and their projections."""
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
         mask = batch.mask.data.bool()
-        frames, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
+        masked, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
+        frames = self.modules.frame_encoder(wavs, wav_lens)
         embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
-        return frames, logits, embeddings, projections
+        return masked, logits, frames, embeddings, projections
 
     def compute_objectives(self, predictions, batch, stage):
         """Return L_frame + alpha L_utterance + beta I(z; u)."""
-        frames, logits, embeddings, projections = predictions
-        track_frames(self, frames, logits, batch)
+        masked, logits, frames, embeddings, projections = predictions
+        track_frames(self, masked, logits, batch)
         first, second = projections.chunk(2)
         track_embeddings(self, embeddings, first, second)
         frame_loss = masked_prediction_loss(logits, batch.units.data, batch.mask.data.bool())
@@ -126,15 +130,16 @@ class JointBrain(ResumableBrain):
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Train the critics on this batch's frames and embeddings, cut off from the encoders."""
-        frames, _, embeddings, _ = (output.detach().float() for output in outputs)
+        _, _, frames, embeddings, _ = (output.detach().float() for output in outputs)
         for step in range(self.hparams.critic_steps):
             pairs = self.draw_pairs(frames, embeddings, batch, step)
-            for name, optimizer in self.critic_optimizers.items():
-                objective = self.critics[name](*pairs, mode="objective")
+            for name, critic in self.critics.items():
+                objective = critic(*pairs, mode="objective")
                 self.check_loss_isfinite(objective)
-                (-objective).backward()
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                if name in self.critic_optimizers:
+                    (-objective).backward()
+                    self.critic_optimizers[name].step()
+                    self.critic_optimizers[name].zero_grad(set_to_none=True)
                 if step == 0:
                     self.track(CRITIC_FIGURES[name], objective, 1)
 
@@ -145,6 +150,7 @@ class JointBrain(ResumableBrain):
             embeddings,
             batch,
             self.hparams.pairs_per_utterance,
+            self.hparams.frames_per_pair,
             (self.hparams.seed, "pairs", self.epoch, self.step, purpose),
         )
 
@@ -196,8 +202,8 @@ def start_from(modules, name, folder):
     modules[name].load_state_dict(encoders[name].state_dict())
 
 
-def draw_pairs(frames, embeddings, batch, per_utterance, seed_parts):
-    """Pair valid frames, drawn at random, with the embedding of a crop of their utterance.
+def draw_pairs(frames, embeddings, batch, per_utterance, frames_per_pair, seed_parts):
+    """Pair means over valid frames, drawn at random, with a crop's embedding of their utterance.
 
     Arguments
     ---------
@@ -208,14 +214,17 @@ def draw_pairs(frames, embeddings, batch, per_utterance, seed_parts):
     batch : PaddedBatch
         `units` tells which frames are valid.
     per_utterance : int
-        How many frames to draw of each utterance, with replacement.
+        How many pairs to draw of each utterance.
+    frames_per_pair : int
+        How many frames to draw for each pair, with replacement. Over many, what is said averages
+        out, and who says it remains.
     seed_parts : tuple
         Seed of the draw, together with the utterance's ID.
 
     Returns
     -------
     x : torch.Tensor
-        Frames, shape (batch * per_utterance, d_model).
+        Means, shape (batch * per_utterance, d_model).
     y : torch.Tensor
         Embeddings, shape (batch * per_utterance, E).
     groups : torch.Tensor
@@ -223,13 +232,14 @@ def draw_pairs(frames, embeddings, batch, per_utterance, seed_parts):
     """
     lens = (batch.units.lengths * batch.units.data.shape[1]).round().long().tolist()
     rngs = [derive_rng(*seed_parts, utterance) for utterance in batch.id]
-    places = [rng.integers(n, size=per_utterance) for rng, n in zip(rngs, lens, strict=True)]
+    shape = (per_utterance, frames_per_pair)
+    places = [rng.integers(n, size=shape) for rng, n in zip(rngs, lens, strict=True)]
     crops = [rng.integers(2, size=per_utterance) for rng in rngs]
     places = torch.from_numpy(np.concatenate(places)).to(frames.device)
     crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
     rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
     groups = rows + row_offset(frames)
-    x = repeat_rows(frames.flatten(0, 1), rows * frames.shape[1] + places)
+    x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
     return x, repeat_rows(embeddings, rows + crops * len(lens)), groups
 
 
