@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Compare settings of stage C on development speakers: what they take from frames, what they cost.
+
+    python ablate.py --models O --data_folder LibriSpeech --alignments ALIGNMENTS --output_folder B
+        [--seeds 2] [--jobs 2] [--only NAME ...]
+    python ablate.py --write B
+
+O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
+(see align.py). The settings are those of ablations.yaml. Started again, it does what is
+missing. `--write` adds what B holds to ablations.json, which keeps the figures of all runs, and
+writes the table of README.md from it. Test speakers are not read.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recipes.common.alignments import read_alignments
+from recipes.common.experiment import read_yaml
+from recipes.common.manifest import replace_text
+from recipes.common.measures import make_trials, often_enough, read_eer, read_probes
+from recipes.common.metrics import write_between
+from recipes.common.probes import bootstrap_groups
+from recipes.common.report_speech import drawn_phones, load_rows
+from recipes.common.representations import encode, load_systems
+
+HERE = Path(__file__).resolve().parent
+SETTINGS = HERE / "ablations.yaml"
+KEPT = HERE / "ablations.json"
+CONTROL = "control"
+SEEDS = (2407, 2408, 2409, 2410, 2411)
+FRAMES = 10  # of each utterance, for probes
+TRIALS = 10000
+PROBED = {  # as the table calls a measure, and as ablations.json does
+    "speaker, pooled z": "speaker_pooled",
+    "speaker, frames": "speaker_frames",
+    "phone, frames": "phone_frames",
+}
+PLAIN = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
+
+
+def command_line(name, seed, options):
+    """Return the command that trains a setting, to be run in this folder.
+
+    Example
+    -------
+    >>> options = argparse.Namespace(
+    ...     models=Path("O"), data_folder=Path("D"), output_folder=Path("B"))
+    >>> " ".join(command_line("control", 1, options)[1:6])
+    'train.py hparams/joint_tiny.yaml --beta 0.0 --seed'
+    """
+    given = {
+        **read_yaml(SETTINGS)[name],
+        "seed": seed,
+        "data_folder": options.data_folder,
+        "output_folder": run_folder(options.output_folder, name, seed),
+        "frame_model": options.models / "frame" / "model",
+        "utterance_model": options.models / "utterance" / "model",
+    }
+    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    return [sys.executable, "train.py", "hparams/joint_tiny.yaml", *words]
+
+
+def run_folder(folder, name, seed):
+    """Return where the run of a setting goes.
+
+    Example
+    -------
+    >>> run_folder(Path("B"), "no warm-up", 1).as_posix()
+    'B/no_warm-up/1'
+    """
+    return folder / name.replace(",", "").replace(" ", "_") / str(seed)
+
+
+def run_one(name, seed, options):
+    """Train a setting and read it, unless that was done; return what went wrong, or None."""
+    folder = run_folder(options.output_folder, name, seed)
+    if (folder / "dev.json").is_file():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    read = [sys.executable, __file__, "--read", folder, "--data_folder", options.data_folder]
+    commands = [command_line(name, seed, options), [*read, "--alignments", options.alignments]]
+    with open(folder / "ablate.log", "a", encoding="utf-8") as log:
+        for command in commands:
+            if command[1] == "train.py" and (folder / "metrics.json").is_file():
+                continue
+            done = subprocess.run(
+                command, cwd=HERE, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+            if done.returncode:
+                return f"{name}, seed {seed}, ended with {done.returncode}: see {log.name}"
+    print(folder, flush=True)
+    return None
+
+
+def read_run(options):
+    """Write dev.json of a run: its figures on development speakers, and the speakers' scores."""
+    torch.set_num_threads(1)
+    given = {"data_folder": options.data_folder, "min_seconds": 0.5, "session": None}
+    rows = load_rows([options.read / "manifest" / "dev-clean.csv"], given)
+    [system] = load_systems([options.read / "model"], controls=False, seed=SEEDS[0])
+    encoded = encode(system, rows, FRAMES, options.read / "states")
+    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
+    utterances = np.array([row["ID"] for row in rows])
+    phones = drawn_phones(rows, read_alignments(options.alignments, rows), FRAMES).ravel()
+    frames = encoded.frames[:, :, -1].reshape(len(phones), -1)
+    owners = speakers.repeat(FRAMES)
+    known = np.flatnonzero(phones != np.array(None))
+    known = known[often_enough(phones[known], owners[known])]
+    inputs = {
+        "speaker_pooled": (encoded.means, speakers, utterances, speakers),
+        "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
+        "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
+    }
+    figures = {}
+    for name, given in inputs.items():
+        [reading] = read_probes(*given, ["linear"], seeds=[1])
+        scores = reading["evidence"]["group_scores"][0].round(6).tolist()
+        figures[name] = {"value": reading["value"], "scores": scores}
+    embeddings = dict(zip(utterances.tolist(), encoded.embeddings, strict=True))
+    speaker_of = dict(zip(utterances.tolist(), speakers.tolist(), strict=True))
+    trials = make_trials(rows, False, TRIALS, SEEDS[0])
+    figures["eer"] = read_eer(embeddings, trials, speaker_of, SEEDS[0])[0]["value"]
+    trained = json.loads((options.read / "metrics.json").read_text(encoding="utf-8"))
+    valid = trained["figures"]["valid"]
+    figures |= {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
+    replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
+
+
+def collect(folder):
+    """Add the figures of the runs of a folder to ablations.json; return all of them.
+
+    A setting that was changed since it was run is forgotten.
+    """
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    found = {}
+    for name, options in read_yaml(SETTINGS).items():
+        known = kept.get(name, {})
+        runs = known["runs"] if known.get("options") == options else {}
+        for seed in SEEDS:
+            path = run_folder(folder, name, seed) / "dev.json"
+            if path.is_file():
+                runs[str(seed)] = json.loads(path.read_text(encoding="utf-8"))
+        if runs:
+            found[name] = {"options": options, "runs": runs}
+    replace_text(KEPT, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def make_table(found):
+    """Return the figures of settings as Markdown, in percent.
+
+    Arguments
+    ---------
+    found : dict
+        As ablations.json has them.
+
+    Returns
+    -------
+    str
+        A measure is the mean over seeds. Of a probe, the difference from the control's runs of the
+        same seeds follows, with its 95 % interval over speakers and seeds; of what has no
+        interval, the range.
+
+    Example
+    -------
+    >>> figure = {"value": 0.5, "scores": [0.4, 0.6]}
+    >>> run = dict.fromkeys(PROBED.values(), figure) | dict.fromkeys(PLAIN.values(), 0.25)
+    >>> table = make_table({"control": {"options": {"beta": 0.0}, "runs": {"1": run}}})
+    >>> print(table.splitlines()[-1])
+    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
+    """
+    heads = ["setting", "options", "seeds", *PROBED, *PLAIN]
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
+    control = found.get(CONTROL, {"runs": {}})["runs"]
+    for name, setting in found.items():
+        runs = setting["runs"]
+        words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
+        cells = [name, f"`{words}`" if words else "", str(len(runs))]
+        cells += [_probed(runs, control, key, name == CONTROL) for key in PROBED.values()]
+        cells += [_plain([run[key] for run in runs.values()]) for key in PLAIN.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _probed(runs, control, key, is_control):
+    text = f"{100 * np.mean([run[key]['value'] for run in runs.values()]):.1f}"
+    shared = [seed for seed in runs if seed in control]
+    if is_control or not shared:
+        return text
+    own, other = ([part[seed][key]["scores"] for seed in shared] for part in (runs, control))
+    differences = np.array(own) - np.array(other)
+    ends = bootstrap_groups(differences, SEEDS[0])
+    difference, low, high = (100 * value for value in (differences.mean(), *ends))
+    return f"{text} ({difference:+.1f} [{low:+.1f}, {high:+.1f}])"
+
+
+def _plain(values):
+    text = f"{100 * np.mean(values):.1f}"
+    return (
+        text if len(values) == 1 else f"{text} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+    )
+
+
+def make_parser():
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", type=Path, metavar="B", help="write the table from B")
+    parser.add_argument("--read", type=_path, metavar="RUN", help="only read this run")
+    for name, text in (
+        ("models", "the folder of the runs frame and utterance"),
+        ("data_folder", "the folder LibriSpeech"),
+        ("alignments", "of dev-clean"),
+        ("output_folder", "where the runs go"),
+    ):
+        parser.add_argument(f"--{name}", type=_path, help=text)
+    parser.add_argument("--seeds", type=int, default=2, choices=range(1, len(SEEDS) + 1))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--only", nargs="+", choices=read_yaml(SETTINGS), help="settings")
+    return parser
+
+
+def _path(text):
+    return Path(text).resolve()
+
+
+def main():
+    """Train and read the settings, or write the table."""
+    parser = make_parser()
+    options = parser.parse_args()
+    if options.write is not None:
+        write_between(HERE / "README.md", "ablations", make_table(collect(options.write)))
+        return
+    if options.read is not None:
+        read_run(options)
+        return
+    for name in ("models", "data_folder", "alignments", "output_folder"):
+        path = getattr(options, name)
+        if path is None or (name != "output_folder" and not path.exists()):
+            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    names = options.only or list(read_yaml(SETTINGS))
+    planned = [(name, seed) for seed in SEEDS[: options.seeds] for name in names]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        problems = list(filter(None, pool.map(lambda run: run_one(*run, options), planned)))
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()

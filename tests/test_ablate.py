@@ -1,0 +1,77 @@
+"""The ablations of stage C: every setting's command, what is kept, and the table."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.common.experiment import place_overrides
+from recipes.LibriSpeech.pretrain import ablate
+
+FOLDER = ablate.HERE
+NAMES = list(ablate.read_yaml(ablate.SETTINGS))
+
+
+def figures(value):
+    probed = {"value": value, "scores": [value - 0.1, value + 0.1, value]}
+    return dict.fromkeys(ablate.PROBED.values(), probed) | dict.fromkeys(
+        ablate.PLAIN.values(), value
+    )
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Two settings, and a file of kept figures that is not there yet."""
+    path = tmp_path / "ablations.yaml"
+    path.write_text("control: {beta: 0.0}\nhard: {beta: 0.5}\n")
+    monkeypatch.setattr(ablate, "SETTINGS", path)
+    monkeypatch.setattr(ablate, "KEPT", tmp_path / "ablations.json")
+    return path
+
+
+def add_run(folder, name, seed, value):
+    run = ablate.run_folder(folder, name, seed)
+    run.mkdir(parents=True)
+    (run / "dev.json").write_text(json.dumps(figures(value)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_options_of_each_setting_are_those_of_the_stage(name):
+    options = argparse.Namespace(
+        models=Path("/O"), data_folder=Path("/D"), output_folder=Path("/B")
+    )
+    _, script, yaml, *words = ablate.command_line(name, 2408, options)
+    assert (FOLDER / script).is_file()
+    given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
+    place_overrides(FOLDER / yaml, json.dumps(given))
+    assert given["seed"] == "2408" and given["frame_model"] == "/O/frame/model"
+
+
+def test_settings_differ_and_each_has_a_folder_of_its_own():
+    settings = ablate.read_yaml(ablate.SETTINGS)
+    assert len(settings) >= 12 and settings["default"] == {}
+    assert settings[ablate.CONTROL] == {"beta": 0.0}
+    assert len({json.dumps(options) for options in settings.values()}) == len(settings)
+    assert len({ablate.run_folder(Path("B"), name, 1) for name in settings}) == len(settings)
+
+
+def test_what_was_kept_is_joined_with_what_is_new(settings, tmp_path):
+    for part, (name, seed, value) in enumerate(
+        [("control", 2407, 0.5), ("hard", 2407, 0.3), ("hard", 2408, 0.4)]
+    ):
+        add_run(tmp_path / str(part), name, seed, value)
+        found = ablate.collect(tmp_path / str(part))
+    assert json.loads(ablate.KEPT.read_text()) == found
+    assert list(found["hard"]["runs"]) == ["2407", "2408"]
+    last = ablate.make_table(found).splitlines()[-1]
+    # Only the first seed has a control: the difference is that seed's.
+    assert last.startswith("| hard | `--beta 0.5` | 2 | 35.0 (-20.0 [-20.0, -20.0]) |")
+    assert last.endswith("| 35.0 [30.0, 40.0] |" + " 35.0 [30.0, 40.0] |" * 2)
+
+
+def test_a_setting_that_was_changed_is_forgotten(settings, tmp_path):
+    add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert "hard" in ablate.collect(tmp_path / "B")
+    settings.write_text("control: {beta: 0.0}\nhard: {beta: 0.6}\n")
+    assert ablate.collect(tmp_path / "none") == {}
