@@ -600,6 +600,7 @@ def identify(folder, **changes):
     return trained(hparams, labels, datasets, states)
 
 
+@pytest.mark.recipe
 def test_speakers_are_told_apart_unless_their_labels_are_dealt_out(tmp_path):
     right = identify(tmp_path / "right", number_of_epochs=6)
     assert right.test_figures["accuracy"] > 0.9
@@ -658,6 +659,7 @@ def recognise(folder, **changes):
     return trained(hparams, labels, datasets, states)
 
 
+@pytest.mark.recipe
 def test_phones_are_recognised_unless_their_texts_are_dealt_out(tmp_path):
     for folder in ("right", "dealt"):
         (tmp_path / folder).mkdir()
