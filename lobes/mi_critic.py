@@ -362,9 +362,9 @@ class LinearCLUB(BaseCLUB):
         self.register_buffer("cross_covariance", torch.zeros(x_dim, y_dim))
         self.register_buffer("weight", torch.zeros(x_dim, y_dim))
         self.register_buffer("variance", torch.ones(y_dim))
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
 
     def _conditional(self, x):
+        """Return mean and log-variance of q(y|x), (rows, y_dim) each."""
         return x @ self.weight, self.variance.log().expand(len(x), -1)
 
     def _objective(self, x, y, groups):
@@ -374,45 +374,15 @@ class LinearCLUB(BaseCLUB):
         return log_likelihood
 
     def _fit(self, x, y):
-        """Let a batch enter the averages, and fit q to them."""
+        """Let standardised rows (rows, x_dim), (rows, y_dim) enter the averages; fit q to them."""
         moments = all_reduce_sum(x.T @ torch.cat([x, y], dim=1)) / _num_rows(x)
-        self.num_updates += 1
-        newest = max(self.momentum, 1 / self.num_updates.item())
+        newest = max(self.momentum, 1 / self.standardise_x.num_updates.item())
         self.covariance.lerp_(moments[:, : x.shape[1]], newest)
         self.cross_covariance.lerp_(moments[:, x.shape[1] :], newest)
         diagonal = torch.full_like(self.covariance[0], self.ridge).diag()
         self.weight.copy_(torch.linalg.solve(self.covariance + diagonal, self.cross_covariance))
         explained = self.weight * (2 * self.cross_covariance - self.covariance @ self.weight)
         self.variance.copy_((1 - explained.sum(0)).clamp_min(self.min_variance))
-
-
-def make_club(kind, x_dim, y_dim, hidden_dim=512):
-    """Return a CLUB by the name of its q.
-
-    Arguments
-    ---------
-    kind : str
-        "linear" (`LinearCLUB`) or "network" (`CLUB`).
-    x_dim, y_dim : int
-        Features of x and of y.
-    hidden_dim : int
-        Hidden units of the network.
-
-    Raises
-    ------
-    ValueError
-        Where the name is another.
-
-    Example
-    -------
-    >>> type(make_club("linear", x_dim=6, y_dim=4)).__name__
-    'LinearCLUB'
-    """
-    if kind == "linear":
-        return LinearCLUB(x_dim, y_dim)
-    if kind == "network":
-        return CLUB(x_dim, y_dim, hidden_dim)
-    raise ValueError(f"critic_kind must be 'linear' or 'network', not {kind!r}")
 
 
 class SampledCLUB(CLUB):
@@ -450,6 +420,39 @@ class SampledCLUB(CLUB):
     def _negative(self, y, mean, log_variance, index):
         rows = repeat_rows(gather_rows(y), index.sample(self.num_negatives))
         return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
+
+
+def make_club(kind, x_dim, y_dim, hidden_dim=512):
+    """Return a CLUB by the name of its q.
+
+    Arguments
+    ---------
+    kind : str
+        "linear" (`LinearCLUB`) or "network" (`CLUB`).
+    x_dim, y_dim : int
+        Features of x and of y.
+    hidden_dim : int
+        Hidden units of the network.
+
+    Returns
+    -------
+    BaseCLUB
+
+    Raises
+    ------
+    ValueError
+        Where the name is another.
+
+    Example
+    -------
+    >>> type(make_club("linear", x_dim=6, y_dim=4)).__name__
+    'LinearCLUB'
+    """
+    if kind == "linear":
+        return LinearCLUB(x_dim, y_dim)
+    if kind == "network":
+        return CLUB(x_dim, y_dim, hidden_dim)
+    raise ValueError(f"critic_kind must be 'linear' or 'network', not {kind!r}")
 
 
 class PairScores(MICritic):

@@ -12,16 +12,14 @@ the frozen features. Started again, it does what is missing.
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.common.experiment import run_logged
 from recipes.common.manifest import replace_text
-from recipes.common.metrics import write_between
+from recipes.common.metrics import percent_and_range, write_between
 
 ROOT = Path(__file__).resolve().parent
 SEEDS = (2407, 2408, 2409, 2410, 2411)
@@ -196,18 +194,11 @@ def run_cell(cell, options):
             return f"{cell.folder}: {first} is missing, whose learning rate it takes."
         rates = [json.loads(first.read_text(encoding="utf-8"))["figures"]["lr"]]
     folder.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
     recipe = ROOT / COLUMNS[cell.name, cell.representation].recipe
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        done = subprocess.run(
-            command_line(cell, options, rates),
-            cwd=recipe,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        )
-    if done.returncode:
-        return f"{cell.folder} ended with {done.returncode}: see {folder / 'log.txt'}"
+        status = run_logged(command_line(cell, options, rates), recipe, log, options.jobs)
+    if status:
+        return f"{cell.folder} ended with {status}: see {folder / 'log.txt'}"
     print(cell.folder, flush=True)
     return None
 
@@ -267,20 +258,15 @@ def make_table(found, columns):
     lines.append("|---|" + "--:|" * len(columns))
     for row in ROWS:
         texts = [
-            _text(found.get((row, column))) if (row, column) in possible else "-"
-            for column in columns
+            _text(found, row, column) if (row, column) in possible else "-" for column in columns
         ]
         lines.append(f"| {row} |" + "".join(f" {text} |" for text in texts))
     return "\n".join(lines)
 
 
-def _text(values):
-    if values is None:
-        return "not run"
-    mean = f"{100 * statistics.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+def _text(found, row, column):
+    values = found.get((row, column))
+    return "not run" if values is None else percent_and_range(values)
 
 
 def write_readmes(folder):

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -109,6 +110,37 @@ def read_yaml(path):
     """Return the mapping of a hyperparameters file as it stands, with nothing built."""
     with open(path, encoding="utf-8") as file:
         return ruamel.yaml.YAML().load(file)
+
+
+def run_logged(command, folder, log, jobs):
+    """Run a command in a folder, beside others, and return its exit status.
+
+    Arguments
+    ---------
+    command : list
+        Its words.
+    folder : Path
+    log : file
+        Receives what it prints.
+    jobs : int
+        How many commands share the cores at a time.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> with open(getfixture("tmp_path") / "log.txt", "w") as log:
+    ...     run_logged([sys.executable, "-c", "raise SystemExit(3)"], ".", log, jobs=2)
+    3
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    done = subprocess.run(
+        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+    )
+    return done.returncode
 
 
 def prepare(hparams):

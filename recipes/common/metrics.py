@@ -454,6 +454,29 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
     replace_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
+def percent_and_range(values):
+    """Return the mean of shares in per cent and, where there are several, their range.
+
+    Arguments
+    ---------
+    values : list of float
+        Shares, such as an error rate with each seed.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> percent_and_range([0.5, 0.6]), percent_and_range([0.5])
+    ('55.0 [50.0, 60.0]', '50.0')
+    """
+    mean = f"{100 * np.mean(values):.1f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+
+
 def write_between(path, name, text):
     """Replace what stands between the lines `<!-- name -->` and `<!-- /name -->` of a file.
 

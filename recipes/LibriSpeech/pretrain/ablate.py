@@ -13,8 +13,6 @@ writes the table of README.md from it. Test speakers are not read.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,19 +21,19 @@ import numpy as np
 import torch
 
 from recipes.common.alignments import read_alignments
-from recipes.common.experiment import read_yaml
+from recipes.common.experiment import read_yaml, run_logged
 from recipes.common.manifest import replace_text
 from recipes.common.measures import make_trials, often_enough, read_eer, read_probes
-from recipes.common.metrics import write_between
+from recipes.common.metrics import percent_and_range, write_between
 from recipes.common.probes import bootstrap_groups
 from recipes.common.report_speech import drawn_phones, load_rows
 from recipes.common.representations import encode, load_systems
+from recipes.results import SEEDS
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
 KEPT = HERE / "ablations.json"
 CONTROL = "control"
-SEEDS = (2407, 2408, 2409, 2410, 2411)
 FRAMES = 10  # of each utterance, for probes
 TRIALS = 10000
 PROBED = {  # as the table calls a measure, and as ablations.json does
@@ -85,19 +83,15 @@ def run_one(name, seed, options):
     if (folder / "dev.json").is_file():
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     read = [sys.executable, __file__, "--read", folder, "--data_folder", options.data_folder]
     commands = [command_line(name, seed, options), [*read, "--alignments", options.alignments]]
     with open(folder / "ablate.log", "a", encoding="utf-8") as log:
         for command in commands:
             if command[1] == "train.py" and (folder / "metrics.json").is_file():
                 continue
-            done = subprocess.run(
-                command, cwd=HERE, stdout=log, stderr=subprocess.STDOUT, env=environment
-            )
-            if done.returncode:
-                return f"{name}, seed {seed}, ended with {done.returncode}: see {log.name}"
+            status = run_logged(command, HERE, log, options.jobs)
+            if status:
+                return f"{name}, seed {seed}, ended with {status}: see {log.name}"
     print(folder, flush=True)
     return None
 
@@ -187,7 +181,7 @@ def make_table(found):
         words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
         cells = [name, f"`{words}`" if words else "", str(len(runs))]
         cells += [_probed(runs, control, key, name == CONTROL) for key in PROBED.values()]
-        cells += [_plain([run[key] for run in runs.values()]) for key in PLAIN.values()]
+        cells += [percent_and_range([run[key] for run in runs.values()]) for key in PLAIN.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -202,13 +196,6 @@ def _probed(runs, control, key, is_control):
     ends = bootstrap_groups(differences, SEEDS[0])
     difference, low, high = (100 * value for value in (differences.mean(), *ends))
     return f"{text} ({difference:+.1f} [{low:+.1f}, {high:+.1f}])"
-
-
-def _plain(values):
-    text = f"{100 * np.mean(values):.1f}"
-    return (
-        text if len(values) == 1 else f"{text} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
-    )
 
 
 def make_parser():
