@@ -422,7 +422,7 @@ class SampledCLUB(CLUB):
         return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
 
 
-def make_club(kind, x_dim, y_dim, hidden_dim=512):
+def make_club(kind, x_dim, y_dim, hidden_dim=512, momentum=0.03, ridge=0.01):
     """Return a CLUB by the name of its q.
 
     Arguments
@@ -433,6 +433,8 @@ def make_club(kind, x_dim, y_dim, hidden_dim=512):
         Features of x and of y.
     hidden_dim : int
         Hidden units of the network.
+    momentum, ridge : float
+        Of the linear one.
 
     Returns
     -------
@@ -449,7 +451,7 @@ def make_club(kind, x_dim, y_dim, hidden_dim=512):
     'LinearCLUB'
     """
     if kind == "linear":
-        return LinearCLUB(x_dim, y_dim)
+        return LinearCLUB(x_dim, y_dim, momentum, ridge)
     if kind == "network":
         return CLUB(x_dim, y_dim, hidden_dim)
     raise ValueError(f"critic_kind must be 'linear' or 'network', not {kind!r}")
