@@ -30,8 +30,10 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
+from lobes.targets import RandomProjectionQuantizer
 
 
 class Standardise(nn.Module):
@@ -422,23 +424,69 @@ class SampledCLUB(CLUB):
         return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
 
 
-def make_club(kind, x_dim, y_dim, hidden_dim=512, momentum=0.03, ridge=0.01):
-    """Return a CLUB by the name of its q.
+class PseudoSpeakerCritic(MICritic):
+    """A classifier of x into pseudo-speakers, clusters of y: to compare CLUB with.
+
+    To minimise its estimate is to train x's encoder by the reversed gradient of a classifier
+    (Ganin and Lempitsky, arXiv 1409.7495). The mean of log q(c|x) is, but for the entropy of the
+    clusters, the lower bound of Barber and Agakov (NIPS 2003) on I(x; c). No gradient reaches y,
+    whose cluster is the nearest of fixed random directions (arXiv 2202.01855, section 3.1).
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of the classifier.
+    num_speakers : int
+        Clusters.
+
+    Example
+    -------
+    >>> critic = PseudoSpeakerCritic(x_dim=6, y_dim=4, hidden_dim=16, num_speakers=3)
+    >>> bool(critic(torch.randn(12, 6), torch.randn(12, 4)) < 0)
+    True
+    """
+
+    modes = BaseCLUB.modes
+    updating_modes = BaseCLUB.updating_modes
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512, num_speakers=64):
+        super().__init__(x_dim, y_dim)
+        self.clusters = RandomProjectionQuantizer(y_dim, num_speakers)
+        self.classifier = ResidualMLP(x_dim, hidden_dim, num_speakers)
+
+    def log_likelihood(self, x, y):
+        """Return the mean log q(c|x): `forward(x, y, mode="log_likelihood")`."""
+        return self(x, y, mode="log_likelihood")
+
+    def _objective(self, x, y, groups):
+        logits = self.classifier(x)
+        return -cross_entropy(logits, self.clusters(y), reduction="sum") * _row_weight(x)
+
+    def _estimate(self, x, y, groups):
+        return self._objective(x, y, groups)
+
+
+def make_critic(kind, x_dim, y_dim, hidden_dim=512, momentum=0.03, ridge=0.01):
+    """Return what joint training minimises, by its name.
 
     Arguments
     ---------
     kind : str
-        "linear" (`LinearCLUB`) or "network" (`CLUB`).
+        "linear" (`LinearCLUB`), "network" (`CLUB`) or "classifier" (`PseudoSpeakerCritic`).
     x_dim, y_dim : int
         Features of x and of y.
     hidden_dim : int
-        Hidden units of the network.
+        Hidden units of a network.
     momentum, ridge : float
         Of the linear one.
 
     Returns
     -------
-    BaseCLUB
+    MICritic
 
     Raises
     ------
@@ -447,14 +495,16 @@ def make_club(kind, x_dim, y_dim, hidden_dim=512, momentum=0.03, ridge=0.01):
 
     Example
     -------
-    >>> type(make_club("linear", x_dim=6, y_dim=4)).__name__
+    >>> type(make_critic("linear", x_dim=6, y_dim=4)).__name__
     'LinearCLUB'
     """
     if kind == "linear":
         return LinearCLUB(x_dim, y_dim, momentum, ridge)
     if kind == "network":
         return CLUB(x_dim, y_dim, hidden_dim)
-    raise ValueError(f"critic_kind must be 'linear' or 'network', not {kind!r}")
+    if kind == "classifier":
+        return PseudoSpeakerCritic(x_dim, y_dim, hidden_dim)
+    raise ValueError(f"critic_kind must be 'linear', 'network' or 'classifier', not {kind!r}")
 
 
 class PairScores(MICritic):

@@ -495,6 +495,40 @@ class UtteranceEncoder(nn.Module):
         """
         return self.backbone.embed(frames, _padding(lens, frames.shape[2]))
 
+    @torch.no_grad()
+    def whiten(self, mean, covariance, power=0.75):
+        """Map embeddings linearly so that a few directions no longer dominate their cosines.
+
+        Training settles the projections, not how embeddings are scaled before the head. PCA
+        whitening (Jegou and Chum, ECCV 2012) makes all directions alike, those of mere noise
+        too; a part of it lies between. What the head returns stays the same.
+
+        Arguments
+        ---------
+        mean : torch.Tensor
+            Of embeddings, shape (E,).
+        covariance : torch.Tensor
+            Of embeddings, shape (E, E), float64.
+        power : float
+            In [0, 1]. Eigenvalues c of the covariance become c^(1 - power), in units of their
+            mean: 0 only takes the mean off, 1 whitens.
+
+        Example
+        -------
+        >>> encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=4).eval()
+        >>> u = encoder(torch.randn(20, 16000)).double()
+        >>> encoder.whiten(u.mean(0), torch.cov(u.T))
+        """
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values / values.mean() + 0.01  # fewer utterances than dimensions leave zeros
+        to_white = vectors * values.pow(-power / 2) @ vectors.T
+        to_plain = vectors * values.pow(power / 2) @ vectors.T
+        fc, hidden = self.backbone.fc, self.projection.hidden
+        hidden.bias += (hidden.weight.double() @ mean.double()).float()
+        hidden.weight.copy_(hidden.weight.double() @ to_plain)
+        fc.bias.copy_(to_white @ (fc.bias.double() - mean.double()))
+        fc.weight.copy_((to_white @ fc.weight[..., 0].double())[..., None])
+
 
 def _padding(lens, time):
     """Return lengths and their mask, or None where all rows are full."""

@@ -10,6 +10,7 @@ from speechbrain import Stage
 from recipes.common.brain import TrainingError, record_epoch
 from recipes.common.checkpoints import AtomicCheckpointer
 from recipes.common.dataio import LengthSortedBatches, collate
+from recipes.common.joint_stage import check_receivers
 
 SPEC = importlib.util.spec_from_file_location(
     "distributed_gradients", Path(__file__).with_name("distributed_gradients.py")
@@ -17,7 +18,7 @@ SPEC = importlib.util.spec_from_file_location(
 steps = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(steps)
 
-JOINT = ["joint", "joint network"]  # with either critic
+JOINT = ["joint", "joint network", "joint classifier"]  # with each critic
 
 
 def make_brain(stage, folder):
@@ -67,6 +68,25 @@ def test_the_encoders_step_leaves_the_critics_alone(stage, tmp_path):
     assert all(map(torch.equal, brain.modules["critic"].buffers(), before))
 
 
+@pytest.mark.parametrize("name", ["frame_encoder", "utterance_encoder"])
+def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    outputs, loss = forward(brain, batch)
+    for _ in range(5):
+        brain.on_fit_batch_end(batch, outputs, loss, True)
+    brain.hparams.information_trains = [name]
+    forward(brain, batch)
+    brain.information(1.0).backward()
+    trained = {key: has_gradient(brain.modules[key]) for key in brain.architecture()}
+    assert trained == {key: key == name for key in brain.architecture()}
+
+
+@pytest.mark.parametrize("names", ["frame_encoder", [], ["frames"]])
+def test_refuses_to_train_what_is_no_encoder(names):
+    with pytest.raises(ValueError, match="information_trains is .* such as"):
+        check_receivers(names)
+
+
 @pytest.mark.parametrize("stage", JOINT)
 def test_the_critics_steps_leave_the_encoders_alone(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
@@ -79,7 +99,7 @@ def test_the_critics_steps_leave_the_encoders_alone(stage, tmp_path):
         assert not has_gradient(brain.modules[name]) and same(brain.modules[name], before[name])
     assert not same(brain.modules["lower_bound"], before["lower_bound"])
     assert not all(map(torch.equal, brain.modules["critic"].buffers(), fitted))
-    if stage == "joint network":
+    if stage != "joint":
         assert not same(brain.modules["critic"], before["critic"])
 
 

@@ -17,6 +17,7 @@ from lobes.mi_critic import (
     GroupIndex,
     InfoNCE,
     LinearCLUB,
+    PseudoSpeakerCritic,
     SampledCLUB,
     Standardise,
     repeat_rows,
@@ -283,6 +284,25 @@ def test_sampled_club_is_unbiased_for_all_pairs():
     torch.testing.assert_close(sampled(x, y, groups), full(x, y, groups), rtol=0, atol=0.05)
 
 
+def test_a_classifier_of_pseudo_speakers_learns_what_x_tells_of_them():
+    torch.manual_seed(0)
+    critic, x = PseudoSpeakerCritic(6, 6, 32, num_speakers=8), torch.randn(512, 6)
+    told = {}
+    for name, y in {"y": x.clone(), "other": x.roll(1, 0)}.items():
+        optimizer = torch.optim.Adam(critic.parameters(), 0.01)
+        for _ in range(150):
+            optimizer.zero_grad()
+            (-critic(x, y.requires_grad_(), mode="objective")).backward()
+            optimizer.step()
+        assert y.grad is None
+        told[name] = critic.eval()(x, y).item()
+        critic.train()
+    clusters = critic.eval().clusters(critic.standardise_y(x)).bincount(minlength=8)
+    entropy = torch.distributions.Categorical(clusters.float()).entropy().item()
+    assert clusters.count_nonzero() == 8
+    assert told["y"] > -0.2 * entropy and told["other"] < -0.6 * entropy
+
+
 def with_a_fit(kind, x, y):
     """Return a critic of 6 and 4 features; a linear one has seen the rows, or it would read 0."""
     if kind is not LinearCLUB:
@@ -452,6 +472,7 @@ def ranked_readings(part):
         (CLUB, "estimate"),
         (CLUB, "log_likelihood"),
         (LinearCLUB, "estimate"),
+        (PseudoSpeakerCritic, "estimate"),
         *((k, "estimate") for k in LOWER_BOUNDS),
     ]:
         for given in (True, False):
@@ -465,7 +486,7 @@ def ranked_readings(part):
             readings[kind.__name__, mode, given] = (
                 value.detach(),
                 x.grad,
-                y.grad,
+                torch.zeros_like(y) if y.grad is None else y.grad,
                 grads,
                 dict(critic.named_buffers()),
             )

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from pretrained.exported import load_model
 
 TESTS = Path(__file__).parent
 PRETRAIN = TESTS.parent / "recipes" / "LibriSpeech" / "pretrain"
@@ -68,6 +71,22 @@ def test_each_stage_leaves_its_results(left_alone):
         assert (folder / "curves.png").stat().st_size > 1000
         assert len((folder / "history.jsonl").read_text().splitlines()) == 2
         assert len(list((folder / "save").glob("CKPT*"))) >= 1
+
+
+def test_the_exported_embeddings_are_those_of_training_whitened_in_part(left_alone):
+    folder = left_alone / "utterance"
+    exported = load_model(folder / "model")["utterance_encoder"].eval()
+    trained = load_model(folder / "model")["utterance_encoder"].eval()
+    (checkpoint,) = (folder / "save").glob("CKPT*/utterance_encoder.ckpt")
+    trained.load_state_dict(torch.load(checkpoint, weights_only=True))
+    wavs = torch.randn(8, 16000, generator=torch.Generator().manual_seed(0)) / 10
+    with torch.no_grad():
+        plain, projections = trained(wavs, project=True)
+        whitened, same = exported(wavs, project=True)
+    assert torch.allclose(projections, same, atol=1e-4 * projections.abs().max())
+    assert not torch.allclose(plain, whitened, atol=0.1 * plain.abs().max())
+    figures = json.loads((folder / "metrics.json").read_text())["figures"]
+    assert figures["test"]["embedding_deviation"] > 1.2 * figures["valid"]["embedding_deviation"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

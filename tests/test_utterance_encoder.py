@@ -289,3 +289,28 @@ def test_log_mel_drops_the_level_and_where_asked_the_long_term_spectrum(centre_b
     assert torch.allclose(bands, louder, atol=1e-3)
     assert abs(bands.mean()) < 1e-3
     assert bool((bands.mean(2).abs().max() < 1e-3) == centre_bands)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_whitening_flattens_the_embeddings_and_keeps_the_projections(power):
+    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=6, projection_dim=5).eval()
+    with torch.no_grad():
+        encoder.backbone.fc.weight[0] *= 100  # one direction that dominates
+        before, projections = encoder(wavs := torch.randn(400, 800), project=True)
+        before = before.double()
+        covariance = torch.cov(before.T)
+        encoder.whiten(before.mean(0), covariance, power)
+        after, same = encoder(wavs, project=True)
+    assert torch.allclose(projections, same, atol=1e-4 * projections.abs().max())
+    assert after.mean(0).abs().max() < 1e-3 * after.std()
+    old = torch.linalg.eigvalsh(covariance)
+    old = old / old.mean()
+    new = torch.linalg.eigvalsh(torch.cov(after.double().T))
+    assert torch.allclose(new / covariance.trace() * 6, old / (old + 0.01) ** power, rtol=1e-3)
+
+
+def test_whitening_on_fewer_utterances_than_dimensions_is_finite():
+    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=24, projection_dim=5).eval()
+    few = encoder(torch.randn(3, 800)).double().detach()
+    encoder.whiten(few.mean(0), torch.cov(few.T), 1.0)
+    assert encoder(torch.randn(2, 800)).isfinite().all()

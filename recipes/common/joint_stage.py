@@ -46,6 +46,7 @@ class JointBrain(ResumableBrain):
     def initialise(hparams):
         """Start from stages A and B, or from public weights in the place of stage A."""
         modules = hparams["modules"]
+        check_receivers(hparams["information_trains"])
         if hparams["frame_weights"]:
             import_weights(modules["frame_encoder"], hparams["frame_weights"])
         else:
@@ -116,14 +117,17 @@ class JointBrain(ResumableBrain):
         return self.hparams.beta * min(max(risen, 0.0), 1.0)
 
     def information(self, beta):
-        """Return the critic's estimate, whose gradient reaches the encoders and not the critic."""
+        """Return the critic's estimate, whose gradient reaches encoders and not the critic."""
         critic = unwrap(self.modules.critic).requires_grad_(False)
+        frames, embeddings, groups = self.pairs
+        trains = self.hparams.information_trains
+        frames = frames if "frame_encoder" in trains else frames.detach()
+        embeddings = embeddings if "utterance_encoder" in trains else embeddings.detach()
         with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
-            information = critic(*self.pairs)
+            information = critic(frames, embeddings, groups)
         critic.requires_grad_(True)
         self.track("club", information, 1)
         if not critic.training:
-            frames, embeddings, _ = self.pairs
             self.track("critic_log_likelihood", critic.log_likelihood(frames, embeddings), 1)
             self.track("lower_bound", unwrap(self.modules.lower_bound)(*self.pairs), 1)
         return information
@@ -163,6 +167,16 @@ class JointBrain(ResumableBrain):
             **embedding_figures(self),
             **{name: float(self.average(name)) for name in names},
         }
+
+
+def check_receivers(names):
+    """Raise ValueError unless names are of encoders that the information can train."""
+    known = ["frame_encoder", "utterance_encoder"]
+    if not isinstance(names, list) or not names or not set(names) <= set(known):
+        raise ValueError(
+            f"information_trains is {names!r}: expected a list of one or both of "
+            f"{known}, such as [frame_encoder]."
+        )
 
 
 def start_from(modules, name, folder):

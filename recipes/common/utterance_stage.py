@@ -1,15 +1,19 @@
 """Stage B: the utterance encoder learns to tell utterances apart, whatever was done to them.
 
 Two crops of each utterance, augmented apart from each other, and NT-Xent (SimCLR,
-https://arxiv.org/abs/2002.05709, equation 1) on their projected embeddings.
+https://arxiv.org/abs/2002.05709, equation 1) on their projected embeddings. At the end the
+embeddings are whitened in part: see `UtteranceEncoder.whiten`.
 """
 
 import torch
 
+from lobes.distributed import all_reduce_sum, world_size
 from lobes.losses import nt_xent, retrieval_accuracy
 from lobes.targets import SAMPLE_RATE
-from recipes.common.brain import ResumableBrain
+from recipes.common.brain import ResumableBrain, unwrap
 from recipes.common.dataio import Clock, add_crops, make_loader
+
+WHITENING_ROWS = 20_000  # crops whose covariance whitens the embeddings
 
 
 class UtteranceBrain(ResumableBrain):
@@ -41,6 +45,42 @@ class UtteranceBrain(ResumableBrain):
     def summarise(self):
         """Return the retrieval accuracy and how much the embeddings vary."""
         return embedding_figures(self)
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Recover the last checkpoint and whiten its embeddings in part."""
+        super().on_evaluate_start(max_key, min_key)
+        encoder = unwrap(self.modules.utterance_encoder).eval()
+        encoder.whiten(*embedding_moments(self, encoder))
+
+
+@torch.no_grad()
+def embedding_moments(brain, encoder):
+    """Return mean (E,) and covariance (E, E), float64, of embeddings of training crops.
+
+    Arguments
+    ---------
+    brain : UtteranceBrain
+        Has the training loader. Every rank takes part.
+    encoder : UtteranceEncoder
+        In evaluation mode.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+    """
+    brain.train_sampler.set_epoch(1)
+    size = encoder.config["embedding_dim"]
+    moments = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=brain.device)
+    for batch in brain.loaders["train"]:
+        embeddings = encoder(*both_crops(batch.to(brain.device))).double()
+        rows = torch.nn.functional.pad(embeddings, (0, 1), value=1.0)
+        moments += rows.T @ rows
+        if moments[-1, -1] >= WHITENING_ROWS / world_size():
+            break
+    moments = all_reduce_sum(moments)
+    moments = moments / moments[-1, -1]
+    mean = moments[:-1, -1]
+    return mean, moments[:-1, :-1] - mean[:, None] * mean
 
 
 def both_crops(batch):

@@ -6,9 +6,10 @@
     python ablate.py --write B
 
 O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
-(see align.py). The settings are those of ablations.yaml. Started again, it does what is
-missing. `--write` adds what B holds to ablations.json, which keeps the figures of all runs, and
-writes the table of README.md from it. Test speakers are not read.
+(see align.py). The settings are those of ablations.yaml, each for half of the default epochs unless
+it says otherwise. Started again, it does what is missing. `--write` adds what B holds to
+ablations.json, which keeps the figures of all runs, and writes the table of README.md from it.
+Test speakers are not read.
 """
 
 import argparse
@@ -23,10 +24,16 @@ import torch
 from recipes.common.alignments import read_alignments
 from recipes.common.experiment import read_yaml, run_logged
 from recipes.common.manifest import replace_text
-from recipes.common.measures import make_trials, often_enough, read_eer, read_probes
+from recipes.common.measures import (
+    make_trials,
+    often_enough,
+    read_eer,
+    read_phone_errors,
+    read_probes,
+)
 from recipes.common.metrics import percent_and_range, write_between
 from recipes.common.probes import bootstrap_groups
-from recipes.common.report_speech import drawn_phones, load_rows
+from recipes.common.report_speech import drawn_phones, load_rows, phone_texts
 from recipes.common.representations import encode, load_systems
 from recipes.results import SEEDS
 
@@ -34,12 +41,16 @@ HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
 KEPT = HERE / "ablations.json"
 CONTROL = "control"
+CENTRED = "control, each utterance's mean frame taken off"  # what costs no critic
+EPOCHS = 4
 FRAMES = 10  # of each utterance, for probes
 TRIALS = 10000
 PROBED = {  # as the table calls a measure, and as ablations.json does
     "speaker, pooled z": "speaker_pooled",
+    "speaker, deviations": "speaker_deviations",
     "speaker, frames": "speaker_frames",
     "phone, frames": "phone_frames",
+    "PER": "phone_errors",
 }
 PLAIN = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
 
@@ -51,10 +62,11 @@ def command_line(name, seed, options):
     -------
     >>> options = argparse.Namespace(
     ...     models=Path("O"), data_folder=Path("D"), output_folder=Path("B"))
-    >>> " ".join(command_line("control", 1, options)[1:6])
-    'train.py hparams/joint_tiny.yaml --beta 0.0 --seed'
+    >>> " ".join(command_line("control", 1, options)[1:7])
+    'train.py hparams/joint_tiny.yaml --number_of_epochs 4 --beta 0.0'
     """
     given = {
+        "number_of_epochs": EPOCHS,
         **read_yaml(SETTINGS)[name],
         "seed": seed,
         "data_folder": options.data_folder,
@@ -84,7 +96,8 @@ def run_one(name, seed, options):
         return None
     folder.mkdir(parents=True, exist_ok=True)
     read = [sys.executable, __file__, "--read", folder, "--data_folder", options.data_folder]
-    commands = [command_line(name, seed, options), [*read, "--alignments", options.alignments]]
+    read += ["--alignments", options.alignments, *(["--centred"] if name == CONTROL else [])]
+    commands = [command_line(name, seed, options), read]
     with open(folder / "ablate.log", "a", encoding="utf-8") as log:
         for command in commands:
             if command[1] == "train.py" and (folder / "metrics.json").is_file():
@@ -102,32 +115,76 @@ def read_run(options):
     given = {"data_folder": options.data_folder, "min_seconds": 0.5, "session": None}
     rows = load_rows([options.read / "manifest" / "dev-clean.csv"], given)
     [system] = load_systems([options.read / "model"], controls=False, seed=SEEDS[0])
-    encoded = encode(system, rows, FRAMES, options.read / "states")
-    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
-    utterances = np.array([row["ID"] for row in rows])
-    phones = drawn_phones(rows, read_alignments(options.alignments, rows), FRAMES).ravel()
-    frames = encoded.frames[:, :, -1].reshape(len(phones), -1)
-    owners = speakers.repeat(FRAMES)
-    known = np.flatnonzero(phones != np.array(None))
-    known = known[often_enough(phones[known], owners[known])]
-    inputs = {
-        "speaker_pooled": (encoded.means, speakers, utterances, speakers),
-        "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
-        "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
-    }
-    figures = {}
-    for name, given in inputs.items():
-        [reading] = read_probes(*given, ["linear"], seeds=[1])
-        scores = reading["evidence"]["group_scores"][0].round(6).tolist()
-        figures[name] = {"value": reading["value"], "scores": scores}
-    embeddings = dict(zip(utterances.tolist(), encoded.embeddings, strict=True))
-    speaker_of = dict(zip(utterances.tolist(), speakers.tolist(), strict=True))
+    encoded = encode(system, rows, FRAMES, options.read / "states", whole=True)
+    alignments = read_alignments(options.alignments, rows)
+    frames = encoded.means, encoded.frames[:, :, -1], encoded.whole
+    figures = read_frames(*frames, rows, alignments)
+    if options.centred:
+        figures[CENTRED] = read_frames(*centred(*frames), rows, alignments)
+    speakers = {row["ID"]: row["spk_id"] for row in rows}
+    embeddings = dict(zip(speakers, encoded.embeddings, strict=True))
     trials = make_trials(rows, False, TRIALS, SEEDS[0])
-    figures["eer"] = read_eer(embeddings, trials, speaker_of, SEEDS[0])[0]["value"]
+    figures["eer"] = read_eer(embeddings, trials, speakers, SEEDS[0])[0]["value"]
     trained = json.loads((options.read / "metrics.json").read_text(encoding="utf-8"))
     valid = trained["figures"]["valid"]
     figures |= {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
     replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
+
+
+def centred(means, frames, whole):
+    """Take each utterance's mean frame off the arrays of `read_frames`."""
+    rest = [x.astype(np.float32) - mean for x, mean in zip(whole, means, strict=True)]
+    return np.zeros_like(means), frames - means[:, None], rest
+
+
+def read_frames(means, frames, whole, rows, alignments):
+    """Return what the last layer tells of speakers and phones.
+
+    Arguments
+    ---------
+    means : numpy.ndarray
+        Of each utterance's frames, (utterances, dim).
+    frames : numpy.ndarray
+        Drawn ones, (utterances, FRAMES, dim).
+    whole : list of numpy.ndarray
+        All frames, (frames, dim), of each utterance.
+    rows : list of dict
+        The utterances.
+    alignments : dict
+        Of these.
+
+    Returns
+    -------
+    dict
+        By measure: `value`, and the `scores` of the speakers, which paired tests compare.
+    """
+    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
+    utterances = np.array([row["ID"] for row in rows])
+    phones = drawn_phones(rows, alignments, FRAMES).ravel()
+    frames, owners = frames.reshape(len(phones), -1), speakers.repeat(FRAMES)
+    known = np.flatnonzero(phones != np.array(None))
+    known = known[often_enough(phones[known], owners[known])]
+    deviations = np.stack([x.astype(np.float32).std(0) for x in whole])
+    inputs = {
+        "speaker_pooled": (means, speakers, utterances, speakers),
+        "speaker_deviations": (deviations, speakers, utterances, speakers),
+        "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
+        "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
+    }
+    readings = {name: read_probes(*x, ["linear"], seeds=[1])[0] for name, x in inputs.items()}
+    texts = phone_texts(rows, alignments, None)
+    known = [place for place, row in enumerate(rows) if row["ID"] in texts]
+    spoken = [texts[rows[place]["ID"]] for place in known]
+    readings["phone_errors"] = read_phone_errors(
+        [whole[place].astype(np.float32) for place in known], spoken, speakers[known], SEEDS[0]
+    )
+    return {
+        name: {
+            "value": reading["value"],
+            "scores": reading["evidence"]["group_scores"][0].round(6).tolist(),
+        }
+        for name, reading in readings.items()
+    }
 
 
 def collect(folder):
@@ -171,12 +228,12 @@ def make_table(found):
     >>> run = dict.fromkeys(PROBED.values(), figure) | dict.fromkeys(PLAIN.values(), 0.25)
     >>> table = make_table({"control": {"options": {"beta": 0.0}, "runs": {"1": run}}})
     >>> print(table.splitlines()[-1])
-    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
+    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
     """
     heads = ["setting", "options", "seeds", *PROBED, *PLAIN]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
     control = found.get(CONTROL, {"runs": {}})["runs"]
-    for name, setting in found.items():
+    for name, setting in with_centred(found).items():
         runs = setting["runs"]
         words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
         cells = [name, f"`{words}`" if words else "", str(len(runs))]
@@ -184,6 +241,17 @@ def make_table(found):
         cells += [percent_and_range([run[key] for run in runs.values()]) for key in PLAIN.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def with_centred(found):
+    """Return the settings with the control's centred frames, read beside it, as one more."""
+    settings = {}
+    for name, setting in found.items():
+        settings[name] = setting
+        runs = {k: {**v, **v[CENTRED]} for k, v in setting["runs"].items() if CENTRED in v}
+        if runs:
+            settings[CENTRED] = {**setting, "runs": runs}
+    return settings
 
 
 def _probed(runs, control, key, is_control):
@@ -203,6 +271,7 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", type=Path, metavar="B", help="write the table from B")
     parser.add_argument("--read", type=_path, metavar="RUN", help="only read this run")
+    parser.add_argument("--centred", action="store_true", help="read centred frames too")
     for name, text in (
         ("models", "the folder of the runs frame and utterance"),
         ("data_folder", "the folder LibriSpeech"),

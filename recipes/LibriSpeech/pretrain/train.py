@@ -52,7 +52,7 @@ def main(arguments):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"](),
     )
-    brain.train_sampler = loaders["train"].batch_sampler
+    brain.loaders, brain.train_sampler = loaders, loaders["train"].batch_sampler
     brain.fit(hparams["epoch_counter"], loaders["train"], loaders["valid"])
     brain.evaluate(loaders["test"])
     finish(brain, hparams, began)
