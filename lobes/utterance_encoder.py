@@ -496,7 +496,7 @@ class UtteranceEncoder(nn.Module):
         return self.backbone.embed(frames, _padding(lens, frames.shape[2]))
 
     @torch.no_grad()
-    def whiten(self, mean, covariance, power=0.75):
+    def whiten(self, mean, covariance, power=0.5):
         """Map embeddings linearly so that a few directions no longer dominate their cosines.
 
         Training settles the projections, not how embeddings are scaled before the head. PCA

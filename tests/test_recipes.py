@@ -73,7 +73,7 @@ def test_each_stage_leaves_its_results(left_alone):
         assert len(list((folder / "save").glob("CKPT*"))) >= 1
 
 
-def test_the_exported_embeddings_are_those_of_training_whitened_in_part(left_alone):
+def test_the_exported_embeddings_are_those_of_training_whitened_by_half(left_alone):
     folder = left_alone / "utterance"
     exported = load_model(folder / "model")["utterance_encoder"].eval()
     trained = load_model(folder / "model")["utterance_encoder"].eval()

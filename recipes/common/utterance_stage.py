@@ -2,18 +2,20 @@
 
 Two crops of each utterance, augmented apart from each other, and NT-Xent (SimCLR,
 https://arxiv.org/abs/2002.05709, equation 1) on their projected embeddings. At the end the
-embeddings are whitened in part: see `UtteranceEncoder.whiten`.
+embeddings are whitened by half: see `UtteranceEncoder.whiten`.
 """
 
 import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
 
-from lobes.distributed import all_reduce_sum, world_size
 from lobes.losses import nt_xent, retrieval_accuracy
 from lobes.targets import SAMPLE_RATE
+from recipes.common.audio import read_speech
 from recipes.common.brain import ResumableBrain, unwrap
 from recipes.common.dataio import Clock, add_crops, make_loader
+from recipes.common.seeding import derive_rng
 
-WHITENING_ROWS = 20_000  # crops whose covariance whitens the embeddings
+WHITENING_UTTERANCES = 10_000  # whose covariance whitens the embeddings
 
 
 class UtteranceBrain(ResumableBrain):
@@ -25,8 +27,9 @@ class UtteranceBrain(ResumableBrain):
 
     @staticmethod
     def make_loaders(hparams, datasets):
-        """Make a loader for each split."""
-        return utterance_loaders(hparams, datasets, hparams["augment"])
+        """Make a loader for each split, and one of plain training utterances."""
+        plain = plain_loader(datasets["train"], hparams)
+        return {**utterance_loaders(hparams, datasets, hparams["augment"]), "plain": plain}
 
     def compute_forward(self, batch, stage):
         """Return the embeddings and the projections of the first crops, then of the second."""
@@ -47,40 +50,33 @@ class UtteranceBrain(ResumableBrain):
         return embedding_figures(self)
 
     def on_evaluate_start(self, max_key=None, min_key=None):
-        """Recover the last checkpoint and whiten its embeddings in part."""
+        """Recover the last checkpoint and whiten its embeddings by half."""
         super().on_evaluate_start(max_key, min_key)
         encoder = unwrap(self.modules.utterance_encoder).eval()
-        encoder.whiten(*embedding_moments(self, encoder))
+        encoder.whiten(*embedding_moments(encoder, self.loaders["plain"]))
 
 
 @torch.no_grad()
-def embedding_moments(brain, encoder):
-    """Return mean (E,) and covariance (E, E), float64, of embeddings of training crops.
+def embedding_moments(encoder, loader):
+    """Return the mean and the covariance of embeddings.
 
     Arguments
     ---------
-    brain : UtteranceBrain
-        Has the training loader. Every rank takes part.
     encoder : UtteranceEncoder
         In evaluation mode.
+    loader : iterable of PaddedBatch
+        With `sig`.
 
     Returns
     -------
-    tuple of torch.Tensor
+    mean : torch.Tensor
+        Shape (E,), float64.
+    covariance : torch.Tensor
+        Shape (E, E), float64.
     """
-    brain.train_sampler.set_epoch(1)
-    size = encoder.config["embedding_dim"]
-    moments = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=brain.device)
-    for batch in brain.loaders["train"]:
-        embeddings = encoder(*both_crops(batch.to(brain.device))).double()
-        rows = torch.nn.functional.pad(embeddings, (0, 1), value=1.0)
-        moments += rows.T @ rows
-        if moments[-1, -1] >= WHITENING_ROWS / world_size():
-            break
-    moments = all_reduce_sum(moments)
-    moments = moments / moments[-1, -1]
-    mean = moments[:-1, -1]
-    return mean, moments[:-1, :-1] - mean[:, None] * mean
+    device = next(encoder.parameters()).device
+    rows = torch.cat([encoder(*batch.to(device).sig).double() for batch in loader])
+    return rows.mean(0), torch.cov(rows.T, correction=0)
 
 
 def both_crops(batch):
@@ -176,3 +172,27 @@ def utterance_loaders(hparams, datasets, augment):
         clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
     return loaders
+
+
+def plain_loader(dataset, hparams):
+    """Return a loader of utterances, drawn at random, as they are: the first `max_seconds` of each.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+    hparams : dict
+        See `make_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        Of batches with `id` and `sig`.
+    """
+    rng = derive_rng(hparams["seed"], "plain")
+    places = rng.permutation(len(dataset))[:WHITENING_UTTERANCES].tolist()
+    longest = round(hparams["max_seconds"] * SAMPLE_RATE)
+    with dataset.output_keys_as(["wav", "duration"]):
+        plain = DynamicItemDataset({dataset.data_ids[place]: dataset[place] for place in places})
+    plain.add_dynamic_item(lambda path: read_speech(path)[:longest], takes="wav", provides="sig")
+    plain.set_output_keys(["id", "sig"])
+    return make_loader(plain, hparams)
