@@ -112,10 +112,7 @@ def run_one(name, seed, options):
 def read_run(options):
     """Write dev.json of a run: its figures on development speakers, and the speakers' scores."""
     torch.set_num_threads(1)
-    given = {"data_folder": options.data_folder, "min_seconds": 0.5, "session": None}
-    rows = load_rows([options.read / "manifest" / "dev-clean.csv"], given)
-    [system] = load_systems([options.read / "model"], controls=False, seed=SEEDS[0])
-    encoded = encode(system, rows, FRAMES, options.read / "states", whole=True)
+    rows, encoded = encode_run(options.read, "dev-clean", options.data_folder)
     alignments = read_alignments(options.alignments, rows)
     frames = encoded.means, encoded.frames[:, :, -1], encoded.whole
     figures = read_frames(*frames, rows, alignments)
@@ -129,6 +126,14 @@ def read_run(options):
     valid = trained["figures"]["valid"]
     figures |= {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
     replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
+
+
+def encode_run(run, split, data_folder):
+    """Return the utterances of a split, as dicts, and what a run's model gives for them."""
+    given = {"data_folder": data_folder, "min_seconds": 0.5, "session": None}
+    rows = load_rows([run / "manifest" / f"{split}.csv"], given)
+    [system] = load_systems([run / "model"], controls=False, seed=SEEDS[0])
+    return rows, encode(system, rows, FRAMES, run / "states", whole=True)
 
 
 def centred(means, frames, whole):

@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Judge stage C on test speakers: all stages with three seeds, the default against beta 0.
+
+    python judge.py --data_folder LibriSpeech --lexicon LEXICON --output_folder J [--seeds 3]
+        [--jobs 2]
+    python judge.py --write J
+
+With each seed it trains stage A, stage B, stage C and its control, and recognises phones from the
+frames of both (../PR). What the aims say is then read on test-clean, whose speakers no setting was
+chosen on, and judged by intervals over speakers and seeds: see `judge`. Started again, it does what
+is missing. `--write` writes the verdict into README.md from J.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from recipes.common.comparison import PAIRED_USE
+from recipes.common.experiment import run_logged
+from recipes.common.manifest import replace_text
+from recipes.common.measures import make_trials, phone_mix, read_eer, read_mix, read_probes
+from recipes.common.metrics import (
+    bootstrap_trials,
+    eer,
+    error_counts,
+    percent_and_range,
+    write_between,
+)
+from recipes.common.probes import bootstrap_groups, group_scores
+from recipes.LibriSpeech.pretrain.ablate import TRIALS, encode_run
+from recipes.results import SEEDS, Cell, run_cell
+
+HERE = Path(__file__).resolve().parent
+STEPS = (  # runs that can go side by side, with their options
+    {"frame": [], "utterance": []},
+    {"joint": [], "joint_beta0": ["--beta", "0.0"]},
+)
+ROWS = {"joint": "joint", "joint_beta0": "joint, beta 0"}  # as recipes/results.py calls them
+JOINT, CONTROL = ROWS
+SPEAKER_SHARE, PHONE_SHARE, EER_MARGIN = 0.6, 1.02, 0.01
+
+
+def train_run(seed, name, options):
+    """Run a stage unless it ended before; return what went wrong, or None."""
+    folder = options.output_folder / str(seed) / name
+    if (folder / "metrics.json").is_file():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    more = next(step[name] for step in STEPS if name in step)
+    stage = name.partition("_")[0]
+    command = [sys.executable, "train.py", f"hparams/{stage}_tiny.yaml", "--seed", str(seed)]
+    command += ["--data_folder", options.data_folder, "--output_folder", folder, *more]
+    return _logged(command, HERE, folder / "judge.log", options.jobs)
+
+
+def recognise_phones(seed, name, options):
+    """Run phoneme recognition on the frames of a run unless it ended before."""
+    folder = options.output_folder / str(seed)
+    paths = SimpleNamespace(
+        models=folder,
+        librispeech=options.data_folder,
+        lexicon=options.lexicon,
+        output_folder=folder / "cells",
+        jobs=options.jobs,
+    )
+    return run_cell(phone_cell(name), paths)
+
+
+def phone_cell(name):
+    """Return the cell of recipes/results.py that recognises phones from the frames of a run."""
+    return Cell(ROWS[name], "PER", "frames", SEEDS[0])
+
+
+def read_test(seed, name, options):
+    """Write test.json of a run, unless it is there: what the aims ask of test speakers."""
+    folder = options.output_folder / str(seed) / name
+    if (folder / "test.json").is_file():
+        return
+    rows, encoded = encode_run(folder, "test-clean", options.data_folder)
+    ids = np.array([row["ID"] for row in rows])
+    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
+    [speaker] = read_probes(encoded.means, speakers, ids, speakers, ["linear"], seeds=[1])
+    spoken, errors = read_phones(folder.parent / "cells" / phone_cell(name).folder, ids, speakers)
+    known = np.flatnonzero([name in spoken for name in ids])
+    mix = phone_mix([spoken[name] for name in ids[known]])
+    [content] = read_mix(encoded.embeddings[known], mix, speakers[known], ["linear"], seeds=[1])
+    trials = make_trials(rows, False, TRIALS, SEEDS[0])
+    embeddings = dict(zip(ids, encoded.embeddings, strict=True))
+    eers, _ = read_eer(embeddings, trials, dict(zip(ids, speakers, strict=True)), SEEDS[0])
+    figures = {"phones": errors, "eer": {"value": eers["value"]}}
+    figures["eer"] |= {key: value.tolist() for key, value in eers["evidence"].items()}
+    for key, reading in {"speaker": speaker, "content": content}.items():
+        scores = reading["evidence"]["group_scores"][0].tolist()
+        shuffled = reading["control"]
+        figures[key] = {"value": reading["value"], "scores": scores, "shuffled": shuffled}
+    replace_text(folder / "test.json", json.dumps(figures) + "\n")
+
+
+def read_phones(folder, ids, speakers):
+    """Return the phones of utterances, and the phone error rate with the scores of speakers.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the recognition, with hypotheses.csv.
+    ids, speakers : numpy.ndarray
+        Shape (utterances,).
+
+    Returns
+    -------
+    texts : dict
+        By ID.
+    reading : dict
+        `value` and `scores`.
+    """
+    with open(folder / "hypotheses.csv", encoding="utf-8", newline="") as file:
+        found = {row["ID"]: row for row in csv.DictReader(file)}
+    speaker_of = dict(zip(ids, speakers, strict=True))
+    counts = [
+        error_counts([row["reference"].split()], [row["greedy"].split()]) for row in found.values()
+    ]
+    errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
+    _, groups = np.unique([speaker_of[name] for name in found], return_inverse=True)
+    scores = group_scores(errors, tokens, np.zeros(len(errors), int), groups)
+    texts = {name: row["reference"] for name, row in found.items()}
+    return texts, {"value": float(errors.sum() / tokens.sum()), "scores": scores.tolist()}
+
+
+def judge(runs):
+    """Say of each aim whether it is met.
+
+    Met is an aim whose margin's 95 % interval, over speakers and seeds, lies at or below 0:
+
+    - the speaker probe on pooled frames reads at most 60 % of what it reads of the control;
+    - the phone error rate is at most 2 % higher (relative);
+    - the EER of u is at most a point higher;
+    - u tells less of the phones in an utterance, unless the control's tells no more than probes
+      with shuffled labels read: then there is nothing to lower.
+
+    Arguments
+    ---------
+    runs : list of dict
+        A pair for each seed: "joint" and "joint_beta0", each as test.json has it.
+
+    Returns
+    -------
+    list of dict
+        `aim`, `joint` and `control` (a value for each seed), `margin`, `interval` and `met`,
+        which is None where there is nothing to lower.
+
+    Example
+    -------
+    >>> trials = {"scores": [0.9, 0.1] * 8, "labels": [1, 0] * 8, "value": 0.0}
+    >>> trials["speakers"] = [["a", "a"], ["a", "b"], ["b", "b"], ["b", "c"]] * 4
+    >>> def run(speaker):
+    ...     reading = {"value": speaker, "scores": [speaker] * 9, "shuffled": 0.0}
+    ...     return {**dict.fromkeys(("speaker", "phones", "content"), reading), "eer": trials}
+    >>> [line["met"] for line in judge([{"joint": run(0.2), "joint_beta0": run(0.5)}])]
+    [True, True, True, True]
+    """
+    lines = [
+        _aim("speaker from pooled z: at most 60 %", runs, "speaker", SPEAKER_SHARE, PAIRED_USE),
+        _aim("phone error rate: at most 2 % higher", runs, "phones", PHONE_SHARE, 1.0),
+        _eer_aim("EER of u: at most a point higher", runs),
+        _aim("phones from u (R2): lower", runs, "content", 1.0, PAIRED_USE),
+    ]
+    content = [run[CONTROL]["content"] for run in runs]
+    low, _ = bootstrap_groups([reading["scores"] for reading in content], SEEDS[0])
+    if low <= np.mean([reading["shuffled"] for reading in content]):
+        lines[-1]["met"] = None
+    return lines
+
+
+def _aim(aim, runs, key, share, paired_use):
+    """Judge whether a reading of the joint model is at most a share of the control's."""
+    own, other = (np.array([run[name][key]["scores"] for run in runs]) for name in ROWS)
+    margins = own - share * other
+    return _line(aim, runs, key, margins.mean(), bootstrap_groups(margins, SEEDS[0], paired_use))
+
+
+def _eer_aim(aim, runs):
+    """Judge whether the EER of the joint model's u is within a margin of the control's."""
+    shared = {key: np.asarray(runs[0][JOINT]["eer"][key]) for key in ("labels", "speakers")}
+    scores = [[np.asarray(run[name]["eer"]["scores"]) for name in ROWS] for run in runs]
+    rng = np.random.default_rng(SEEDS[0])
+
+    def margin(weights=None):
+        rises = [
+            np.atleast_1d(eer(own, shared["labels"], weights))
+            - eer(other, shared["labels"], weights)
+            for own, other in scores
+        ]
+        draws = 1 if weights is None else len(weights)
+        chosen = np.full((draws, len(runs)), 1 / len(runs))
+        if weights is not None:
+            chosen = rng.multinomial(len(runs), chosen[0], size=draws) / len(runs)
+        return (np.array(rises).T * chosen).sum(1) - EER_MARGIN
+
+    interval = bootstrap_trials(margin, seed=SEEDS[0], **shared)
+    return _line(aim, runs, "eer", margin()[0], interval)
+
+
+def _line(aim, runs, key, margin, interval):
+    values = {name: [run[name][key]["value"] for run in runs] for name in ROWS}
+    return {
+        "aim": aim,
+        "joint": values[JOINT],
+        "control": values[CONTROL],
+        "margin": float(margin),
+        "interval": [float(end) for end in interval],
+        "met": bool(interval[1] <= 0),
+    }
+
+
+def make_table(lines):
+    """Return a verdict as Markdown, in percent.
+
+    Example
+    -------
+    >>> line = {"aim": "low", "joint": [0.2], "control": [0.5], "margin": -0.1}
+    >>> print(make_table([{**line, "interval": [-0.2, 0.1], "met": False}]))
+    None of 1 aims is met.
+    <BLANKLINE>
+    | aim | joint | beta 0 | above what is allowed | met |
+    |---|--:|--:|--:|---|
+    | low | 20.0 | 50.0 | -10.0 [-20.0, +10.0] | no |
+    """
+    judged = [line["met"] for line in lines if line["met"] is not None]
+    count = sum(judged) or "None"
+    rows = [
+        f"{count} of {len(judged)} aims {'is' if count in ('None', 1) else 'are'} met.",
+        "",
+        "| aim | joint | beta 0 | above what is allowed | met |",
+        "|---|--:|--:|--:|---|",
+    ]
+    told = {True: "yes", False: "no", None: "nothing to lower"}
+    for line in lines:
+        values = [percent_and_range(line[name]) for name in ("joint", "control")]
+        margin, low, high = (100 * x for x in (line["margin"], *line["interval"]))
+        bounds = f"{margin:+.1f} [{low:+.1f}, {high:+.1f}]"
+        rows.append(" | ".join([f"| {line['aim']}", *values, bounds, f"{told[line['met']]} |"]))
+    return "\n".join(rows)
+
+
+def _logged(command, folder, log_path, jobs):
+    """Run a command with its log; return what went wrong, or None."""
+    with open(log_path, "a", encoding="utf-8") as log:
+        status = run_logged(command, folder, log, jobs)
+    return f"{log_path.parent} ended with {status}: see {log_path}" if status else None
+
+
+def make_parser():
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", type=Path, metavar="J", help="write README.md from J")
+    for name, text in (
+        ("data_folder", "the folder LibriSpeech"),
+        ("lexicon", "pronunciations"),
+        ("output_folder", "where the runs go"),
+    ):
+        parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), help=text)
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(SEEDS) + 1))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    return parser
+
+
+def run_all(options):
+    """Do what is missing of all runs; return the lines of the verdict."""
+    seeds = SEEDS[: options.seeds]
+    steps = [(train_run, step) for step in STEPS] + [(recognise_phones, ROWS)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for do, names in steps:
+            planned = [(seed, name, options) for seed in seeds for name in names]
+            problems = list(filter(None, pool.map(lambda run, do=do: do(*run), planned)))
+            if problems:
+                sys.exit("\n".join(problems))
+    torch.set_num_threads(1)
+    runs = []
+    for seed in seeds:
+        runs.append({})
+        for name in ROWS:
+            read_test(seed, name, options)
+            path = options.output_folder / str(seed) / name / "test.json"
+            runs[-1][name] = json.loads(path.read_text(encoding="utf-8"))
+    return judge(runs)
+
+
+def main():
+    """Train, read and judge, or write the verdict."""
+    parser = make_parser()
+    options = parser.parse_args()
+    if options.write is not None:
+        lines = json.loads((options.write / "verdict.json").read_text(encoding="utf-8"))
+        write_between(HERE / "README.md", "verdict", make_table(lines))
+        return
+    for name in ("data_folder", "lexicon", "output_folder"):
+        path = getattr(options, name)
+        if path is None or (name != "output_folder" and not path.exists()):
+            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    lines = run_all(options)
+    replace_text(options.output_folder / "verdict.json", json.dumps(lines, indent=2) + "\n")
+    print(make_table(lines))
+
+
+if __name__ == "__main__":
+    main()
