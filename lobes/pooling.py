@@ -89,7 +89,7 @@ def masked_mean(x, valid=None):
     Arguments
     ---------
     x : torch.Tensor
-        Shape (batch, channels, time).
+        Shape (batch, channels, time); finite where padded.
     valid : torch.Tensor, optional
         Shape (batch, time), bool, True at frames to average; None for all.
 
@@ -106,7 +106,7 @@ def masked_mean(x, valid=None):
     x = x.float()
     if valid is None:
         return x.mean(dim=2)
-    total = x.masked_fill(~valid[:, None], 0.0).sum(dim=2)
+    total = _masked(x, valid).sum(dim=2)
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -116,7 +116,7 @@ def masked_mean_std(x, valid=None):
     Arguments
     ---------
     x : torch.Tensor
-        Shape (batch, channels, time).
+        Shape (batch, channels, time); finite where padded.
     valid : torch.Tensor, optional
         Shape (batch, time), bool, True at frames to use; None for all.
 
@@ -136,7 +136,7 @@ def masked_mean_std(x, valid=None):
     mean = masked_mean(x, valid)
     centred, count = x.float() - mean[..., None], x.shape[2]
     if valid is not None:
-        centred.masked_fill_(~valid[:, None], 0.0)
+        centred.mul_(valid[:, None])
         count = valid.sum(dim=1, keepdim=True).clamp(min=1)
     # A norm keeps no copy of the squares.
     variance = torch.linalg.vector_norm(centred, dim=2).square() / count
@@ -210,7 +210,7 @@ class MaskedBatchNorm1d(nn.Module):
         else:
             out = self._normalise_globally(values, valid)
         if valid is not None:
-            out.masked_fill_(~valid[:, None], 0.0)
+            out.mul_(valid[:, None])
         return out.to(x.dtype)
 
     def _native(self, x, training):
@@ -257,7 +257,8 @@ class MaskedBatchNorm1d(nn.Module):
 
 
 def _masked(x, valid):
-    return x if valid is None else x.masked_fill(~valid[:, None], 0.0)
+    # A product is several times faster on a CPU than to fill or to choose, and as exact.
+    return x if valid is None else x * valid[:, None]
 
 
 def _per_channel(values, x):
