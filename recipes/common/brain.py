@@ -208,7 +208,8 @@ def draw_curves(history, path):
             if points:
                 axis.plot(*zip(*points, strict=True), label=part, marker=".")
         axis.set_title(name.replace("_", " "), fontsize=9)
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
+        if name == "loss":
+            axis.legend(fontsize=7)
+    figure.subplots_adjust(0.05, 0.05, 0.98, 0.97, hspace=0.4)
+    figure.savefig(path, dpi=70)
     pyplot.close(figure)
