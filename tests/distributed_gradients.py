@@ -93,7 +93,7 @@ def step_critics(brain, batch):
     found = {}
     for name, critic in getattr(brain, "critics", {}).items():
         with torch.no_grad():
-            _, _, frames, embeddings, _ = brain.compute_forward(batch, Stage.TRAIN)
+            _, _, frames, _, embeddings, _ = brain.compute_forward(batch, Stage.TRAIN)
         objective = critic(*brain.draw_pairs(frames, embeddings, batch, 0), mode="objective")
         if objective.requires_grad:
             (-objective).backward()

@@ -130,7 +130,7 @@ def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
     values = []
     for _ in range(6):
         outputs = brain.compute_forward(batch, Stage.TRAIN)
-        brain.pairs = brain.draw_pairs(outputs[2], outputs[3], batch, "encoders")
+        brain.pairs = brain.draw_pairs(outputs[2], outputs[4], batch, "encoders")
         information = brain.information(1.0)
         optimizer.zero_grad()
         (brain.beta() / brain.hparams.beta * information).backward()
@@ -173,6 +173,20 @@ def test_draws_are_means_of_several_frames(tmp_path):
         x, _, _ = brain.draw_pairs(frames, embeddings, batch, "test")
         variances[count] = x.var().item()
     assert variances[16] == pytest.approx(variances[1] / 16, rel=0.3)
+
+
+def test_units_are_predicted_at_every_valid_frame_without_masks_too(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.modules.eval()
+    brain.hparams.plain_weight = 0.0
+    outputs, without = forward(brain, batch)
+    brain.hparams.plain_weight = 0.7
+    _, with_it = forward(brain, batch)
+    units = batch.units.data
+    valid = units >= 0
+    expected = torch.nn.functional.cross_entropy(outputs[3][valid], units[valid])
+    assert not valid.all()
+    torch.testing.assert_close(with_it - without, 0.7 * expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_critic_sees_frames_without_masks(tmp_path):

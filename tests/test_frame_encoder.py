@@ -19,7 +19,8 @@ from lobes.frame_encoder import (
 )
 
 HPARAMS = Path(__file__).parent.parent / "hparams"
-FRAGMENTS = ["frame_tiny", "frame_base", "frame_wavlm_base"]
+BASE = ["frame_base", "frame_wavlm_base"]
+FRAGMENTS = ["frame_tiny", *(pytest.param(name, marks=pytest.mark.recipe) for name in BASE)]
 SMALL = {
     "conv_channels": 32,
     "d_model": 32,

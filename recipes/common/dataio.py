@@ -15,6 +15,8 @@ from recipes.common.audio import read_speech
 from recipes.common.manifest import load_dataset
 from recipes.common.seeding import derive_rng, derive_seed
 
+MAX_KEPT_SECONDS = 3600  # of validation audio that is decoded once, and stays in memory
+
 
 class Clock:
     """The epoch, shared by a batch sampler and the items of its dataset; 0 in validation."""
@@ -117,6 +119,24 @@ class LengthSortedBatches(Sampler):
         return batches
 
 
+class KeptBatches(DataLoader):
+    """A loader that keeps its batches, for data that never changes and is little.
+
+    Example
+    -------
+    >>> loader = KeptBatches([1, 2, 3])
+    >>> all(first is second for first, second in zip(loader, loader))
+    True
+    """
+
+    kept = None
+
+    def __iter__(self):
+        if self.kept is None:
+            self.kept = list(super().__iter__())
+        return iter(self.kept)
+
+
 def make_loader(dataset, hparams, clock=None, min_batch_size=1):
     """Return a loader of `PaddedBatch` whose batches are `LengthSortedBatches`.
 
@@ -148,7 +168,8 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
         rank() if training else 0,
         min_batch_size,
     )
-    return DataLoader(
+    little = not training and sum(seconds) < MAX_KEPT_SECONDS
+    return (KeptBatches if little else DataLoader)(
         dataset,
         batch_sampler=sampler,
         num_workers=hparams["num_workers"],

@@ -2,6 +2,9 @@
 
     L = L_frame + alpha * L_utterance + beta * I(z; u)
 
+L_frame is the cross-entropy of the units at masked frames, plus `plain_weight` times that at all
+frames of the same utterance without masks: these are what the critic sees, and what it pulls at.
+
 I is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over several
 of them, and embeddings u. The frames are those of the utterance without masks, as whoever uses the
 encoder gets them. The critic's own steps, which maximise its likelihood, come between the steps of
@@ -85,28 +88,32 @@ class JointBrain(ResumableBrain):
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
     def compute_forward(self, batch, stage):
-        """Return masked frames, logits, frames, embeddings of both crops and their projections."""
+        """Return frames and logits with masks, without masks, and embeddings and projections."""
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
         mask = batch.mask.data.bool()
         masked, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
-        frames = self.modules.frame_encoder(wavs, wav_lens)
+        frames, plain_logits = self.modules.frame_encoder(wavs, wav_lens, return_logits=True)
         embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
-        return masked, logits, frames, embeddings, projections
+        return masked, logits, frames, plain_logits, embeddings, projections
 
     def compute_objectives(self, predictions, batch, stage):
         """Return L_frame + alpha L_utterance + beta I(z; u)."""
-        masked, logits, frames, embeddings, projections = predictions
+        masked, logits, frames, plain_logits, embeddings, projections = predictions
         track_frames(self, masked, logits, batch)
         first, second = projections.chunk(2)
         track_embeddings(self, embeddings, first, second)
-        frame_loss = masked_prediction_loss(logits, batch.units.data, batch.mask.data.bool())
+        units, mask = batch.units.data, batch.mask.data.bool()
+        frame_loss = masked_prediction_loss(logits, units, mask)
+        plain_loss = masked_prediction_loss(plain_logits, units, torch.ones_like(mask))
         utterance_loss = nt_xent(first, second, self.hparams.temperature)
         self.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
         information = self.information(self.beta())
         self.track("frame_loss", frame_loss, 1)
+        self.track("plain_frame_loss", plain_loss, 1)
         self.track("utterance_loss", utterance_loss, 1)
-        loss = frame_loss + self.hparams.alpha * utterance_loss
+        loss = frame_loss + self.hparams.plain_weight * plain_loss
+        loss = loss + self.hparams.alpha * utterance_loss
         self.track("beta", torch.tensor(self.beta(), device=loss.device), 1)
         return loss + self.beta() * information if self.beta() else loss
 
@@ -134,7 +141,7 @@ class JointBrain(ResumableBrain):
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Train the critics on this batch's frames and embeddings, cut off from the encoders."""
-        _, _, frames, embeddings, _ = (output.detach().float() for output in outputs)
+        _, _, frames, _, embeddings, _ = (output.detach().float() for output in outputs)
         for step in range(self.hparams.critic_steps):
             pairs = self.draw_pairs(frames, embeddings, batch, step)
             for name, critic in self.critics.items():
@@ -160,7 +167,14 @@ class JointBrain(ResumableBrain):
 
     def summarise(self):
         """Return the figures of both encoders and what the critics read."""
-        names = ("frame_loss", "utterance_loss", "club", "critic_log_likelihood", "lower_bound")
+        names = (
+            "frame_loss",
+            "plain_frame_loss",
+            "utterance_loss",
+            "club",
+            "critic_log_likelihood",
+            "lower_bound",
+        )
         names += ("beta",) if self.stage == Stage.TRAIN else ()
         return {
             **frame_figures(self),

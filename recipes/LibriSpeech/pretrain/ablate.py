@@ -6,7 +6,7 @@
     python ablate.py --write B
 
 O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
-(see align.py). The settings are those of ablations.yaml, each for half of the default epochs unless
+(see align.py). The settings are those of ablations.yaml, each for 4 epochs instead of 6 unless
 it says otherwise. Started again, it does what is missing. `--write` adds what B holds to
 ablations.json, which keeps the figures of all runs, and writes the table of README.md from it.
 Test speakers are not read.
