@@ -117,7 +117,8 @@ def read_run(options):
     frames = encoded.means, encoded.frames[:, :, -1], encoded.whole
     figures = read_frames(*frames, rows, alignments)
     if options.centred:
-        figures[CENTRED] = read_frames(*centred(*frames), rows, alignments)
+        rest = read_frames(*centred(*frames), rows, alignments)
+        figures[CENTRED] = {**rest, "speaker_pooled": None}  # all means are 0
     speakers = {row["ID"]: row["spk_id"] for row in rows}
     embeddings = dict(zip(speakers, encoded.embeddings, strict=True))
     trials = make_trials(rows, False, TRIALS, SEEDS[0])
@@ -139,7 +140,7 @@ def encode_run(run, split, data_folder):
 def centred(means, frames, whole):
     """Take each utterance's mean frame off the arrays of `read_frames`."""
     rest = [x.astype(np.float32) - mean for x, mean in zip(whole, means, strict=True)]
-    return np.zeros_like(means), frames - means[:, None], rest
+    return None, frames - means[:, None], rest
 
 
 def read_frames(means, frames, whole, rows, alignments):
@@ -147,8 +148,8 @@ def read_frames(means, frames, whole, rows, alignments):
 
     Arguments
     ---------
-    means : numpy.ndarray
-        Of each utterance's frames, (utterances, dim).
+    means : numpy.ndarray or None
+        Of each utterance's frames, (utterances, dim); None where they are not to be read.
     frames : numpy.ndarray
         Drawn ones, (utterances, FRAMES, dim).
     whole : list of numpy.ndarray
@@ -176,6 +177,7 @@ def read_frames(means, frames, whole, rows, alignments):
         "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
         "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
     }
+    inputs = {name: given for name, given in inputs.items() if given[0] is not None}
     readings = {name: read_probes(*x, ["linear"], seeds=[1])[0] for name, x in inputs.items()}
     texts = phone_texts(rows, alignments, None)
     known = [place for place, row in enumerate(rows) if row["ID"] in texts]
@@ -260,6 +262,8 @@ def with_centred(found):
 
 
 def _probed(runs, control, key, is_control):
+    if any(run[key] is None for run in runs.values()):
+        return "-"
     text = f"{100 * np.mean([run[key]['value'] for run in runs.values()]):.1f}"
     shared = [seed for seed in runs if seed in control]
     if is_control or not shared:
