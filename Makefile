@@ -15,7 +15,7 @@ test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 unit: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not recipe"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
 
 lint: install
 	$(BIN)/ruff check .

@@ -240,6 +240,7 @@ def synthetic(tmp_path_factory):
     return folder / "alignments", listed
 
 
+@pytest.mark.long
 def test_alignments_of_the_synthetic_corpus(synthetic):
     folder, listed = synthetic
     found = read_alignments(folder, listed)
@@ -298,7 +299,7 @@ def start_errors(found, exact):
     ]
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_forced_alignment_of_voices_whose_phones_are_known(synthetic, aligned, tmp_path):
     folder, listed = synthetic
     _, run = aligned
@@ -349,6 +350,7 @@ def test_what_cannot_be_aligned_says_why(aligned, synthetic, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_the_lexicon_comes_before_the_own_dictionary_and_must_have_its_phones(aligned, tmp_path):
     own = tmp_path / "lexicon.txt"
     own.write_text("CAT K AA1 T\n")

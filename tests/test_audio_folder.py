@@ -107,7 +107,7 @@ def test_too_few_files_are_refused(tmp_path):
         prepare(tmp_path / "corpus")
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_the_frame_stage_runs_on_it(folder, tmp_path):
     options = {
         "--data_folder": folder,

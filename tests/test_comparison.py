@@ -101,6 +101,7 @@ def test_intervals_of_speakers_cover_as_they_claim(speakers):
     assert 0.90 <= covers(entries, 0.3) <= 0.98
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("speakers", "strength"), [(8, 1.0), (15, 0.5), (15, 1.5)])
 def test_intervals_of_eers_cover_as_they_claim(monkeypatch, speakers, strength):
     monkeypatch.setattr(comparison, "RESAMPLES", 200)
@@ -139,6 +140,7 @@ def phone_probes(rng, strength):
         yield np.stack([group_scores(own, np.ones(len(y)), y, speaker) for own in correct])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("probes", "strength"), [(speaker_probes, 0.8), (phone_probes, 0.0), (phone_probes, 1.0)]
 )

@@ -21,7 +21,7 @@ def run(*words, seconds=None):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["frame", "utterance", "joint", "joint network"])
 def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
     run(SCRIPT, stage, tmp_path, tmp_path / "one.pt")
@@ -49,7 +49,7 @@ leave_together()
 """
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_ranks_agree_on_the_checkpoints_to_delete(tmp_path):
     script = tmp_path / "save_often.py"
     script.write_text(SAVE_OFTEN)

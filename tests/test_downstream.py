@@ -134,7 +134,7 @@ def left_alone(corpora, tmp_path_factory):
 CRITERIA = {"PR": "per", "ASR": "wer", "SID": "error", "xvector": "eer", "embedding": "eer"}
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_the_rate_that_is_best_on_validation_is_tested(task, left_alone):
     found = figures(left_alone / task)
@@ -148,7 +148,7 @@ def test_the_rate_that_is_best_on_validation_is_tested(task, left_alone):
     assert ("upstream" in found["parameters"]) == (task in ("ASR", "embedding"))
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["PR", "ASR"])
 def test_there_is_a_hypothesis_for_each_utterance_of_the_test(task, left_alone):
     with open(left_alone / task / "hypotheses.csv", newline="") as file:
@@ -161,7 +161,7 @@ def test_there_is_a_hypothesis_for_each_utterance_of_the_test(task, left_alone):
     assert all("greedy" in row for row in rows)
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["PR", "ASR"])
 def test_a_transcriber_gives_the_hypotheses_of_the_recipe(task, left_alone, corpora):
     transcriber = Transcriber.from_pretrained(left_alone / task / "model")
@@ -173,7 +173,7 @@ def test_a_transcriber_gives_the_hypotheses_of_the_recipe(task, left_alone, corp
     assert "| test." in (left_alone / task / "model" / "README.md").read_text()
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["xvector", "embedding"])
 def test_a_verifier_decides_by_the_threshold_of_the_recipe(task, left_alone, corpora):
     verifier = SpeakerVerifier.from_pretrained(left_alone / task / "model")
@@ -184,7 +184,7 @@ def test_a_verifier_decides_by_the_threshold_of_the_recipe(task, left_alone, cor
     assert (left_alone / task / "det.png").stat().st_size > 1000
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_fine_tuning_is_exported_and_a_frozen_encoder_is_as_it_was(left_alone, corpora):
     given = load_file(corpora.model / "model.safetensors")
     for task, changed in (("PR", False), ("ASR", True), ("embedding", True)):
@@ -211,7 +211,7 @@ def weights(folder):
     return tensors
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "points"),
     [
@@ -230,7 +230,7 @@ def test_a_killed_run_ends_with_the_same_weights(task, points, left_alone, corpo
     assert figures(tmp_path)["test"] == figures(left_alone / task)["test"]
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["ASR", "embedding"])
 def test_two_ranks_train_a_recipe_that_fine_tunes(task, corpora, tmp_path):
     args = arguments(task, corpora, tmp_path, lrs=[0.003], distributed_backend="gloo")
@@ -600,7 +600,7 @@ def identify(folder, **changes):
     return trained(hparams, labels, datasets, states)
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_speakers_are_told_apart_unless_their_labels_are_dealt_out(tmp_path):
     right = identify(tmp_path / "right", number_of_epochs=6)
     assert right.test_figures["accuracy"] > 0.9
@@ -659,7 +659,7 @@ def recognise(folder, **changes):
     return trained(hparams, labels, datasets, states)
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_phones_are_recognised_unless_their_texts_are_dealt_out(tmp_path):
     for folder in ("right", "dealt"):
         (tmp_path / folder).mkdir()

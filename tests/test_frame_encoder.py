@@ -20,7 +20,7 @@ from lobes.frame_encoder import (
 
 HPARAMS = Path(__file__).parent.parent / "hparams"
 BASE = ["frame_base", "frame_wavlm_base"]
-FRAGMENTS = ["frame_tiny", *(pytest.param(name, marks=pytest.mark.recipe) for name in BASE)]
+FRAGMENTS = ["frame_tiny", *(pytest.param(name, marks=pytest.mark.long) for name in BASE)]
 SMALL = {
     "conv_channels": 32,
     "d_model": 32,

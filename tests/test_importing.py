@@ -112,6 +112,7 @@ def assert_unchanged(encoder, before):
 # ---- Agreement with the models at base size
 
 
+@pytest.mark.long
 @every_attention
 def test_base_agrees_with_hugging_face(attention):
     config, kind, _ = HF[attention]
@@ -121,6 +122,7 @@ def test_base_agrees_with_hugging_face(attention):
     assert_agrees_with_hf(encoder, model, samples=32000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("attention", "build"),
     [("hubert", torchaudio.models.hubert_base), ("wavlm", torchaudio.models.wavlm_base)],

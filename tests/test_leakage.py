@@ -19,7 +19,7 @@ from recipes.common.leakage import (
     whiten,
 )
 
-pytestmark = pytest.mark.recipe
+pytestmark = pytest.mark.long
 
 
 def encoded(speakers, utterances, strength, seed):

@@ -166,6 +166,7 @@ def run_rank(rank, folder):
     leave_together()
 
 
+@pytest.mark.long
 def test_two_ranks_with_unequal_rows_equal_one_process(tmp_path):
     mp.spawn(run_rank, (tmp_path,), nprocs=2)
     loss, grads, state = torch.load(tmp_path / "rank0.pt")

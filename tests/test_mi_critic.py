@@ -115,6 +115,7 @@ def mean_over_fresh_batches(*readings, mi, batches=40, rows=512):
     return torch.tensor(values).mean(0).tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mi", [2, 4, 6, 8])
 def test_trained_club_reads_its_closed_form(mi):
     critic = train(CLUB(DIM, DIM, 64), mi, steps=500, batch=256)
@@ -181,6 +182,7 @@ def test_linear_club_forgets_what_no_longer_holds():
     assert abs(reading) < 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mi", [2, 4, 6, 8])
 def test_trained_infonce_reads_what_the_exact_critic_reads(mi):
     critic = train(InfoNCE(DIM, DIM, 64), mi, steps=500, batch=128)
@@ -190,6 +192,7 @@ def test_trained_infonce_reads_what_the_exact_critic_reads(mi):
     assert estimate < min(mi, math.log(512)) * 1.02
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mi", [2, 4, 6, 8])
 def test_trained_mine_is_a_lower_bound_and_not_a_loose_one(mi):
     critic = train(MINE(DIM, DIM, 64), mi, steps=600, batch=256)
@@ -197,6 +200,7 @@ def test_trained_mine_is_a_lower_bound_and_not_a_loose_one(mi):
     assert 0.65 * mi < estimate < 1.05 * mi
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", CRITICS)
 def test_independent_rows_read_zero(kind):
     critic = train(kind(DIM, DIM, 64), mi=0, steps=500, batch=256)
@@ -406,6 +410,7 @@ def test_gradients_reach_both_inputs_and_every_parameter(kind):
     assert all((p.grad != 0).any() for name, p in critic.named_parameters())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [CLUB, SampledCLUB, InfoNCE, MINE])
 def test_gradients_can_be_repeated_to_the_bit_with_several_threads(kind):
     # 47 groups: the two threads' halves of the rows meet inside a group.
@@ -504,6 +509,7 @@ def run_rank(rank, folder):
     leave_together()
 
 
+@pytest.mark.long
 def test_two_ranks_with_unequal_rows_equal_one_process(tmp_path):
     mp.spawn(run_rank, (tmp_path,), nprocs=2)
     (first, sampled0), (second, sampled1) = (

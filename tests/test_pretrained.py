@@ -688,7 +688,7 @@ def test_transformers_loads_its_layout(attention, tmp_path):
     assert_agrees_with_hugging_face(frame_encoder("waveform", attention=attention), tmp_path)
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_transformers_loads_the_base_size(tmp_path):
     assert_agrees_with_hugging_face(FrameEncoder().eval(), tmp_path)
 

@@ -17,7 +17,7 @@ from recipes.common.probes import (
     split_groups,
 )
 
-pytestmark = pytest.mark.recipe
+pytestmark = pytest.mark.long
 KINDS = ("linear", "mlp")
 
 

@@ -25,7 +25,7 @@ SMALL = {
     "joint": ["--num_targets", "16", "--critic_steps", "1"],
 }
 
-pytestmark = pytest.mark.recipe
+pytestmark = pytest.mark.long
 
 
 def arguments(stage, data, output, *more):

@@ -174,7 +174,7 @@ CONTENT_IN_EMBEDDINGS = [
 INFORMATION = [("z and u", "z and u", name, 1) for name in ("InfoNCE", "CLUB", "likelihood gain")]
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_leakage_of_rising_strength_reads_rising_in_every_measure(quick, monkeypatch):
     speech = make_speech()
     found = [measure(monkeypatch, speech, mixture(leak)) for leak in LEAKS]
@@ -197,7 +197,7 @@ def test_leakage_of_rising_strength_reads_rising_in_every_measure(quick, monkeyp
     assert found[0]["utterance", "speaker", "balanced accuracy"]["value"] > 0.7
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_leakage_of_none_reads_chance_within_its_interval(quick, monkeypatch):
     left_out = ("inform", "draw", "discriminate")
     runs = [measure(monkeypatch, make_speech(seed=s), mixture(0.0), *left_out) for s in range(20)]
@@ -205,7 +205,7 @@ def test_leakage_of_none_reads_chance_within_its_interval(quick, monkeypatch):
         assert sum(covers_chance(run[tuple(key)]) for run in runs) >= 16, key
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_what_is_the_label_itself_reads_100_percent(quick, monkeypatch):
     found = measure(monkeypatch, make_speech(), labels, "inform", "draw")
     expected = {
@@ -224,7 +224,7 @@ def test_what_is_the_label_itself_reads_100_percent(quick, monkeypatch):
     assert found["frame, pooled", "sentence", "same sentence nearer"]["value"] > 0.99
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_noise_reads_chance_and_intervals_cover_it(quick, monkeypatch):
     runs = []
     for seed in range(20):
@@ -369,7 +369,7 @@ def test_measures_that_are_kept_are_those_that_were_written(tmp_path):
     assert report.load_measures(tmp_path, "another key") is None
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_phone_errors_of_labels_are_few_and_of_noise_as_many_as_of_dealt_transcripts():
     rows = make_rows("read", 8, sentences=40)
     texts = [" ".join(phone for *_, phone in make_alignment(row)) for row in rows]
@@ -418,7 +418,7 @@ def corpus(tmp_path_factory, make_voice):
     return root
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(RECIPE)
     models = [str(corpus / name / "model") for name in ("joint", "control")]

@@ -794,7 +794,7 @@ LOOKER = """<!DOCTYPE html><html><body>
 """
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_a_browser_shows_the_page_on_a_phone_and_on_a_wide_screen(report, tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:

@@ -334,7 +334,7 @@ def run_verify(encoder, voxceleb1_copy, tmp_path):
     return run
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_the_recipe_writes_both_lists(run_verify, librispeech, voxceleb1_copy, tmp_path):
     prepare_librispeech(librispeech, tmp_path, ["train-clean-100"], num_workers=1)
     reference = tmp_path / "train-clean-100.csv"
@@ -366,7 +366,7 @@ def assert_the_verifier_scores_alike(output, corpus, figures):
     assert np.mean(rates) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_the_recipe_leaves_out_trials_of_bad_audio(run_verify, voxceleb1_copy):
     bad = sorted((voxceleb1_copy / "wav").glob("id00017/*/*.wav"))[0]
     bad.write_bytes(b"no audio")
@@ -375,14 +375,14 @@ def test_the_recipe_leaves_out_trials_of_bad_audio(run_verify, voxceleb1_copy):
     assert sorted(counts.values()) == [17, 18]
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_the_recipe_does_without_development_trials(run_verify, voxceleb1_copy):
     (voxceleb1_copy / "meta" / "veri_dev.txt").unlink()
     figures = run_verify("--dev_trials", "null")[0]["figures"]
     assert set(figures) == {"scoring", "test"} and set(figures["scoring"].values()) == {"plain"}
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_the_recipe_refuses_lists_that_share_speakers(run_verify, voxceleb1_copy):
     meta = voxceleb1_copy / "meta"
     lines = (meta / "veri_dev.txt").read_text().splitlines()
