@@ -450,17 +450,10 @@ class PseudoSpeakerCritic(MICritic):
     True
     """
 
-    modes = BaseCLUB.modes
-    updating_modes = BaseCLUB.updating_modes
-
     def __init__(self, x_dim, y_dim, hidden_dim=512, num_speakers=64):
         super().__init__(x_dim, y_dim)
         self.clusters = RandomProjectionQuantizer(y_dim, num_speakers)
         self.classifier = ResidualMLP(x_dim, hidden_dim, num_speakers)
-
-    def log_likelihood(self, x, y):
-        """Return the mean log q(c|x): `forward(x, y, mode="log_likelihood")`."""
-        return self(x, y, mode="log_likelihood")
 
     def _objective(self, x, y, groups):
         logits = self.classifier(x)

@@ -10,19 +10,25 @@ learning rates on validation; further seeds, and fine-tuning, train at the rate 
 the frozen features. Started again, it does what is missing.
 """
 
-import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.common.experiment import run_logged
+from recipes.common.experiment import check_paths, run_logged, runs_parser
 from recipes.common.manifest import replace_text
 from recipes.common.metrics import percent_and_range, write_between
 
 ROOT = Path(__file__).resolve().parent
 SEEDS = (2407, 2408, 2409, 2410, 2411)
+PATHS = {
+    "models": "the folder of the runs frame, utterance, joint_beta0 and joint",
+    "librispeech": "the folder LibriSpeech",
+    "voxceleb": "the folder voxceleb1",
+    "lexicon": "pronunciations, for PER",
+    "output_folder": "where the cells go",
+}
 ROWS = {
     "log-mel": None,
     "random weights": "joint",
@@ -285,19 +291,7 @@ def write_readmes(folder):
 
 def make_parser():
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", type=Path, metavar="R", help="write the READMEs from R")
-    for name, text in (
-        ("models", "the folder of the runs frame, utterance, joint_beta0 and joint"),
-        ("librispeech", "the folder LibriSpeech"),
-        ("voxceleb", "the folder voxceleb1"),
-        ("lexicon", "pronunciations, for PER"),
-        ("output_folder", "where the cells go"),
-    ):
-        parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), help=text)
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(SEEDS) + 1))
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    return parser
+    return runs_parser(__doc__, PATHS, seeds=3, most_seeds=len(SEEDS))
 
 
 def main():
@@ -307,11 +301,7 @@ def main():
     if options.write is not None:
         write_readmes(options.write)
         return
-    needed = ("models", "librispeech", "voxceleb", "lexicon", "output_folder")
-    for name in needed:
-        path = getattr(options, name)
-        if path is None or (name != "output_folder" and not path.exists()):
-            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    check_paths(parser, options, PATHS)
     missing = [run for run in filter(None, ROWS.values()) if not (options.models / run).is_dir()]
     if missing:
         parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")

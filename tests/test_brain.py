@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain import Stage
 
 from recipes.common.brain import TrainingError, record_epoch
@@ -79,6 +80,15 @@ def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
     brain.information(1.0).backward()
     trained = {key: has_gradient(brain.modules[key]) for key in brain.architecture()}
     assert trained == {key: key == name for key in brain.architecture()}
+
+
+def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
+    pretrain = Path(__file__).parents[1] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
+    overrides = {"critic_momentum": 0.25, "critic_ridge": 0.5}
+    overrides |= {"data_folder": "none", "output_folder": str(tmp_path)}
+    with open(pretrain / "joint_tiny.yaml", encoding="utf-8") as file:
+        critic = load_hyperpyyaml(file, overrides)["modules"]["critic"]
+    assert (critic.momentum, critic.ridge) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize("names", ["frame_encoder", [], ["frames"]])

@@ -8,11 +8,13 @@ from lobes.frame_encoder import num_frames
 from lobes.losses import IGNORED_UNIT
 from recipes.common.dataio import (
     Clock,
+    KeptBatches,
     LengthSortedBatches,
     add_crops,
     add_frame_items,
     collate,
     load_split,
+    make_loader,
     two_crops,
 )
 
@@ -158,3 +160,17 @@ def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
     batch = collate([short, dataset[1]])
     assert (batch.units.data[0, 24:] == IGNORED_UNIT).all()
     assert not batch.mask.data[0, 24:].any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_only_little_validation_data_is_kept(training, librispeech, tmp_path, monkeypatch):
+    dataset = dataset_with_items(librispeech, tmp_path, FrameNumbers())
+    dataset.set_output_keys(["id", "wav"])
+    hparams = {**SETTINGS, "max_batch_seconds": 10, "num_workers": 0}
+    clock = Clock() if training else None
+    loader = make_loader(dataset, hparams, clock)
+    first, second = list(loader), list(loader)
+    assert [b.id for b in first] == [b.id for b in second]
+    assert all(a is b for a, b in zip(first, second, strict=True)) != training
+    monkeypatch.setattr("recipes.common.dataio.MAX_KEPT_SECONDS", 1)
+    assert not isinstance(make_loader(dataset, hparams, clock), KeptBatches)

@@ -421,7 +421,7 @@ def test_gradients_can_be_repeated_to_the_bit_with_several_threads(kind):
     threads, gradients = torch.get_num_threads(), set()
     torch.set_num_threads(2)
     try:
-        for _ in range(10):
+        for _ in range(20):
             torch.manual_seed(1)
             rows = y.clone().requires_grad_()
             critic(x, repeat_rows(rows, groups), groups).backward()

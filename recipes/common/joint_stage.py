@@ -135,7 +135,7 @@ class JointBrain(ResumableBrain):
         critic.requires_grad_(True)
         self.track("club", information, 1)
         if not critic.training:
-            self.track("critic_log_likelihood", critic.log_likelihood(frames, embeddings), 1)
+            self.track("critic_log_likelihood", critic(*self.pairs, mode="objective"), 1)
             self.track("lower_bound", unwrap(self.modules.lower_bound)(*self.pairs), 1)
         return information
 

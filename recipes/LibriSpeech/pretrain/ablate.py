@@ -12,7 +12,6 @@ ablations.json, which keeps the figures of all runs, and writes the table of REA
 Test speakers are not read.
 """
 
-import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from recipes.common.alignments import read_alignments
-from recipes.common.experiment import read_yaml, run_logged
+from recipes.common.experiment import check_paths, read_yaml, run_logged, runs_parser
 from recipes.common.manifest import replace_text
 from recipes.common.measures import (
     make_trials,
@@ -40,6 +39,12 @@ from recipes.results import SEEDS
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
 KEPT = HERE / "ablations.json"
+PATHS = {
+    "models": "the folder of the runs frame and utterance",
+    "data_folder": "the folder LibriSpeech",
+    "alignments": "of dev-clean",
+    "output_folder": "where the runs go",
+}
 CONTROL = "control"
 CENTRED = "control, each utterance's mean frame taken off"  # what costs no critic
 EPOCHS = 4
@@ -60,7 +65,8 @@ def command_line(name, seed, options):
 
     Example
     -------
-    >>> options = argparse.Namespace(
+    >>> from types import SimpleNamespace
+    >>> options = SimpleNamespace(
     ...     models=Path("O"), data_folder=Path("D"), output_folder=Path("B"))
     >>> " ".join(command_line("control", 1, options)[1:7])
     'train.py hparams/joint_tiny.yaml --number_of_epochs 4 --beta 0.0'
@@ -130,7 +136,22 @@ def read_run(options):
 
 
 def encode_run(run, split, data_folder):
-    """Return the utterances of a split, as dicts, and what a run's model gives for them."""
+    """Return the utterances of a split and what a run's model gives for them.
+
+    Arguments
+    ---------
+    run : Path
+        Folder of the run, with its manifest and model; receives the states.
+    split : str
+    data_folder : Path
+
+    Returns
+    -------
+    rows : list of dict
+        The utterances.
+    encoded : Encoded
+        Of these, in their order.
+    """
     given = {"data_folder": data_folder, "min_seconds": 0.5, "session": None}
     rows = load_rows([run / "manifest" / f"{split}.csv"], given)
     [system] = load_systems([run / "model"], controls=False, seed=SEEDS[0])
@@ -277,25 +298,11 @@ def _probed(runs, control, key, is_control):
 
 def make_parser():
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", type=Path, metavar="B", help="write the table from B")
-    parser.add_argument("--read", type=_path, metavar="RUN", help="only read this run")
-    parser.add_argument("--centred", action="store_true", help="read centred frames too")
-    for name, text in (
-        ("models", "the folder of the runs frame and utterance"),
-        ("data_folder", "the folder LibriSpeech"),
-        ("alignments", "of dev-clean"),
-        ("output_folder", "where the runs go"),
-    ):
-        parser.add_argument(f"--{name}", type=_path, help=text)
-    parser.add_argument("--seeds", type=int, default=2, choices=range(1, len(SEEDS) + 1))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser = runs_parser(__doc__, PATHS, seeds=2, most_seeds=len(SEEDS))
     parser.add_argument("--only", nargs="+", choices=read_yaml(SETTINGS), help="settings")
+    parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
+    parser.add_argument("--centred", action="store_true", help="read centred frames too")
     return parser
-
-
-def _path(text):
-    return Path(text).resolve()
 
 
 def main():
@@ -308,10 +315,7 @@ def main():
     if options.read is not None:
         read_run(options)
         return
-    for name in ("models", "data_folder", "alignments", "output_folder"):
-        path = getattr(options, name)
-        if path is None or (name != "output_folder" and not path.exists()):
-            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    check_paths(parser, options, PATHS)
     names = options.only or list(read_yaml(SETTINGS))
     planned = [(name, seed) for seed in SEEDS[: options.seeds] for name in names]
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -11,7 +11,6 @@ chosen on, and judged by intervals over speakers and seeds: see `judge`. Started
 is missing. `--write` writes the verdict into README.md from J.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from recipes.common.comparison import PAIRED_USE
-from recipes.common.experiment import run_logged
+from recipes.common.experiment import check_paths, run_logged, runs_parser
 from recipes.common.manifest import replace_text
 from recipes.common.measures import make_trials, phone_mix, read_eer, read_mix, read_probes
 from recipes.common.metrics import (
@@ -38,6 +37,11 @@ from recipes.LibriSpeech.pretrain.ablate import TRIALS, encode_run
 from recipes.results import SEEDS, Cell, run_cell
 
 HERE = Path(__file__).resolve().parent
+PATHS = {
+    "data_folder": "the folder LibriSpeech",
+    "lexicon": "pronunciations",
+    "output_folder": "where the runs go",
+}
 STEPS = (  # runs that can go side by side, with their options
     {"frame": [], "utterance": []},
     {"joint": [], "joint_beta0": ["--beta", "0.0"]},
@@ -57,7 +61,9 @@ def train_run(seed, name, options):
     stage = name.partition("_")[0]
     command = [sys.executable, "train.py", f"hparams/{stage}_tiny.yaml", "--seed", str(seed)]
     command += ["--data_folder", options.data_folder, "--output_folder", folder, *more]
-    return _logged(command, HERE, folder / "judge.log", options.jobs)
+    with open(folder / "judge.log", "a", encoding="utf-8") as log:
+        status = run_logged(command, HERE, log, options.jobs)
+    return f"{folder} ended with {status}: see {log.name}" if status else None
 
 
 def recognise_phones(seed, name, options):
@@ -249,28 +255,6 @@ def make_table(lines):
     return "\n".join(rows)
 
 
-def _logged(command, folder, log_path, jobs):
-    """Run a command with its log; return what went wrong, or None."""
-    with open(log_path, "a", encoding="utf-8") as log:
-        status = run_logged(command, folder, log, jobs)
-    return f"{log_path.parent} ended with {status}: see {log_path}" if status else None
-
-
-def make_parser():
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", type=Path, metavar="J", help="write README.md from J")
-    for name, text in (
-        ("data_folder", "the folder LibriSpeech"),
-        ("lexicon", "pronunciations"),
-        ("output_folder", "where the runs go"),
-    ):
-        parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), help=text)
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(SEEDS) + 1))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    return parser
-
-
 def run_all(options):
     """Do what is missing of all runs; return the lines of the verdict."""
     seeds = SEEDS[: options.seeds]
@@ -294,16 +278,13 @@ def run_all(options):
 
 def main():
     """Train, read and judge, or write the verdict."""
-    parser = make_parser()
+    parser = runs_parser(__doc__, PATHS, seeds=3, most_seeds=len(SEEDS))
     options = parser.parse_args()
     if options.write is not None:
         lines = json.loads((options.write / "verdict.json").read_text(encoding="utf-8"))
         write_between(HERE / "README.md", "verdict", make_table(lines))
         return
-    for name in ("data_folder", "lexicon", "output_folder"):
-        path = getattr(options, name)
-        if path is None or (name != "output_folder" and not path.exists()):
-            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    check_paths(parser, options, PATHS)
     lines = run_all(options)
     replace_text(options.output_folder / "verdict.json", json.dumps(lines, indent=2) + "\n")
     print(make_table(lines))
