@@ -356,7 +356,7 @@ class LinearCLUB(BaseCLUB):
 
     min_variance = 0.01  # of what is left of a standardised y
 
-    def __init__(self, x_dim, y_dim, momentum=0.03, ridge=0.01):
+    def __init__(self, x_dim, y_dim, momentum=0.1, ridge=0.01):
         super().__init__(x_dim, y_dim)
         self.momentum = momentum
         self.ridge = ridge
@@ -463,7 +463,7 @@ class PseudoSpeakerCritic(MICritic):
         return self._objective(x, y, groups)
 
 
-def make_critic(kind, x_dim, y_dim, hidden_dim=512, momentum=0.03, ridge=0.01):
+def make_critic(kind, x_dim, y_dim, hidden_dim=512, momentum=0.1, ridge=0.01):
     """Return what joint training minimises, by its name.
 
     Arguments

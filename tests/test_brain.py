@@ -158,7 +158,7 @@ def test_beta_waits_for_the_critic_and_rises(tmp_path):
     assert brain.beta() == brain.hparams.beta
 
 
-@pytest.mark.parametrize("frames_per_pair", [1, 8])
+@pytest.mark.parametrize("frames_per_pair", [1, 8, None])
 def test_draws_are_of_valid_frames_and_their_own_utterance(frames_per_pair, tmp_path):
     brain, batch = make_brain("joint", tmp_path)
     brain.hparams.frames_per_pair = frames_per_pair
@@ -170,6 +170,16 @@ def test_draws_are_of_valid_frames_and_their_own_utterance(frames_per_pair, tmp_
     x, y, groups = brain.draw_pairs(frames, embeddings, batch, "test")
     assert padded.any() and (x[:, 1] == 0).all()
     assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(groups.float(), y[:, 0])
+
+
+def test_without_a_number_the_mean_is_over_all_valid_frames(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.frames_per_pair = None
+    brain.hparams.pairs_per_utterance = 1
+    frames = torch.randn(*batch.units.data.shape, 4)
+    x, _, _ = brain.draw_pairs(frames, torch.zeros(2 * len(frames), 1), batch, "test")
+    spoken = zip(frames, batch.units.data >= 0, strict=True)
+    torch.testing.assert_close(x, torch.stack([row[valid].mean(0) for row, valid in spoken]))
 
 
 def test_draws_are_means_of_several_frames(tmp_path):

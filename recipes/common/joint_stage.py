@@ -22,6 +22,7 @@ from speechbrain import Stage
 from lobes.distributed import row_offset
 from lobes.losses import masked_prediction_loss, nt_xent
 from lobes.mi_critic import repeat_rows
+from lobes.pooling import masked_mean
 from pretrained.exported import load_model
 from pretrained.importing import import_weights
 from recipes.common.brain import ResumableBrain, unwrap
@@ -243,9 +244,9 @@ def draw_pairs(frames, embeddings, batch, per_utterance, frames_per_pair, seed_p
         `units` tells which frames are valid.
     per_utterance : int
         How many pairs to draw of each utterance.
-    frames_per_pair : int
-        How many frames to draw for each pair, with replacement. Over many, what is said averages
-        out, and who says it remains.
+    frames_per_pair : int or None
+        How many frames to draw for each pair, with replacement; None for the mean over all. Over
+        many, what is said averages out, and who says it remains.
     seed_parts : tuple
         Seed of the draw, together with the utterance's ID.
 
@@ -260,15 +261,17 @@ def draw_pairs(frames, embeddings, batch, per_utterance, frames_per_pair, seed_p
     """
     lens = (batch.units.lengths * batch.units.data.shape[1]).round().long().tolist()
     rngs = [derive_rng(*seed_parts, utterance) for utterance in batch.id]
-    shape = (per_utterance, frames_per_pair)
-    places = [rng.integers(n, size=shape) for rng, n in zip(rngs, lens, strict=True)]
-    crops = [rng.integers(2, size=per_utterance) for rng in rngs]
-    places = torch.from_numpy(np.concatenate(places)).to(frames.device)
-    crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
     rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
-    groups = rows + row_offset(frames)
-    x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
-    return x, repeat_rows(embeddings, rows + crops * len(lens)), groups
+    if frames_per_pair is None:
+        x = repeat_rows(masked_mean(frames.transpose(1, 2), batch.units.data >= 0), rows)
+    else:
+        shape = (per_utterance, frames_per_pair)
+        places = [rng.integers(n, size=shape) for rng, n in zip(rngs, lens, strict=True)]
+        places = torch.from_numpy(np.concatenate(places)).to(frames.device)
+        x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
+    crops = [rng.integers(2, size=per_utterance) for rng in rngs]
+    crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
+    return x, repeat_rows(embeddings, rows + crops * len(lens)), rows + row_offset(frames)
 
 
 def joint_loaders(hparams, datasets, units, augment):
