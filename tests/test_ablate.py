@@ -89,6 +89,22 @@ def test_centring_takes_the_mean_of_each_utterance_off():
     assert np.allclose(drawn[1], rest[1][:4], atol=1e-6)
 
 
+def test_erased_directions_tell_nothing_of_embeddings_and_the_others_stay():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(300, 3))
+    offsets = embeddings @ rng.normal(size=(3, 8))
+    whole = [rng.normal(size=(20 + n % 7, 8)) + x for n, x in enumerate(offsets)]
+    means = np.stack([x.mean(0) for x in whole])
+    erased = ablate.eraser(whole, embeddings, 3)(means)
+    explained = [
+        1 - np.linalg.lstsq(embeddings, x - x.mean(0))[1].sum() / x.var(0).sum() / len(x)
+        for x in (means, erased)
+    ]
+    assert explained[0] > 0.8 and explained[1] < 0.02
+    moved = np.linalg.svd(erased - means, compute_uv=False)
+    assert (moved > 1e-4).sum() == 3
+
+
 def test_a_setting_that_was_changed_is_forgotten(settings, tmp_path):
     add_run(tmp_path / "B", "hard", 2407, 0.3)
     assert "hard" in ablate.collect(tmp_path / "B")

@@ -46,7 +46,9 @@ PATHS = {
     "output_folder": "where the runs go",
 }
 CONTROL = "control"
-CENTRED = "control, each utterance's mean frame taken off"  # what costs no critic
+# What costs no critic: frames of the control, changed in closed form
+CENTRED = "control, each utterance's mean frame taken off"
+ERASED = {f"control, {rank} directions erased": rank for rank in (10, 20, 40)}
 EPOCHS = 4
 FRAMES = 10  # of each utterance, for probes
 TRIALS = 10000
@@ -102,7 +104,7 @@ def run_one(name, seed, options):
         return None
     folder.mkdir(parents=True, exist_ok=True)
     read = [sys.executable, __file__, "--read", folder, "--data_folder", options.data_folder]
-    read += ["--alignments", options.alignments, *(["--centred"] if name == CONTROL else [])]
+    read += ["--alignments", options.alignments, *(["--changed"] if name == CONTROL else [])]
     commands = [command_line(name, seed, options), read]
     with open(folder / "ablate.log", "a", encoding="utf-8") as log:
         for command in commands:
@@ -122,9 +124,13 @@ def read_run(options):
     alignments = read_alignments(options.alignments, rows)
     frames = encoded.means, encoded.frames[:, :, -1], encoded.whole
     figures = read_frames(*frames, rows, alignments)
-    if options.centred:
+    if options.changed:
         rest = read_frames(*centred(*frames), rows, alignments)
         figures[CENTRED] = {**rest, "speaker_pooled": None}  # all means are 0
+        _, training = encode_run(options.read, "train-clean-100", options.data_folder)
+        for name, rank in ERASED.items():
+            erase = eraser(training.whole, training.embeddings, rank)
+            figures[name] = read_frames(*map(erase, frames), rows, alignments)
     speakers = {row["ID"]: row["spk_id"] for row in rows}
     embeddings = dict(zip(speakers, encoded.embeddings, strict=True))
     trials = make_trials(rows, False, TRIALS, SEEDS[0])
@@ -162,6 +168,61 @@ def centred(means, frames, whole):
     """Take each utterance's mean frame off the arrays of `read_frames`."""
     rest = [x.astype(np.float32) - mean for x, mean in zip(whole, means, strict=True)]
     return None, frames - means[:, None], rest
+
+
+def eraser(whole, embeddings, rank):
+    """Return a function that erases from frames the directions that tell most of embeddings.
+
+    These are the first canonical directions of frames and the embeddings of their utterances, as in
+    the closed form of Belrose et al. (LEACE, arXiv 2306.03819), which erases all of them.
+
+    Arguments
+    ---------
+    whole : list of numpy.ndarray
+        The frames of each training utterance, (frames, dim).
+    embeddings : numpy.ndarray
+        Of these utterances, (utterances, E).
+    rank : int
+        How many directions to erase.
+
+    Returns
+    -------
+    callable
+        Takes an array of frames, (..., dim), or a list of these.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> embeddings = rng.normal(size=(200, 1))
+    >>> whole = [rng.normal(size=(50, 3)) + [x, 0, 0] for x in embeddings[:, 0]]
+    >>> means = eraser(whole, embeddings, 1)(np.stack(whole)).mean(1)
+    >>> bool(abs(np.corrcoef(means[:, 0], embeddings[:, 0])[0, 1]) < 0.01)
+    True
+    """
+    frames = np.concatenate([x.astype(np.float32) for x in whole])
+    centre = frames.mean(0)
+    means = np.stack([x.astype(np.float32).mean(0) for x in whole]) - centre
+    weights = np.array([[len(x)] for x in whole]) / len(frames)
+    away = embeddings - (weights * embeddings).sum(0)
+    root = _root(np.cov(frames.T))
+    cross = np.linalg.inv(root) @ (weights * means).T @ away
+    cross = cross @ np.linalg.inv(_root((weights * away).T @ away))
+    told = np.linalg.svd(cross)[0][:, :rank]
+    change = np.linalg.inv(root) @ told @ told.T @ root
+
+    def erase(x):
+        if isinstance(x, list):
+            return [erase(part) for part in x]
+        return (x - (x - centre) @ change).astype(np.float32)
+
+    return erase
+
+
+def _root(covariance):
+    """Return the symmetric square root, its smallest eigenvalues raised to .001 of the mean one."""
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0.001 * values.mean())
+    return (vectors * np.sqrt(values)) @ vectors.T
 
 
 def read_frames(means, frames, whole, rows, alignments):
@@ -261,7 +322,7 @@ def make_table(found):
     heads = ["setting", "options", "seeds", *PROBED, *PLAIN]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
     control = found.get(CONTROL, {"runs": {}})["runs"]
-    for name, setting in with_centred(found).items():
+    for name, setting in with_changed(found).items():
         runs = setting["runs"]
         words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
         cells = [name, f"`{words}`" if words else "", str(len(runs))]
@@ -271,14 +332,15 @@ def make_table(found):
     return "\n".join(lines)
 
 
-def with_centred(found):
-    """Return the settings with the control's centred frames, read beside it, as one more."""
+def with_changed(found):
+    """Return the settings with the control's changed frames, read beside it, as further ones."""
     settings = {}
     for name, setting in found.items():
         settings[name] = setting
-        runs = {k: {**v, **v[CENTRED]} for k, v in setting["runs"].items() if CENTRED in v}
-        if runs:
-            settings[CENTRED] = {**setting, "runs": runs}
+        for change in (CENTRED, *ERASED):
+            runs = {k: {**v, **v[change]} for k, v in setting["runs"].items() if change in v}
+            if runs:
+                settings[change] = {**setting, "runs": runs}
     return settings
 
 
@@ -301,7 +363,7 @@ def make_parser():
     parser = runs_parser(__doc__, PATHS, seeds=2, most_seeds=len(SEEDS))
     parser.add_argument("--only", nargs="+", choices=read_yaml(SETTINGS), help="settings")
     parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
-    parser.add_argument("--centred", action="store_true", help="read centred frames too")
+    parser.add_argument("--changed", action="store_true", help="read changed frames too")
     return parser
 
 
