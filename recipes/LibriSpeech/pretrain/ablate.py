@@ -174,7 +174,7 @@ def eraser(whole, embeddings, rank):
     """Return a function that erases from frames the directions that tell most of embeddings.
 
     These are the first canonical directions of frames and the embeddings of their utterances, as in
-    the closed form of Belrose et al. (LEACE, arXiv 2306.03819), which erases all of them.
+    the closed form of Belrose et al. (arXiv 2306.03819), which erases all of them.
 
     Arguments
     ---------
