@@ -337,6 +337,7 @@ def test_forced_alignment_of_voices_whose_phones_are_known(synthetic, aligned, t
     assert (tmp_path / "again.ctm").read_text() in (tmp_path / "dev-clean.ctm").read_text()
 
 
+@pytest.mark.long
 def test_what_cannot_be_aligned_says_why(aligned, synthetic, tmp_path):
     soundfile.write(tmp_path / "short.flac", np.zeros(100), 16000)
     (tmp_path / "broken.flac").write_text("no audio")

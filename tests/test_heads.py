@@ -109,6 +109,7 @@ def errors(logits, symbols):
     return wrong / symbols.numel()
 
 
+@pytest.mark.long
 def test_a_blstm_learns_20_utterances():
     generator = torch.Generator().manual_seed(1)
     symbols = torch.randint(1, 6, (20, 5), generator=generator)

@@ -408,6 +408,7 @@ def test_log_variance_is_bounded_softly_over_a_wide_range():
     assert (readings[0.1] - readings[-0.1]) / 0.2 == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_encoder_that_descends_the_estimate_loses_information(sign):
     dim, angle = 5, torch.tensor(0.8, requires_grad=True)

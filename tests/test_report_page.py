@@ -526,6 +526,7 @@ def test_the_page_is_the_same_for_the_same_report_which_it_leaves_alone(report, 
     assert Page(read, tmp_path).html == first
 
 
+@pytest.mark.long
 def test_a_large_report_makes_a_small_page(tmp_path):
     report = make_report(points=1500)
     layers = [f for f in report["figures"] if f["layer"] == 0]

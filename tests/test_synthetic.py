@@ -55,6 +55,7 @@ def read(folder, row):
     return audio
 
 
+@pytest.mark.long
 def test_the_same_bytes_again_in_another_order(synthetic, tmp_path):
     again = tmp_path / "corpus"
     corpus.make_corpus(again, num_workers=1, speakers=dict(reversed(SPEAKERS.items())))

@@ -770,6 +770,7 @@ def test_errors_are_one_line(verifier_folder, encoders_folder, speech, tmp_path,
         assert printed.err.startswith("error: ") and message in printed.err
 
 
+@pytest.mark.long
 def test_a_folder_stands_alone_outside_the_repository(transcriber_folder, tmp_path):
     written(tmp_path / "a.wav", tones(" AB "))
     command = [sys.executable, "-m", "pretrained", "transcribe", "a.wav", "none.wav"]
