@@ -126,7 +126,7 @@ def principal_axes(x):
     Returns
     -------
     project : callable
-        Takes (items, features) and returns a torch.Tensor (items, rank), float32.
+        Takes (..., features) and returns a torch.Tensor (..., rank), float32.
     variances : numpy.ndarray
         Shape (rank,), of the axes, rising.
 
@@ -152,7 +152,7 @@ def principal_axes(x):
     axes = axes[:, kept] / deviation[:, None]
 
     def project(features):
-        return torch.from_numpy(((np.asarray(features)[:, varies] - mean) @ axes).astype("f4"))
+        return torch.from_numpy(((np.asarray(features)[..., varies] - mean) @ axes).astype("f4"))
 
     return project, variances[kept]
 

@@ -31,7 +31,7 @@ from recipes.common.measures import (
     read_probes,
 )
 from recipes.common.metrics import percent_and_range, write_between
-from recipes.common.probes import bootstrap_groups
+from recipes.common.probes import bootstrap_groups, principal_axes
 from recipes.common.report_speech import drawn_phones, load_rows, phone_texts
 from recipes.common.representations import encode, load_systems
 from recipes.results import SEEDS
@@ -199,30 +199,26 @@ def eraser(whole, embeddings, rank):
     >>> bool(abs(np.corrcoef(means[:, 0], embeddings[:, 0])[0, 1]) < 0.01)
     True
     """
-    frames = np.concatenate([x.astype(np.float32) for x in whole])
-    centre = frames.mean(0)
-    means = np.stack([x.astype(np.float32).mean(0) for x in whole]) - centre
-    weights = np.array([[len(x)] for x in whole]) / len(frames)
-    away = embeddings - (weights * embeddings).sum(0)
-    root = _root(np.cov(frames.T))
-    cross = np.linalg.inv(root) @ (weights * means).T @ away
-    cross = cross @ np.linalg.inv(_root((weights * away).T @ away))
+    whole = [x.astype(np.float64) for x in whole]
+    frames = np.concatenate(whole)
+    white = _whitener(frames)
+    cross = white(np.stack([x.mean(0) for x in whole])).T @ _whitener(embeddings)(embeddings)
     told = np.linalg.svd(cross)[0][:, :rank]
-    change = np.linalg.inv(root) @ told @ told.T @ root
+    centre, directions = frames.mean(0), white(frames) @ told
+    back = directions.T @ (frames - centre) / len(frames)
 
     def erase(x):
         if isinstance(x, list):
             return [erase(part) for part in x]
-        return (x - (x - centre) @ change).astype(np.float32)
+        return (x - white(x) @ told @ back).astype(np.float32)
 
     return erase
 
 
-def _root(covariance):
-    """Return the symmetric square root, its smallest eigenvalues raised to .001 of the mean one."""
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values, 0.001 * values.mean())
-    return (vectors * np.sqrt(values)) @ vectors.T
+def _whitener(rows):
+    """Return a function that gives (..., dim) mean 0, variance 1 and no correlation over rows."""
+    project, variances = principal_axes(np.asarray(rows, np.float64))
+    return lambda x: project(x).numpy() * variances**-0.5
 
 
 def read_frames(means, frames, whole, rows, alignments):
