@@ -19,6 +19,12 @@ WORDS = ("ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Put files with long tests first, so that no worker is left with one at the end."""
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def make_voice():
     """Return a function (speaker, seed) -> samples between -1 and 1, 1.2 s to 2.4 s at 16 kHz."""

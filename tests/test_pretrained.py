@@ -179,7 +179,7 @@ def test_the_tdnn_gives_what_the_whole_gives(speech, tmp_path):
     with torch.no_grad():
         whole = encoder(torch.from_numpy(samples)[None])
         part = encoder(torch.from_numpy(samples[: 30 * RATE])[None])
-    assert (found - whole).abs().max() < 1e-5
+    assert (found - whole).abs().max() < 1e-5 * whole.abs().max()
     assert (part - whole).abs().max() > 1e-3
 
 
