@@ -463,67 +463,19 @@ class PseudoSpeakerCritic(MICritic):
         return self._objective(x, y, groups)
 
 
-class GaussianCritic(MICritic):
-    """What x tells of the utterance it is from, in closed form; y does not enter.
-
-    With rows that are Gaussian about their utterance's mean, with one covariance W for all, and
-    means that are Gaussian too, I(x; utterance) = 1/2 ln(det T / det W), T being the covariance of
-    all rows: minus half the logarithm of Wilks' lambda. An embedding is a function of the
-    utterance, so I(x; y) is no larger. Nothing is trained, and nothing lags: the batch's own
-    moments tell all. Each group takes many rows: n rows in g groups that differ in nothing read
-    about x_dim (g - 1) / 2n.
-
-    Arguments
-    ---------
-    x_dim, y_dim : int
-        Features of x and of y.
-    ridge : float
-        Added to the variance of each feature of x, which is 1.
-
-    Example
-    -------
-    >>> critic, groups = GaussianCritic(x_dim=6, y_dim=4), torch.arange(900) // 60
-    >>> x, y = torch.randn(900, 6), torch.randn(900, 4)
-    >>> same, moved = critic(x, y, groups), critic(x + torch.randn(15, 6)[groups], y, groups)
-    >>> bool(same < 0.2), bool(moved > 1)
-    (True, True)
-    """
-
-    def __init__(self, x_dim, y_dim, ridge=0.01):
-        super().__init__(x_dim, y_dim)
-        self.ridge = ridge
-
-    def _objective(self, x, y, groups):
-        return self._estimate(x, y, groups)
-
-    def _estimate(self, x, y, groups):
-        index = GroupIndex(x, groups)
-        sizes, count = index.sizes.unsqueeze(1), len(index.everyone)
-        sums = x.new_zeros(len(sizes), x.shape[1]).index_add(0, index.own, x)
-        sums, square = all_reduce_sum(sums), all_reduce_sum(x.T @ x)
-        centre = sums.sum(0, keepdim=True) / count
-        total = square / count - centre.T @ centre
-        between = sums.T @ (sums / sizes) / count - centre.T @ centre
-        ridge = torch.full_like(total[0], self.ridge).diag()
-        return (torch.logdet(total + ridge) - torch.logdet(total - between + ridge)) / 2
-
-
 def make_critic(kind, x_dim, y_dim, hidden_dim=512, momentum=0.1, ridge=0.01):
     """Return what joint training minimises, by its name.
 
     Arguments
     ---------
     kind : str
-        "linear" (`LinearCLUB`), "network" (`CLUB`), "gaussian" (`GaussianCritic`) or "classifier"
-        (`PseudoSpeakerCritic`).
+        "linear" (`LinearCLUB`), "network" (`CLUB`) or "classifier" (`PseudoSpeakerCritic`).
     x_dim, y_dim : int
         Features of x and of y.
     hidden_dim : int
         Hidden units of a network.
-    momentum : float
+    momentum, ridge : float
         Of the linear one.
-    ridge : float
-        Of the linear and the Gaussian one.
 
     Returns
     -------
@@ -543,13 +495,9 @@ def make_critic(kind, x_dim, y_dim, hidden_dim=512, momentum=0.1, ridge=0.01):
         return LinearCLUB(x_dim, y_dim, momentum, ridge)
     if kind == "network":
         return CLUB(x_dim, y_dim, hidden_dim)
-    if kind == "gaussian":
-        return GaussianCritic(x_dim, y_dim, ridge)
     if kind == "classifier":
         return PseudoSpeakerCritic(x_dim, y_dim, hidden_dim)
-    raise ValueError(
-        f"critic_kind must be 'linear', 'network', 'gaussian' or 'classifier', not {kind!r}"
-    )
+    raise ValueError(f"critic_kind must be 'linear', 'network' or 'classifier', not {kind!r}")
 
 
 class PairScores(MICritic):

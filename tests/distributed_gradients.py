@@ -49,6 +49,7 @@ def build(stage, output):
     stage, _, critic_kind = stage.partition(" ")
     overrides += "" if stage == "utterance" else f"num_targets: {UNITS}\n"
     overrides += f"critic_kind: {critic_kind}\n" if critic_kind else ""
+    overrides += "gamma: 0.5\n" if stage == "joint" else ""
     with open(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
     for module in hparams["modules"].values():

@@ -19,7 +19,7 @@ SPEC = importlib.util.spec_from_file_location(
 steps = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(steps)
 
-JOINT = ["joint", "joint network", "joint gaussian", "joint classifier"]  # with each critic
+JOINT = ["joint", "joint network", "joint classifier"]  # with each critic
 
 
 def make_brain(stage, folder):
@@ -77,6 +77,9 @@ def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
         brain.on_fit_batch_end(batch, outputs, loss, True)
     brain.hparams.information_trains = [name]
     forward(brain, batch)
+    frames = brain.compute_forward(batch, Stage.TRAIN)[2]
+    closed = brain.frame_information(frames, batch.units.data >= 0, 1.0)
+    assert closed.requires_grad == (name == "frame_encoder")
     brain.information(1.0).backward()
     trained = {key: has_gradient(brain.modules[key]) for key in brain.architecture()}
     assert trained == {key: key == name for key in brain.architecture()}
@@ -94,7 +97,13 @@ def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
 @pytest.mark.parametrize("names", ["frame_encoder", [], ["frames"]])
 def test_refuses_to_train_what_is_no_encoder(names):
     with pytest.raises(ValueError, match="information_trains is .* such as"):
-        check_receivers(names)
+        check_receivers(names, "linear")
+
+
+def test_refuses_a_critic_that_does_not_reach_whom_it_is_to_train():
+    with pytest.raises(ValueError, match="which critic_kind: classifier does not reach"):
+        check_receivers(["utterance_encoder"], "classifier")
+    check_receivers(["frame_encoder"], "classifier")
 
 
 @pytest.mark.parametrize("stage", JOINT)
@@ -124,8 +133,10 @@ def test_the_information_is_added_to_the_loss(stage, tmp_path):
     without = forward(brain, batch)[1]
     brain.hparams.beta = 0.7
     with_it = forward(brain, batch)[1]
-    information = brain.information(0.0)
-    assert information.abs() > 1e-3
+    frames, valid = brain.compute_forward(batch, Stage.TRAIN)[2], batch.units.data >= 0
+    critics, closed = brain.information(0.0), brain.frame_information(frames, valid, 0.0)
+    assert critics.abs() > 1e-3 and closed > 0.1
+    information = critics + brain.hparams.gamma * closed
     assert torch.allclose(with_it - without, brain.beta() * information, rtol=1e-3, atol=1e-5)
 
 
@@ -142,6 +153,7 @@ def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
         outputs = brain.compute_forward(batch, Stage.TRAIN)
         brain.pairs = brain.draw_pairs(outputs[2], outputs[4], batch, "encoders")
         information = brain.information(1.0)
+        information = information + brain.frame_information(outputs[2], batch.units.data >= 0, 1.0)
         optimizer.zero_grad()
         (brain.beta() / brain.hparams.beta * information).backward()
         optimizer.step()

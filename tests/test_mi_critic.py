@@ -14,7 +14,6 @@ from torch.distributions import Normal
 from lobes.mi_critic import (
     CLUB,
     MINE,
-    GaussianCritic,
     GroupIndex,
     InfoNCE,
     LinearCLUB,
@@ -308,40 +307,8 @@ def test_a_classifier_of_pseudo_speakers_learns_what_x_tells_of_them():
     assert told["y"] > -0.2 * entropy and told["other"] < -0.6 * entropy
 
 
-def grouped(between, rows, groups=400, dim=4):
-    """Return rows of deviation 1 about means of groups that deviate by `between`, and groups."""
-    groups = torch.arange(groups).repeat_interleave(rows)
-    means = between * torch.randn(int(groups[-1]) + 1, dim)
-    return means[groups] + torch.randn(len(groups), dim), groups
-
-
-@pytest.mark.parametrize("between", [0.2, 0.5, 1.0, 2.0])
-def test_gaussian_critic_reads_its_closed_form(between):
-    x, groups = grouped(between, rows=50)
-    mi = 4 / 2 * math.log(1 + between**2)
-    reading = GaussianCritic(4, 1, ridge=0.0)(x, x[:, :1], groups).item()
-    assert reading == pytest.approx(mi + 4 / 2 / 50, rel=0.07)
-
-
-def test_gaussian_critic_reads_little_of_groups_that_do_not_differ():
-    x, groups = grouped(0.0, rows=200, groups=15)
-    reading = GaussianCritic(4, 1)(x, x[:, :1], groups).item()
-    assert 0 < reading < 2 * 4 * 14 / 2 / 3000
-
-
-def test_gaussian_critic_is_wilks_lambda():
-    x, groups = grouped(0.7, rows=9, groups=8)
-    rows = (x - x.mean(0)) / x.std(0, unbiased=False)
-    within = sum((part - part.mean(0)).T @ (part - part.mean(0)) for part in rows.split(9))
-    wilks = torch.linalg.det(within) / torch.linalg.det(rows.T @ rows)
-    reading = GaussianCritic(4, 1, ridge=0.0)(x, x[:, :1], groups)
-    torch.testing.assert_close(reading, -wilks.log() / 2, rtol=1e-4, atol=1e-5)
-
-
 def with_a_fit(kind, x, y):
     """Return a critic of 6 and 4 features; a linear one has seen the rows, or it would read 0."""
-    if kind is GaussianCritic:
-        return GaussianCritic(6, 4, ridge=0.1)
     if kind is not LinearCLUB:
         return kind(6, 4, 16)
     critic = LinearCLUB(6, 4, ridge=1.0)  # 11 rows would determine less than that well
@@ -349,7 +316,7 @@ def with_a_fit(kind, x, y):
     return critic
 
 
-@pytest.mark.parametrize("kind", [CLUB, LinearCLUB, GaussianCritic, *LOWER_BOUNDS])
+@pytest.mark.parametrize("kind", [CLUB, LinearCLUB, *LOWER_BOUNDS])
 @pytest.mark.parametrize("scales", [(10, 1), (1, 10), (1e-3, 1e-3)])
 def test_estimate_ignores_scale_and_offset(kind, scales):
     x, y, groups = unequal_batch()
@@ -358,7 +325,7 @@ def test_estimate_ignores_scale_and_offset(kind, scales):
     torch.testing.assert_close(moved, critic(x, y, groups), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [CLUB, LinearCLUB, GaussianCritic])
+@pytest.mark.parametrize("kind", [CLUB, LinearCLUB])
 def test_shrinking_inputs_gives_no_gradient(kind):
     x, y, groups = unequal_batch()
     scale = torch.ones(2, requires_grad=True)
@@ -511,7 +478,6 @@ def ranked_readings(part):
         (CLUB, "estimate"),
         (CLUB, "log_likelihood"),
         (LinearCLUB, "estimate"),
-        (GaussianCritic, "estimate"),
         (PseudoSpeakerCritic, "estimate"),
         *((k, "estimate") for k in LOWER_BOUNDS),
     ]:

@@ -1,14 +1,15 @@
 """Stage C: both encoders learn on, while a critic drives them apart.
 
-    L = L_frame + alpha * L_utterance + beta * I(z; u)
+    L = L_frame + alpha * L_utterance + beta * (I(z; u) + gamma * I(z; utterance))
 
 L_frame is the cross-entropy of the units at masked frames, plus `plain_weight` times that at all
 frames of the same utterance without masks: these are what the critic sees, and what it pulls at.
 
-I is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over several
-of them, and embeddings u. The frames are those of the utterance without masks, as whoever uses the
-encoder gets them. The critic's own steps, which maximise its likelihood, come between the steps of
-the encoders.
+I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over
+several of them, and embeddings u. The critic's own steps, which maximise its likelihood, come
+between the steps of the encoders. I(z; utterance) is what a single frame tells of the utterance it
+is from, in closed form. The frames are those of the utterance without masks, as whoever uses the
+encoder gets them.
 """
 
 import copy
@@ -20,7 +21,7 @@ import torch
 from speechbrain import Stage
 
 from lobes.distributed import row_offset
-from lobes.losses import masked_prediction_loss, nt_xent
+from lobes.losses import masked_prediction_loss, nt_xent, utterance_information
 from lobes.mi_critic import repeat_rows
 from lobes.pooling import masked_mean
 from pretrained.exported import load_model
@@ -50,7 +51,7 @@ class JointBrain(ResumableBrain):
     def initialise(hparams):
         """Start from stages A and B, or from public weights in the place of stage A."""
         modules = hparams["modules"]
-        check_receivers(hparams["information_trains"])
+        check_receivers(hparams["information_trains"], hparams["critic_kind"])
         if hparams["frame_weights"]:
             import_weights(modules["frame_encoder"], hparams["frame_weights"])
         else:
@@ -99,7 +100,7 @@ class JointBrain(ResumableBrain):
         return masked, logits, frames, plain_logits, embeddings, projections
 
     def compute_objectives(self, predictions, batch, stage):
-        """Return L_frame + alpha L_utterance + beta I(z; u)."""
+        """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
         masked, logits, frames, plain_logits, embeddings, projections = predictions
         track_frames(self, masked, logits, batch)
         first, second = projections.chunk(2)
@@ -109,14 +110,16 @@ class JointBrain(ResumableBrain):
         plain_loss = masked_prediction_loss(plain_logits, units, torch.ones_like(mask))
         utterance_loss = nt_xent(first, second, self.hparams.temperature)
         self.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
-        information = self.information(self.beta())
+        beta, gamma = self.beta(), self.hparams.gamma
+        information = self.information(beta)
+        information = information + gamma * self.frame_information(frames, units >= 0, beta * gamma)
         self.track("frame_loss", frame_loss, 1)
         self.track("plain_frame_loss", plain_loss, 1)
         self.track("utterance_loss", utterance_loss, 1)
         loss = frame_loss + self.hparams.plain_weight * plain_loss
         loss = loss + self.hparams.alpha * utterance_loss
-        self.track("beta", torch.tensor(self.beta(), device=loss.device), 1)
-        return loss + self.beta() * information if self.beta() else loss
+        self.track("beta", torch.tensor(beta, device=loss.device), 1)
+        return loss + beta * information if beta else loss
 
     def beta(self):
         """Return the weight of the information: 0 while the critic warms up, then rising."""
@@ -138,6 +141,14 @@ class JointBrain(ResumableBrain):
         if not critic.training:
             self.track("critic_log_likelihood", critic(*self.pairs, mode="objective"), 1)
             self.track("lower_bound", unwrap(self.modules.lower_bound)(*self.pairs), 1)
+        return information
+
+    def frame_information(self, frames, valid, weight):
+        """Return what single frames tell of their utterance, with a gradient if it has a weight."""
+        trained = weight > 0 and "frame_encoder" in self.hparams.information_trains
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            information = utterance_information(frames, valid)
+        self.track("utterance_information", information, 1)
         return information
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
@@ -175,6 +186,7 @@ class JointBrain(ResumableBrain):
             "club",
             "critic_log_likelihood",
             "lower_bound",
+            "utterance_information",
         )
         names += ("beta",) if self.stage == Stage.TRAIN else ()
         return {
@@ -184,13 +196,18 @@ class JointBrain(ResumableBrain):
         }
 
 
-def check_receivers(names):
-    """Raise ValueError unless names are of encoders that the information can train."""
+def check_receivers(names, critic_kind):
+    """Raise ValueError unless names are of encoders that the critic's information can train."""
     known = ["frame_encoder", "utterance_encoder"]
     if not isinstance(names, list) or not names or not set(names) <= set(known):
         raise ValueError(
             f"information_trains is {names!r}: expected a list of one or both of "
             f"{known}, such as [frame_encoder]."
+        )
+    if critic_kind == "classifier" and "frame_encoder" not in names:
+        raise ValueError(
+            "information_trains is [utterance_encoder], which critic_kind: classifier does not "
+            "reach: it takes pseudo-speakers from frames. Add frame_encoder, or use another critic."
         )
 
 
