@@ -23,10 +23,12 @@ def figures(value):
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    """Two settings, and a file of kept figures that is not there yet."""
+    """Two settings, defaults, and a file of kept figures that is not there yet."""
     path = tmp_path / "ablations.yaml"
     path.write_text("control: {beta: 0.0}\nhard: {beta: 0.5}\n")
     monkeypatch.setattr(ablate, "SETTINGS", path)
+    monkeypatch.setattr(ablate, "DEFAULTS", tmp_path / "joint_tiny.yaml")
+    ablate.DEFAULTS.write_text("seed: 1\ndata_folder: none\nbeta: 0.1\ngamma: 3.0\n")
     monkeypatch.setattr(ablate, "KEPT", tmp_path / "ablations.json")
     return path
 
@@ -35,6 +37,10 @@ def add_run(folder, name, seed, value):
     run = ablate.run_folder(folder, name, seed)
     run.mkdir(parents=True)
     (run / "dev.json").write_text(json.dumps(figures(value)))
+    beta = ablate.expected_values(name)["beta"]
+    values = f"seed: {seed}\nnumber_of_epochs: 4\nbeta: {beta} # of it\ngamma: 3.0\n"
+    (run / "hyperparams.yaml").write_text(f"{values}module: !ref <beta>\n")
+    return run
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,3 +116,20 @@ def test_a_setting_that_was_changed_is_forgotten(settings, tmp_path):
     assert "hard" in ablate.collect(tmp_path / "B")
     settings.write_text("control: {beta: 0.0}\nhard: {beta: 0.6}\n")
     assert ablate.collect(tmp_path / "none") == {}
+
+
+def test_a_setting_whose_defaults_were_changed_is_forgotten(settings, tmp_path):
+    add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert "hard" in ablate.collect(tmp_path / "B")
+    ablate.DEFAULTS.write_text("beta: 0.1\ngamma: 4.0\n")
+    assert ablate.collect(tmp_path / "none") == {}
+
+
+def test_runs_of_another_setting_are_neither_read_nor_gone_on_with(settings, tmp_path, capsys):
+    run = add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B")) is None
+    ablate.DEFAULTS.write_text("beta: 0.1\ngamma: 4.0\n")
+    assert ablate.collect(tmp_path / "B") == {}
+    assert f"{run} is left out: with gamma 3.0 instead of 4.0" in capsys.readouterr().out
+    problem = ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B"))
+    assert problem.startswith(f"{run} is of another setting, with gamma 3.0 instead of 4.0.")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ruamel.yaml import YAML
 
 from recipes.common.alignments import read_alignments
 from recipes.common.experiment import check_paths, read_yaml, run_logged, runs_parser
@@ -38,6 +39,7 @@ from recipes.results import SEEDS
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
+DEFAULTS = HERE / "hparams" / "joint_tiny.yaml"
 KEPT = HERE / "ablations.json"
 PATHS = {
     "models": "the folder of the runs frame and utterance",
@@ -97,9 +99,47 @@ def run_folder(folder, name, seed):
     return folder / name.replace(",", "").replace(" ", "_") / str(seed)
 
 
+def expected_values(name):
+    """Return what a setting's run has for each key of joint_tiny.yaml that is a plain value.
+
+    Example
+    -------
+    >>> values = expected_values("control")
+    >>> values["beta"], values["number_of_epochs"], "data_folder" in values
+    (0.0, 4, False)
+    """
+    values = {"number_of_epochs": EPOCHS, **read_yaml(SETTINGS)[name]}
+    parse = YAML(typ="safe").load
+    values = {key: parse(x) if isinstance(x, str) else x for key, x in values.items()}
+    return _plain_values(DEFAULTS) | values
+
+
+def _plain_values(path):
+    """Return numbers, words and lists of a hyperparameters file, without seed and places."""
+    plain = {}
+    for key, value in read_yaml(path).items():
+        place = key == "seed" or key.endswith(("_folder", "_model", "_weights"))
+        if not place and isinstance(value, (bool, int, float, str, list, type(None))):
+            if not getattr(getattr(value, "tag", None), "value", None):
+                plain[key] = list(value) if isinstance(value, list) else value
+    return plain
+
+
+def other_values(folder, name):
+    """Return the keys in which a run differs from its setting as it is now, with both values."""
+    found = _plain_values(folder / "hyperparams.yaml")
+    return {
+        key: (found.get(key, "nothing"), value)
+        for key, value in expected_values(name).items()
+        if found.get(key, "nothing") != value
+    }
+
+
 def run_one(name, seed, options):
     """Train a setting and read it, unless that was done; return what went wrong, or None."""
     folder = run_folder(options.output_folder, name, seed)
+    if (folder / "hyperparams.yaml").is_file() and (others := other_values(folder, name)):
+        return f"{folder} is of another setting, {tell(others)}. Move it away"
     if (folder / "dev.json").is_file():
         return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +155,18 @@ def run_one(name, seed, options):
                 return f"{name}, seed {seed}, ended with {status}: see {log.name}"
     print(folder, flush=True)
     return None
+
+
+def tell(others):
+    """Return the differences that `other_values` finds as text.
+
+    Example
+    -------
+    >>> tell({"beta": (0.1, 0.03)})
+    'with beta 0.1 instead of 0.03'
+    """
+    parts = [f"{key} {found} instead of {value}" for key, (found, value) in others.items()]
+    return "with " + ", ".join(parts)
 
 
 def read_run(options):
@@ -275,19 +327,23 @@ def read_frames(means, frames, whole, rows, alignments):
 def collect(folder):
     """Add the figures of the runs of a folder to ablations.json; return all of them.
 
-    A setting that was changed since it was run is forgotten.
+    A setting that was changed since it was run, by itself or by the defaults, is forgotten.
     """
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
     found = {}
     for name, options in read_yaml(SETTINGS).items():
-        known = kept.get(name, {})
-        runs = known["runs"] if known.get("options") == options else {}
+        known, values = kept.get(name, {}), expected_values(name)
+        runs = known["runs"] if known.get("values") == values else {}
         for seed in SEEDS:
-            path = run_folder(folder, name, seed) / "dev.json"
-            if path.is_file():
-                runs[str(seed)] = json.loads(path.read_text(encoding="utf-8"))
+            run = run_folder(folder, name, seed)
+            if not (run / "dev.json").is_file():
+                continue
+            if others := other_values(run, name):
+                print(f"{run} is left out: {tell(others)}")
+                continue
+            runs[str(seed)] = json.loads((run / "dev.json").read_text(encoding="utf-8"))
         if runs:
-            found[name] = {"options": options, "runs": runs}
+            found[name] = {"options": options, "values": values, "runs": runs}
     replace_text(KEPT, json.dumps(found, indent=1) + "\n")
     return found
 
