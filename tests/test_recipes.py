@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from pretrained.exported import load_model
+from recipes.common.experiment import load_hparams
+from recipes.LibriSpeech.pretrain import evaluate
 
 TESTS = Path(__file__).parent
 PRETRAIN = TESTS.parent / "recipes" / "LibriSpeech" / "pretrain"
@@ -87,6 +89,29 @@ def test_the_exported_embeddings_are_those_of_training_whitened_by_half(left_alo
     assert not torch.allclose(plain, whitened, atol=0.1 * plain.abs().max())
     figures = json.loads((folder / "metrics.json").read_text())["figures"]
     assert figures["test"]["embedding_deviation"] > 1.2 * figures["valid"]["embedding_deviation"]
+
+
+def evaluation(left_alone, data, model):
+    """Return the hyperparameters of evaluate.py, with the joint stage as the control."""
+    given = {"data_folder": str(data), "output_folder": str(left_alone / "leakage")}
+    given |= {"model": str(model), "control": str(left_alone / "joint" / "model")}
+    given["manifest_folder"] = str(left_alone / "joint" / "manifest")
+    return load_hparams(PRETRAIN / "hparams" / "evaluate.yaml", json.dumps(given))
+
+
+def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech, monkeypatch):
+    monkeypatch.setattr(evaluate, "CROP_DRAWS", 2)
+    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model")
+    kept = evaluate.kept_accuracies(hparams)
+    assert [values["ratio"] for values in kept.values()] == [1.0] * 4
+    both = kept["test_retrieval_accuracy"]["model"]
+    monkeypatch.setattr(evaluate, "CROP_DRAWS", 1)
+    assert 0 < both <= 1 and both != evaluate.retrieval_accuracies(hparams)["test"]["model"]
+
+
+def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):
+    with pytest.raises(ValueError, match="metrics.json is not there: --model is to be"):
+        evaluate.check_runs(evaluation(left_alone, librispeech, tmp_path / "model"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

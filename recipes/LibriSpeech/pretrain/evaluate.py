@@ -5,7 +5,8 @@
         --model O/joint/model --control O/joint_beta0/model
 
 Fresh critics on frozen encoders (recipes/common/leakage.py); differences with 95 % intervals over
-speakers. The masked and the retrieval accuracy are those of the two runs' own metrics.json.
+speakers. Masked accuracies are those of the two runs' own metrics.json; retrieval accuracies are
+means over several draws of crops, made as the control's run made its own.
 """
 
 import json
@@ -15,13 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
 
+from lobes.losses import retrieval_accuracy
 from pretrained.exported import load_model
 from recipes.common.experiment import load_hparams, manifest_paths, prepare, report, split_datasets
 from recipes.common.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.metrics import bootstrap_mean
+from recipes.common.seeding import derive_seed
+from recipes.common.utterance_stage import both_crops, utterance_loaders
 
+RUNS = ("model", "control")
 UNSEEN = ("unseen speakers, valid", "unseen speakers, test")
+CROP_DRAWS = 12  # of one draw, the accuracy over 300 utterances deviates by 5 % of itself
 
 
 def encode_all(folder, parts, hparams):
@@ -74,19 +82,52 @@ def pool_unseen(readings, speakers):
     speakers["unseen speakers"] = np.concatenate([valid, test + valid.max() + 1])
 
 
+def check_runs(hparams):
+    """Raise ValueError unless both models are of runs whose records stand beside them."""
+    for name in RUNS:
+        for file in ("metrics.json", "hyperparams.yaml"):
+            path = Path(hparams[name]).parent / file
+            if not path.is_file():
+                raise ValueError(
+                    f"{path} is not there: --{name} is to be the folder `model` of a run of stage "
+                    "C that has ended, with the run's files beside it."
+                )
+
+
 def kept_accuracies(hparams):
-    """Return the accuracies of both runs' metrics.json and their ratios."""
-    runs = {
-        name: json.loads((Path(hparams[name]).parent / "metrics.json").read_text(encoding="utf-8"))
-        for name in ("model", "control")
-    }
+    """Return both runs' accuracies and their ratios."""
     figures = {}
-    for split in ("valid", "test"):
-        for name in ("masked_accuracy", "retrieval_accuracy"):
-            values = {run: metrics["figures"][split][name] for run, metrics in runs.items()}
+    for split, retrieval in retrieval_accuracies(hparams).items():
+        masked = {}
+        for name in RUNS:
+            text = (Path(hparams[name]).parent / "metrics.json").read_text(encoding="utf-8")
+            masked[name] = json.loads(text)["figures"][split]["masked_accuracy"]
+        for what, values in (("masked", masked), ("retrieval", retrieval)):
             ratio = values["model"] / values["control"]
-            figures[f"{split}_{name}"] = {**values, "ratio": ratio}
+            figures[f"{split}_{what}_accuracy"] = {**values, "ratio": ratio}
     return figures
+
+
+@torch.no_grad()
+def retrieval_accuracies(hparams):
+    """Return by split and run the retrieval accuracy of projections, over draws of crops."""
+    encoders = {name: load_model(hparams[name])["utterance_encoder"].eval() for name in RUNS}
+    with open(Path(hparams["control"]).parent / "hyperparams.yaml", encoding="utf-8") as file:
+        settings = load_hyperpyyaml(file)
+    found = {split: dict.fromkeys(RUNS, 0.0) for split in ("valid", "test")}
+    for draw in range(CROP_DRAWS):
+        settings["seed"] = derive_seed(hparams["seed"], "crops", draw)
+        datasets = split_datasets(hparams)
+        datasets = {split: datasets[split] for split in found}
+        for split, loader in utterance_loaders(settings, datasets, settings["augment"]).items():
+            share = 1 / (CROP_DRAWS * len(datasets[split]))
+            for batch in loader:
+                crops = both_crops(batch)
+                for name, encoder in encoders.items():
+                    first, second = encoder(*crops, project=True)[1].chunk(2)
+                    right = retrieval_accuracy(first, second) * len(first)
+                    found[split][name] += float(right) * share
+    return found
 
 
 def main(arguments):
@@ -94,6 +135,7 @@ def main(arguments):
     began = time.time()
     hparams_file, _, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
+    check_runs(hparams)
     prepare(hparams)
     rows = {}
     for split, dataset in split_datasets(hparams).items():
@@ -103,7 +145,7 @@ def main(arguments):
     parts["training speakers"] = parts.pop("read")
     parts |= dict(zip(UNSEEN, (rows["valid"], rows["test"]), strict=True))
 
-    encoded = {name: encode_all(hparams[name], parts, hparams) for name in ("model", "control")}
+    encoded = {name: encode_all(hparams[name], parts, hparams) for name in RUNS}
     read = {
         name: read_leakage(encoded[name], hparams["hidden_dim"], hparams["critic_seeds"])
         for name in encoded
