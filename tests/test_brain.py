@@ -153,9 +153,22 @@ def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
         outputs = brain.compute_forward(batch, Stage.TRAIN)
         brain.pairs = brain.draw_pairs(outputs[2], outputs[4], batch, "encoders")
         information = brain.information(1.0)
-        information = information + brain.frame_information(outputs[2], batch.units.data >= 0, 1.0)
         optimizer.zero_grad()
         (brain.beta() / brain.hparams.beta * information).backward()
+        optimizer.step()
+        values.append(information.item())
+    assert values[-1] < values[0]
+
+
+def test_steps_on_what_frames_tell_of_their_utterance_lower_it(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    optimizer = torch.optim.SGD(brain.modules["frame_encoder"].parameters(), 1e-3)
+    values = []
+    for _ in range(6):
+        frames = brain.compute_forward(batch, Stage.TRAIN)[2]
+        information = brain.frame_information(frames, batch.units.data >= 0, 1.0)
+        optimizer.zero_grad()
+        information.backward()
         optimizer.step()
         values.append(information.item())
     assert values[-1] < values[0]

@@ -1,6 +1,7 @@
 """The pretraining recipes, by their own command on made-up speech."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,20 @@ def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, libris
     both = kept["test_retrieval_accuracy"]["model"]
     monkeypatch.setattr(evaluate, "CROP_DRAWS", 1)
     assert 0 < both <= 1 and both != evaluate.retrieval_accuracies(hparams)["test"]["model"]
+
+
+def test_a_run_of_a_recipe_that_adds_a_corpus_is_read_too(
+    left_alone, librispeech, tmp_path, monkeypatch
+):
+    """Such a run's hyperparams.yaml has all keys under `recipe`."""
+    monkeypatch.setattr(evaluate, "CROP_DRAWS", 1)
+    run = tmp_path / "joint"
+    shutil.copytree(left_alone / "joint" / "model", run / "model")
+    lines = (left_alone / "joint" / "hyperparams.yaml").read_text().splitlines()
+    (run / "hyperparams.yaml").write_text("\n".join(["recipe:", *(f"  {x}" for x in lines)]))
+    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model")
+    expected = evaluate.retrieval_accuracies(hparams)
+    assert evaluate.retrieval_accuracies({**hparams, "control": run / "model"}) == expected
 
 
 def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):

@@ -207,7 +207,7 @@ def check_receivers(names, critic_kind):
     if critic_kind == "classifier" and "frame_encoder" not in names:
         raise ValueError(
             "information_trains is [utterance_encoder], which critic_kind: classifier does not "
-            "reach: it takes pseudo-speakers from frames. Add frame_encoder, or use another critic."
+            "reach: its gradient is that of frames. Add frame_encoder, or use another critic."
         )
 
 

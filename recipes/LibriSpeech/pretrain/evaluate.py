@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 
 from lobes.losses import retrieval_accuracy
 from pretrained.exported import load_model
@@ -96,12 +95,13 @@ def check_runs(hparams):
 
 def kept_accuracies(hparams):
     """Return both runs' accuracies and their ratios."""
+    runs = {
+        name: json.loads((Path(hparams[name]).parent / "metrics.json").read_text(encoding="utf-8"))
+        for name in RUNS
+    }
     figures = {}
     for split, retrieval in retrieval_accuracies(hparams).items():
-        masked = {}
-        for name in RUNS:
-            text = (Path(hparams[name]).parent / "metrics.json").read_text(encoding="utf-8")
-            masked[name] = json.loads(text)["figures"][split]["masked_accuracy"]
+        masked = {name: runs[name]["figures"][split]["masked_accuracy"] for name in RUNS}
         for what, values in (("masked", masked), ("retrieval", retrieval)):
             ratio = values["model"] / values["control"]
             figures[f"{split}_{what}_accuracy"] = {**values, "ratio": ratio}
@@ -112,8 +112,7 @@ def kept_accuracies(hparams):
 def retrieval_accuracies(hparams):
     """Return by split and run the retrieval accuracy of projections, over draws of crops."""
     encoders = {name: load_model(hparams[name])["utterance_encoder"].eval() for name in RUNS}
-    with open(Path(hparams["control"]).parent / "hyperparams.yaml", encoding="utf-8") as file:
-        settings = load_hyperpyyaml(file)
+    settings = load_hparams(Path(hparams["control"]).parent / "hyperparams.yaml", "")
     found = {split: dict.fromkeys(RUNS, 0.0) for split in ("valid", "test")}
     for draw in range(CROP_DRAWS):
         settings["seed"] = derive_seed(hparams["seed"], "crops", draw)
