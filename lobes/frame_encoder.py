@@ -11,12 +11,14 @@ normalised over its own valid frames, and padding never reaches a valid frame.
 
 import math
 import re
+import warnings
 
 import torch
 import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
+from lobes.erasure import Erasure
 from lobes.pooling import length_mask, num_valid_samples
 
 RECEPTIVE_FIELD = 400  # samples that one frame sees in the waveform front end
@@ -532,6 +534,9 @@ class FrameEncoder(nn.Module):
         Probability that a layer is passed by, in training.
     feature_grad_mult : float
         Factor on the gradient that reaches the front end.
+    erased_directions : int
+        How many directions are taken off the last layer's output to make frames, see `erase`. The
+        prediction head reads that output as it is.
 
     Example
     -------
@@ -564,6 +569,7 @@ class FrameEncoder(nn.Module):
         activation_dropout=0.0,
         layer_drop=0.0,
         feature_grad_mult=1.0,
+        erased_directions=0,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -590,6 +596,40 @@ class FrameEncoder(nn.Module):
             self.head = CosineHead(d_model, num_targets, head_dim, temperature)
         else:
             self.head = nn.Linear(d_model, num_targets)
+        self.erasure = Erasure(d_model, erased_directions) if erased_directions else None
+
+    def erase(self, directions, mean, covariance, means, embeddings):
+        """Take off frames, from now on, the directions that tell most of utterance embeddings.
+
+        What the prediction head gives stays the same.
+
+        Arguments
+        ---------
+        directions : int
+            How many, in [1, d_model].
+        mean, covariance, means, embeddings : torch.Tensor
+            Of frames and of utterances, as `Erasure.fit` takes them.
+
+        Raises
+        ------
+        ValueError
+            Where frames have lost directions before, or there are not as many.
+
+        Example
+        -------
+        >>> encoder = FrameEncoder("fbank", 32, d_model=32, num_layers=1, nhead=4, d_ffn=64).eval()
+        >>> z, u = encoder(torch.randn(50, 3200)).detach(), torch.randn(50, 8)
+        >>> encoder.erase(4, z.mean((0, 1)), torch.cov(z.flatten(0, 1).T), z.mean(1), u)
+        >>> encoder.config["erased_directions"]
+        4
+        """
+        if self.erasure is not None:
+            raise ValueError("directions have been erased from these frames: erase once")
+        if not 1 <= directions <= len(mean):
+            raise ValueError(f"directions is {directions}: frames have {len(mean)}")
+        erasure = Erasure(len(mean), directions).to(mean.device)
+        self.erasure = erasure.fit(mean, covariance, means, embeddings)
+        self.config["erased_directions"] = directions
 
     def forward(
         self, wavs, wav_lens=None, mask=None, output_hidden_states=False, return_logits=False
@@ -628,12 +668,13 @@ class FrameEncoder(nn.Module):
             features.register_hook(lambda grad: grad * self.feature_grad_mult)
         x = self._apply_mask(self.feature_projection(features), mask)
         hidden = self.transformer(_zero_padding(x, valid), valid)
-        frames = hidden[-1] = _zero_padding(hidden[-1], valid)
+        last = hidden[-1]
+        frames = _zero_padding(last if self.erasure is None else self.erasure(last), valid)
         result = [frames]
         if output_hidden_states:
             result.append([_zero_padding(x, valid) for x in hidden[:-1]] + [frames])
         if return_logits:
-            result.append(_zero_padding(self.head(frames), valid))
+            result.append(_zero_padding(self.head(last), valid))
         return frames if len(result) == 1 else tuple(result)
 
     def num_frames(self, num_samples):
@@ -787,7 +828,8 @@ def export_state_dict(encoder, layout="huggingface"):
     Returns
     -------
     dict
-        Tensors by name, without the prediction head.
+        Tensors by name, without the prediction head. Nor have these layouts a place for what erases
+        directions from the frames, which a warning tells.
 
     Example
     -------
@@ -795,6 +837,13 @@ def export_state_dict(encoder, layout="huggingface"):
     >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
     torch.Size([32, 32])
     """
+    if encoder.erasure is not None:
+        warnings.warn(
+            f"The layout of {layout} has no place for what erases "
+            f"{encoder.config['erased_directions']} directions from the encoder's frames: the "
+            "exported model gives frames with these directions.",
+            stacklevel=2,
+        )
     return {
         foreign: torch.cat([parameter.detach() for parameter in own])
         for foreign, own in _places(encoder, layout).items()

@@ -82,8 +82,9 @@ def to_speechbrain(encoders, folder):
 def to_huggingface(encoders, folder):
     """Write a folder that `HubertModel.from_pretrained` loads, or WavLMModel's.
 
-    The prediction head is left out. These models take waveforms as they are: a feature extractor
-    before them must not normalise (`do_normalize=False`).
+    The prediction head is left out, and what erases directions from frames. These models take
+    waveforms as they are: a feature extractor before them must not normalise
+    (`do_normalize=False`).
 
     Arguments
     ---------
@@ -127,7 +128,8 @@ def to_torchaudio(encoders, folder):
     """Write a state dict of torchaudio's HuBERT or WavLM, and the arguments that build the model.
 
     `config.json` names the function of `torchaudio.models` and its arguments; `model.pt` is what
-    the model's `load_state_dict` takes. The prediction head and the mask embedding are left out.
+    the model's `load_state_dict` takes. The prediction head, what erases directions from frames and
+    the mask embedding are left out.
 
     Arguments
     ---------

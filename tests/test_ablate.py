@@ -77,12 +77,13 @@ def test_what_was_kept_is_joined_with_what_is_new(settings, tmp_path):
     assert last.endswith("| 35.0 [30.0, 40.0] |" + " 35.0 [30.0, 40.0] |" * 2)
 
 
-def test_the_centred_frames_of_the_control_are_a_row_of_their_own():
+def test_changed_frames_are_a_row_of_their_own():
     centred = {key: figures(0.2)[key] for key in ablate.PROBED.values()}
     run = figures(0.5) | {ablate.CENTRED: {**centred, "speaker_pooled": None}}
     found = {"control": {"options": {"beta": 0.0}, "runs": {"2407": run}}}
     row = ablate.make_table(found).splitlines()[-1]
-    assert row.startswith(f"| {ablate.CENTRED} | `--beta 0.0` | 1 | - | 20.0 (-30.0 [")
+    start = f"| control: {ablate.CENTRED} | `--beta 0.0` | 1 | - | 20.0 (-30.0 ["
+    assert row.startswith(start)
     assert row.endswith("| 50.0 | 50.0 | 50.0 |")
 
 

@@ -11,7 +11,7 @@ from speechbrain import Stage
 from recipes.common.brain import TrainingError, record_epoch
 from recipes.common.checkpoints import AtomicCheckpointer
 from recipes.common.dataio import LengthSortedBatches, collate
-from recipes.common.joint_stage import check_receivers
+from recipes.common.joint_stage import check_receivers, joint_moments
 
 SPEC = importlib.util.spec_from_file_location(
     "distributed_gradients", Path(__file__).with_name("distributed_gradients.py")
@@ -240,6 +240,29 @@ def test_the_critic_sees_frames_without_masks(tmp_path):
     batch.mask.data[:] = ~batch.mask.data
     second = brain.compute_forward(batch, Stage.TRAIN)
     assert not torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
+
+
+def test_moments_for_erasing_are_those_of_each_utterance_alone(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    encoders = [brain.modules[name].eval() for name in ("frame_encoder", "utterance_encoder")]
+    found = joint_moments(*encoders, [batch, batch])
+    with torch.no_grad():
+        wavs = [example["sig"][None] for example in steps.examples()] * 2
+        frames, embeddings = ([encoder(wav)[0] for wav in wavs] for encoder in encoders)
+    rows = torch.cat(frames).double()
+    expected = rows.mean(0), torch.cov(rows.T, correction=0)
+    expected += torch.stack([x.mean(0) for x in frames]), torch.stack(embeddings)
+    for ours, slow in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, slow.double(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("beta", "erased"), [(0.03, 5), (0.0, 0)])
+def test_directions_are_erased_at_the_end_and_from_the_control_none(beta, erased, tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.beta, brain.hparams.erased_directions = beta, 5
+    brain.loaders = {"plain": [batch]}
+    brain.on_evaluate_start()
+    assert brain.architecture()["frame_encoder"]["erased_directions"] == erased
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -14,6 +14,7 @@ from lobes.frame_encoder import (
     FrameEncoder,
     GatedBiasSelfAttention,
     SelfAttention,
+    export_state_dict,
     num_frames,
     relative_position_bucket,
 )
@@ -148,6 +149,56 @@ def test_config_rebuilds_the_encoder():
         encoder(wavs, return_logits=True), twin(wavs, return_logits=True), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def erased(directions=8):
+    """Return an encoder, another that has had directions erased, and what they were found from."""
+    encoder, changed = small_encoder().eval(), small_encoder().eval()
+    changed.load_state_dict(encoder.state_dict())
+    z = encoder(torch.randn(60, 8000)).detach().double()
+    u = torch.randn(60, 5).double()
+    evidence = z.mean((0, 1)), torch.cov(z.flatten(0, 1).T), z.mean(1), u
+    changed.erase(directions, *evidence)
+    return encoder, changed, evidence
+
+
+def test_erasing_changes_the_frames_and_nothing_before_them():
+    encoder, changed, _ = erased(3)
+    wavs, lens, mask = torch.randn(2, 8000), torch.tensor([1.0, 0.6]), torch.rand(2, 24) < 0.3
+    with torch.no_grad():
+        plain = encoder(wavs, lens, mask, output_hidden_states=True, return_logits=True)
+        frames, hidden, logits = changed(wavs, lens, mask, True, True)
+        same = changed.erasure(plain[0])
+    assert torch.equal(logits, plain[2]) and torch.equal(hidden[-1], frames)
+    assert all(map(torch.equal, hidden[:-1], plain[1][:-1]))
+    assert torch.equal(frames[0], same[0]) and (frames[1, 14:] == 0).all()
+    assert torch.linalg.matrix_rank((plain[0] - frames)[0], atol=1e-3) == 3
+
+
+def test_an_encoder_with_erased_directions_is_rebuilt_from_its_config():
+    _, changed, _ = erased()
+    twin = FrameEncoder(**json.loads(json.dumps(changed.config))).eval()
+    wavs = torch.randn(1, 8000)
+    assert not torch.equal(twin(wavs), changed(wavs))
+    twin.load_state_dict(changed.state_dict())
+    assert torch.equal(twin(wavs), changed(wavs))
+
+
+def test_erasing_twice_or_too_much_is_refused():
+    encoder, changed, evidence = erased()
+    with pytest.raises(ValueError, match="erase once"):
+        changed.erase(1, *evidence)
+    with pytest.raises(ValueError, match="directions is 33: frames have 32"):
+        encoder.erase(33, *evidence)
+
+
+def test_an_export_to_a_layout_without_erasing_warns_and_is_of_the_frames_before():
+    encoder, changed, _ = erased()
+    with pytest.warns(UserWarning, match="huggingface has no place for what erases 8 directions"):
+        state_dict = export_state_dict(changed)
+    plain = export_state_dict(encoder)
+    assert state_dict.keys() == plain.keys()
+    assert all(torch.equal(state_dict[name], plain[name]) for name in plain)
 
 
 def test_wrong_arguments_are_named():

@@ -25,7 +25,7 @@ POINTS = {
 SMALL = {
     "frame": ["--num_targets", "16", "--kmeans_passes", "2"],
     "utterance": [],
-    "joint": ["--num_targets", "16", "--critic_steps", "1"],
+    "joint": ["--num_targets", "16", "--critic_steps", "1", "--erased_directions", "12"],
 }
 
 pytestmark = pytest.mark.long
@@ -90,6 +90,20 @@ def test_the_exported_embeddings_are_those_of_training_whitened_by_half(left_alo
     assert not torch.allclose(plain, whitened, atol=0.1 * plain.abs().max())
     figures = json.loads((folder / "metrics.json").read_text())["figures"]
     assert figures["test"]["embedding_deviation"] > 1.2 * figures["valid"]["embedding_deviation"]
+
+
+def test_the_exported_frames_are_those_of_training_with_directions_erased(left_alone):
+    folder = left_alone / "joint"
+    exported = load_model(folder / "model")["frame_encoder"]
+    trained = load_model(left_alone / "frame" / "model")["frame_encoder"]
+    (checkpoint,) = (folder / "save").glob("CKPT*/frame_encoder.ckpt")
+    trained.load_state_dict(torch.load(checkpoint, weights_only=True))
+    wavs = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0)) / 10
+    with torch.no_grad():
+        plain, logits = trained(wavs, return_logits=True)
+        erased, same = exported(wavs, return_logits=True)
+    assert torch.equal(logits, same)
+    assert torch.linalg.matrix_rank((plain - erased)[0], rtol=1e-4) == 12
 
 
 def evaluation(left_alone, data, model):

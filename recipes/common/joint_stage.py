@@ -8,8 +8,10 @@ frames of the same utterance without masks: these are what the critic sees, and 
 I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over
 several of them, and embeddings u. The critic's own steps, which maximise its likelihood, come
 between the steps of the encoders. I(z; utterance) is what a single frame tells of the utterance it
-is from, in closed form. The frames are those of the utterance without masks, as whoever uses the
-encoder gets them.
+is from, in closed form. The frames are those of the utterance without masks.
+
+At the end, the directions that tell most of the embeddings are erased from the frames, in closed
+form: see `FrameEncoder.erase`.
 """
 
 import copy
@@ -31,7 +33,12 @@ from recipes.common.dataio import Clock, add_crops, add_frame_items, make_loader
 from recipes.common.frame_stage import corpus_units, frame_figures, track_frames
 from recipes.common.seeding import derive_rng
 from recipes.common.units import UnitArray, manifest_rows
-from recipes.common.utterance_stage import both_crops, embedding_figures, track_embeddings
+from recipes.common.utterance_stage import (
+    both_crops,
+    embedding_figures,
+    plain_loader,
+    track_embeddings,
+)
 
 FREE_SETTINGS = {
     "dropout",
@@ -69,7 +76,8 @@ class JointBrain(ResumableBrain):
             rows = [row for data in datasets.values() for row in manifest_rows(data)]
             folder = os.path.normpath(hparams["units_folder"])
             units = UnitArray(folder, rows, hparams["num_targets"])
-        return joint_loaders(hparams, datasets, units, hparams["augment"])
+        plain = plain_loader(datasets["train"], hparams)
+        return {**joint_loaders(hparams, datasets, units, hparams["augment"]), "plain": plain}
 
     def init_optimizers(self):
         """Give the encoders, the critic and the lower bound an optimizer each."""
@@ -177,6 +185,16 @@ class JointBrain(ResumableBrain):
             (self.hparams.seed, "pairs", self.epoch, self.step, purpose),
         )
 
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Recover the last checkpoint and erase, unless beta is 0, directions from its frames."""
+        super().on_evaluate_start(max_key, min_key)
+        directions = self.hparams.erased_directions
+        if self.hparams.beta and directions:
+            frame_encoder = unwrap(self.modules.frame_encoder).eval()
+            utterance_encoder = unwrap(self.modules.utterance_encoder).eval()
+            moments = joint_moments(frame_encoder, utterance_encoder, self.loaders["plain"])
+            frame_encoder.erase(directions, *moments)
+
     def summarise(self):
         """Return the figures of both encoders and what the critics read."""
         names = (
@@ -194,6 +212,45 @@ class JointBrain(ResumableBrain):
             **embedding_figures(self),
             **{name: float(self.average(name)) for name in names},
         }
+
+
+@torch.no_grad()
+def joint_moments(frame_encoder, utterance_encoder, loader):
+    """Return what `FrameEncoder.erase` takes of frames and embeddings.
+
+    Arguments
+    ---------
+    frame_encoder : FrameEncoder
+        In evaluation mode.
+    utterance_encoder : UtteranceEncoder
+        In evaluation mode.
+    loader : iterable of PaddedBatch
+        With `sig`.
+
+    Returns
+    -------
+    mean : torch.Tensor
+        Of all frames, shape (d_model,). All are float64.
+    covariance : torch.Tensor
+        Of all frames, shape (d_model, d_model).
+    means : torch.Tensor
+        Of each utterance's frames, shape (utterances, d_model).
+    embeddings : torch.Tensor
+        Shape (utterances, E).
+    """
+    device = next(frame_encoder.parameters()).device
+    sums, lens, embeddings, squares = [], [], [], 0
+    for batch in loader:
+        sig = batch.to(device).sig
+        frames = frame_encoder(*sig).double()  # 0 where padded
+        squares = squares + frames.flatten(0, 1).T @ frames.flatten(0, 1)
+        sums.append(frames.sum(1))
+        lens.append(frame_encoder.frame_lens(*sig))
+        embeddings.append(utterance_encoder(*sig).double())
+    sums, lens = torch.cat(sums), torch.cat(lens)
+    mean = sums.sum(0) / lens.sum()
+    covariance = squares / lens.sum() - mean[:, None] * mean
+    return mean, covariance, sums / lens[:, None], torch.cat(embeddings)
 
 
 def check_receivers(names, critic_kind):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
+from lobes.erasure import Erasure
 from recipes.common.alignments import read_alignments
 from recipes.common.experiment import check_paths, read_yaml, run_logged, runs_parser
 from recipes.common.manifest import replace_text
@@ -32,7 +33,7 @@ from recipes.common.measures import (
     read_probes,
 )
 from recipes.common.metrics import percent_and_range, write_between
-from recipes.common.probes import bootstrap_groups, principal_axes
+from recipes.common.probes import bootstrap_groups
 from recipes.common.report_speech import drawn_phones, load_rows, phone_texts
 from recipes.common.representations import encode, load_systems
 from recipes.results import SEEDS
@@ -48,9 +49,11 @@ PATHS = {
     "output_folder": "where the runs go",
 }
 CONTROL = "control"
-# What costs no critic: frames of the control, changed in closed form
-CENTRED = "control, each utterance's mean frame taken off"
-ERASED = {f"control, {rank} directions erased": rank for rank in (10, 20, 40)}
+LADDER = (CONTROL, "default")  # settings that are read with more and more directions erased
+# Frames changed in closed form: rows of their own below their setting's
+UNERASED = "nothing erased"
+CENTRED = "each utterance's mean frame taken off"
+ERASED = {f"{count} directions erased": count for count in (20, 40, 60, 80, 100)}
 EPOCHS = 4
 FRAMES = 10  # of each utterance, for probes
 TRIALS = 10000
@@ -144,7 +147,7 @@ def run_one(name, seed, options):
         return None
     folder.mkdir(parents=True, exist_ok=True)
     read = [sys.executable, __file__, "--read", folder, "--data_folder", options.data_folder]
-    read += ["--alignments", options.alignments, *(["--changed"] if name == CONTROL else [])]
+    read += ["--alignments", options.alignments, *(["--ladder"] if name in LADDER else [])]
     commands = [command_line(name, seed, options), read]
     with open(folder / "ablate.log", "a", encoding="utf-8") as log:
         for command in commands:
@@ -174,15 +177,9 @@ def read_run(options):
     torch.set_num_threads(1)
     rows, encoded = encode_run(options.read, "dev-clean", options.data_folder)
     alignments = read_alignments(options.alignments, rows)
-    frames = encoded.means, encoded.frames[:, :, -1], encoded.whole
-    figures = read_frames(*frames, rows, alignments)
-    if options.changed:
-        rest = read_frames(*centred(*frames), rows, alignments)
-        figures[CENTRED] = {**rest, "speaker_pooled": None}  # all means are 0
-        _, training = encode_run(options.read, "train-clean-100", options.data_folder)
-        for name, rank in ERASED.items():
-            erase = eraser(training.whole, training.embeddings, rank)
-            figures[name] = read_frames(*map(erase, frames), rows, alignments)
+    figures = read_frames(*arrays(encoded), rows, alignments)
+    for name, frames in changed_frames(options):
+        figures[name] = read_frames(*frames, rows, alignments)
     speakers = {row["ID"]: row["spk_id"] for row in rows}
     embeddings = dict(zip(speakers, encoded.embeddings, strict=True))
     trials = make_trials(rows, False, TRIALS, SEEDS[0])
@@ -193,7 +190,26 @@ def read_run(options):
     replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
 
 
-def encode_run(run, split, data_folder):
+def changed_frames(options):
+    """Yield how a run's frames are changed in closed form, and `arrays` of them.
+
+    Where directions were erased, the frames without that come first; with `--ladder`, more and
+    more are erased from these.
+    """
+    [system] = load_systems([options.read / "model"], controls=False, seed=SEEDS[0])
+    _, plain = encode_run(options.read, "dev-clean", options.data_folder, erased=False)
+    if system.frames.states.encoder.erasure is not None:
+        yield UNERASED, arrays(plain)
+    if options.ladder:
+        yield CENTRED, centred(*arrays(plain))
+        split = "train-clean-100"
+        _, training = encode_run(options.read, split, options.data_folder, erased=False)
+        for name, count in ERASED.items():
+            erase = eraser(training.whole, training.embeddings, count)
+            yield name, tuple(map(erase, arrays(plain)))
+
+
+def encode_run(run, split, data_folder, erased=True):
     """Return the utterances of a split and what a run's model gives for them.
 
     Arguments
@@ -202,6 +218,8 @@ def encode_run(run, split, data_folder):
         Folder of the run, with its manifest and model; receives the states.
     split : str
     data_folder : Path
+    erased : bool
+        False for frames from which nothing is erased, whatever the model does.
 
     Returns
     -------
@@ -213,7 +231,14 @@ def encode_run(run, split, data_folder):
     given = {"data_folder": data_folder, "min_seconds": 0.5, "session": None}
     rows = load_rows([run / "manifest" / f"{split}.csv"], given)
     [system] = load_systems([run / "model"], controls=False, seed=SEEDS[0])
+    if not erased:
+        system.frames.states.encoder.erasure = None
     return rows, encode(system, rows, FRAMES, run / "states", whole=True)
+
+
+def arrays(encoded):
+    """Return of the last layer what `read_frames` takes: means, drawn frames and all."""
+    return encoded.means, encoded.frames[:, :, -1], encoded.whole
 
 
 def centred(means, frames, whole):
@@ -222,11 +247,8 @@ def centred(means, frames, whole):
     return None, frames - means[:, None], rest
 
 
-def eraser(whole, embeddings, rank):
+def eraser(whole, embeddings, count):
     """Return a function that erases from frames the directions that tell most of embeddings.
-
-    These are the first canonical directions of frames and the embeddings of their utterances, as in
-    the closed form of Belrose et al. (arXiv 2306.03819), which erases all of them.
 
     Arguments
     ---------
@@ -234,8 +256,8 @@ def eraser(whole, embeddings, rank):
         The frames of each training utterance, (frames, dim).
     embeddings : numpy.ndarray
         Of these utterances, (utterances, E).
-    rank : int
-        How many directions to erase.
+    count : int
+        How many directions, see `lobes.erasure`.
 
     Returns
     -------
@@ -251,26 +273,18 @@ def eraser(whole, embeddings, rank):
     >>> bool(abs(np.corrcoef(means[:, 0], embeddings[:, 0])[0, 1]) < 0.01)
     True
     """
-    whole = [x.astype(np.float64) for x in whole]
-    frames = np.concatenate(whole)
-    white = _whitener(frames)
-    cross = white(np.stack([x.mean(0) for x in whole])).T @ _whitener(embeddings)(embeddings)
-    told = np.linalg.svd(cross)[0][:, :rank]
-    centre, directions = frames.mean(0), white(frames) @ told
-    back = directions.T @ (frames - centre) / len(frames)
+    whole = [torch.from_numpy(x.astype(np.float64)) for x in whole]
+    frames, means = torch.cat(whole), torch.stack([x.mean(0) for x in whole])
+    moments = frames.mean(0), torch.cov(frames.T, correction=0)
+    erasure = Erasure(frames.shape[1], count)
+    erasure.fit(*moments, means, torch.from_numpy(embeddings))
 
     def erase(x):
         if isinstance(x, list):
             return [erase(part) for part in x]
-        return (x - white(x) @ told @ back).astype(np.float32)
+        return erasure(torch.from_numpy(x)).numpy()
 
     return erase
-
-
-def _whitener(rows):
-    """Return a function that gives (..., dim) mean 0, variance 1 and no correlation over rows."""
-    project, variances = principal_axes(np.asarray(rows, np.float64))
-    return lambda x: project(x).numpy() * variances**-0.5
 
 
 def read_frames(means, frames, whole, rows, alignments):
@@ -385,14 +399,14 @@ def make_table(found):
 
 
 def with_changed(found):
-    """Return the settings with the control's changed frames, read beside it, as further ones."""
+    """Return the settings, each followed by its changed frames as further ones."""
     settings = {}
     for name, setting in found.items():
         settings[name] = setting
-        for change in (CENTRED, *ERASED):
+        for change in (UNERASED, CENTRED, *ERASED):
             runs = {k: {**v, **v[change]} for k, v in setting["runs"].items() if change in v}
             if runs:
-                settings[change] = {**setting, "runs": runs}
+                settings[f"{name}: {change}"] = {**setting, "runs": runs}
     return settings
 
 
@@ -415,7 +429,7 @@ def make_parser():
     parser = runs_parser(__doc__, PATHS, seeds=2, most_seeds=len(SEEDS))
     parser.add_argument("--only", nargs="+", choices=read_yaml(SETTINGS), help="settings")
     parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
-    parser.add_argument("--changed", action="store_true", help="read changed frames too")
+    parser.add_argument("--ladder", action="store_true", help="read it with more erased, too")
     return parser
 
 
