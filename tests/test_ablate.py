@@ -87,6 +87,27 @@ def test_changed_frames_are_a_row_of_their_own():
     assert row.endswith("| 50.0 | 50.0 | 50.0 |")
 
 
+def test_the_curves_go_from_nothing_erased_to_most(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ablate, "draw_tradeoff", lambda *given: drawn.append(given))
+    probed = lambda value: {key: figures(value)[key] for key in ablate.PROBED.values()}  # noqa: E731
+    steps = {name: probed(0.4 - count / 1000) for name, count in ablate.ERASED.items()}
+    run = figures(0.3) | steps | {ablate.CENTRED: {**probed(0.1), "speaker_pooled": None}}
+    plain = {ablate.UNERASED: probed(0.4)}
+    found = {
+        "control": {"options": {}, "runs": {"1": run, "2": run}},
+        "default": {"options": {}, "runs": {"1": run | plain}},
+        "hard": {"options": {}, "runs": {"1": figures(0.2) | plain}},
+    }
+    ablate.draw(found, tmp_path / "it.png")
+    [(curves, points, labels, _)] = drawn
+    assert curves["control"]["0"] == pytest.approx((30, 30))
+    assert curves["default"]["0"] == pytest.approx((40, 40)) and len(curves) == 2
+    assert list(curves["default"]) == ["0", "20", "40", "60", "80", "100"]
+    assert curves["default"]["80"] == pytest.approx((32, 32))
+    assert list(points) == ["hard", f"hard: {ablate.UNERASED}"] and len(labels) == 2
+
+
 def test_centring_takes_the_mean_of_each_utterance_off():
     whole = [np.random.default_rng(n).normal(n, 1, (20 + n, 3)).astype(np.float16) for n in (1, 2)]
     means = np.stack([x.astype(np.float32).mean(0) for x in whole])

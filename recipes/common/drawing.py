@@ -1,4 +1,4 @@
-"""Drawings of verification trials: detection error tradeoff curves and histograms of scores."""
+"""Drawings: detection error tradeoff curves, histograms of scores, what is kept and removed."""
 
 import itertools
 
@@ -12,6 +12,7 @@ from recipes.common.metrics import eer, error_rates
 # Colours of Okabe and Ito, which the colour-blind can tell apart, less yellow, too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+MARKERS = "osD^vP*Xpdh<>8"
 PERCENT = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)
 RATES = (0.001, 0.9)  # what the axes show
 BINS = 50
@@ -130,6 +131,45 @@ def draw_scores(scores, labels, path, threshold=None):
         axis.axvline(threshold, color="black", linestyle=":", label=f"threshold {threshold:.3g}")
     axis.set(xlabel="score", ylabel="density", title=f"EER {100 * rate:.1f} %")
     axis.legend()
+    figure.savefig(path)
+
+
+def draw_tradeoff(curves, points, labels, path):
+    """Draw what is removed against what is kept, as a PNG.
+
+    Arguments
+    ---------
+    curves : dict
+        By name: a dict of points, (x, y), in percent, which a line joins in their order; their
+        names stand beside them.
+    points : dict
+        By name: one point, (x, y), in percent.
+    labels : tuple of str
+        Of the axes.
+    path : str or Path
+        The PNG.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tradeoff.png"
+    >>> curve = {"0": (91, 22), "40": (69, 21)}
+    >>> draw_tradeoff({"control": curve}, {"critic": (79, 23)}, ("speaker", "phone"), path)
+    >>> path.read_bytes()[1:4]
+    b'PNG'
+    """
+    figure, axis = _figure(width=9, height=5)
+    colours = itertools.cycle(COLOURS)
+    for (name, curve), colour in zip(curves.items(), colours, strict=False):
+        axis.plot(*zip(*curve.values(), strict=True), color=colour, marker=".", label=name)
+        for text, point in curve.items():
+            axis.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
+    for (name, point), colour, marker in zip(
+        points.items(), colours, itertools.cycle(MARKERS), strict=False
+    ):
+        axis.plot(*point, color=colour, marker=marker, linestyle="", label=name)
+    axis.set(xlabel=labels[0], ylabel=labels[1])
+    axis.grid(color="0.92")
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path)
 
 

@@ -8,8 +8,8 @@
 O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
 (see align.py). The settings are those of ablations.yaml, each for 4 epochs instead of 6 unless
 it says otherwise. Started again, it does what is missing. `--write` adds what B holds to
-ablations.json, which keeps the figures of all runs, and writes the table of README.md from it.
-Test speakers are not read.
+ablations.json, which keeps the figures of all runs, and from it writes the table of README.md and
+draws ablations.png. Test speakers are not read.
 """
 
 import json
@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from lobes.erasure import Erasure
 from recipes.common.alignments import read_alignments
+from recipes.common.drawing import draw_tradeoff
 from recipes.common.experiment import check_paths, read_yaml, run_logged, runs_parser
 from recipes.common.manifest import replace_text
 from recipes.common.measures import (
@@ -55,7 +56,7 @@ UNERASED = "nothing erased"
 CENTRED = "each utterance's mean frame taken off"
 ERASED = {f"{count} directions erased": count for count in (20, 40, 60, 80, 100)}
 EPOCHS = 4
-FRAMES = 10  # of each utterance, for probes
+FRAMES = 40  # of each utterance, for probes
 TRIALS = 10000
 PROBED = {  # as the table calls a measure, and as ablations.json does
     "speaker, pooled z": "speaker_pooled",
@@ -410,6 +411,30 @@ def with_changed(found):
     return settings
 
 
+def draw(found, path):
+    """Draw what is told of speakers against what is told of phones; see `make_table`.
+
+    The settings of `LADDER` are curves, from nothing erased to most.
+    """
+    places = {
+        name: tuple(
+            100 * np.mean([run[key]["value"] for run in setting["runs"].values()])
+            for key in ("speaker_pooled", "phone_frames")
+        )
+        for name, setting in with_changed(found).items()
+        if not name.endswith(CENTRED)
+    }
+    curves = {}
+    for name in (name for name in LADDER if name in found):
+        steps = {"0": f"{name}: {UNERASED}"}
+        steps |= {str(count): f"{name}: {change}" for change, count in ERASED.items()}
+        steps["0"] = steps["0"] if steps["0"] in places else name
+        curves[name] = {text: places[step] for text, step in steps.items() if step in places}
+    points = {name: place for name, place in places.items() if name.split(":")[0] not in curves}
+    labels = "speaker from pooled z (accuracy, %)", "phone from frames (accuracy, %)"
+    draw_tradeoff(curves, points, labels, path)
+
+
 def _probed(runs, control, key, is_control):
     if any(run[key] is None for run in runs.values()):
         return "-"
@@ -438,7 +463,9 @@ def main():
     parser = make_parser()
     options = parser.parse_args()
     if options.write is not None:
-        write_between(HERE / "README.md", "ablations", make_table(collect(options.write)))
+        found = collect(options.write)
+        write_between(HERE / "README.md", "ablations", make_table(found))
+        draw(found, HERE / "ablations.png")
         return
     if options.read is not None:
         read_run(options)
