@@ -69,6 +69,11 @@ def validation():
     die_at(brain.ResumableBrain, "evaluate_batch", 2)
 
 
+def end():
+    """After the last epoch, before the test split is read and anything exported."""
+    die_at(brain.ResumableBrain, "evaluate", 1)
+
+
 def run(train_py, arguments):
     """Run train.py's `main`, or `run` of a downstream recipe, in this process."""
     sys.path.insert(0, os.path.dirname(train_py))

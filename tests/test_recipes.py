@@ -18,9 +18,9 @@ TESTS = Path(__file__).parent
 PRETRAIN = TESTS.parent / "recipes" / "LibriSpeech" / "pretrain"
 STAGES = ("frame", "utterance", "joint")
 POINTS = {
-    "frame": "kmeans,labelling,epoch,save,validation",
-    "utterance": "epoch,save,validation",
-    "joint": "epoch,save,validation",
+    "frame": "kmeans,labelling,epoch,save,validation,end",
+    "utterance": "epoch,save,validation,end",
+    "joint": "epoch,save,validation,end",
 }
 SMALL = {
     "frame": ["--num_targets", "16", "--kmeans_passes", "2"],
@@ -161,3 +161,6 @@ def test_a_killed_run_ends_with_the_same_weights(stage, workers, left_alone, lib
     assert expected.keys() == found.keys()
     different = [name for name in expected if not expected[name].equal(found[name])]
     assert not different, f"{len(different)} of {len(expected)} tensors differ: {different[:3]}"
+    records = (folder / stage / "metrics.json" for folder in (left_alone, tmp_path))
+    expected, found = (json.loads(path.read_text())["figures"]["test"] for path in records)
+    assert expected == found

@@ -78,9 +78,9 @@ class ResumableBrain(sb.Brain):
         """Start the averages; in training skip the batches that a checkpoint has behind it."""
         self.totals, self.counts, self.stage = {}, {}, stage
         self.stage_began = time.monotonic()
+        self.epoch = self.hparams.epoch_counter.current
         if stage == sb.Stage.TRAIN:
             self.train_sampler.start = self.step
-            self.epoch = epoch
 
     def on_fit_batch_start(self, batch, should_step):
         """Seed dropout for this step and set the learning rate."""
