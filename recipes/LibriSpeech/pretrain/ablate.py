@@ -401,11 +401,13 @@ def make_table(found):
 
 def with_changed(found):
     """Return the settings, each followed by its changed frames as further ones."""
-    settings = {}
+    settings, unread = {}, dict.fromkeys(PROBED.values())
     for name, setting in found.items():
         settings[name] = setting
         for change in (UNERASED, CENTRED, *ERASED):
-            runs = {k: {**v, **v[change]} for k, v in setting["runs"].items() if change in v}
+            runs = {
+                k: {**v, **unread, **v[change]} for k, v in setting["runs"].items() if change in v
+            }
             if runs:
                 settings[f"{name}: {change}"] = {**setting, "runs": runs}
     return settings
