@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from recipes.common import drawing
-from recipes.common.drawing import det_curve, draw_det, draw_scores
+from recipes.common.drawing import det_curve, draw_det, draw_scores, draw_tradeoff
 from recipes.common.metrics import eer, error_rates
 
 
@@ -101,6 +101,19 @@ def test_drawings_are_pngs_that_show_something(tmp_path):
         assert size == expected
         wanted = {tuple(bytes.fromhex(colour[1:])) for colour in drawing.COLOURS[:2]}
         assert wanted <= found
+
+
+def test_a_tradeoff_is_drawn_where_its_points_are(drawn, tmp_path):
+    curves = {"a": {"0": (90, 22), "40": (60, 21)}, "b": {"0": (80, 23)}}
+    draw_tradeoff(curves, {"c": (50, 20)}, ("speaker", "phone"), tmp_path / "tradeoff.png")
+    axis = drawn[0].axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert lines == {"a": [[90, 22], [60, 21]], "b": [[80, 23]], "c": [[50, 20]]}
+    assert [(text.get_text(), text.xy) for text in axis.texts] == [
+        *(("0", (90, 22)), ("40", (60, 21))),
+        ("0", (80, 23)),
+    ]
+    assert len({line.get_color() for line in axis.lines}) == 3
 
 
 def test_histograms_are_those_of_both_kinds_of_trials(drawn, tmp_path):
