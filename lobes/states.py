@@ -57,10 +57,6 @@ class FrameStates(nn.Module):
         _, hidden = self.encoder(wavs, wav_lens, output_hidden_states=True)
         return torch.stack(hidden, dim=2), self.encoder.frame_lens(wavs, wav_lens)
 
-    def front_end(self):
-        """Return the part that `finetune` leaves as it is at first."""
-        return self.encoder.front_end
-
 
 class UtteranceStates(nn.Module):
     """The embedding of an utterance encoder, as one frame of one layer.
@@ -93,10 +89,6 @@ class UtteranceStates(nn.Module):
         embeddings = self.encoder(wavs, wav_lens)
         scaled = nn.functional.normalize(embeddings.float(), dim=1) * self.dim**0.5
         return scaled[:, None, None], torch.ones(len(wavs), dtype=torch.long, device=wavs.device)
-
-    def front_end(self):
-        """Return the part that `finetune` leaves as it is at first: the first convolution."""
-        return self.encoder.backbone.blocks[0]
 
 
 class FbankStates(nn.Module):

@@ -10,6 +10,7 @@ learning rates on validation; further seeds, and fine-tuning, train at the rate 
 the frozen features. Started again, it does what is missing.
 """
 
+import hashlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -187,11 +188,25 @@ def sweeping_cell(cell):
     return cell._replace(name=cell.name.removesuffix(TUNED), seed=SEEDS[0])
 
 
+def model_digest(cell, options):
+    """Return a digest of what a cell's features depend on: "" for log-mel bands."""
+    run = ROWS[cell.row]
+    if run is None:
+        return ""
+    file = "config.json" if cell.row == "random weights" else "model.safetensors"
+    content = (options.models / run / "model" / file).read_bytes()
+    return hashlib.sha256(content).hexdigest()
+
+
 def run_cell(cell, options):
     """Run a cell unless its metrics.json is there; return what went wrong, or None."""
     folder = options.output_folder / cell.folder
+    digest, made_of = model_digest(cell, options), folder / "model.sha256"
     if (folder / "metrics.json").is_file():
-        return None
+        if made_of.is_file() and made_of.read_text(encoding="utf-8") == digest:
+            return None
+        model = options.models / (ROWS[cell.row] or "")
+        return f"{folder} is not of the model that {model} holds now: remove it to run it again."
     swept = sweeping_cell(cell)
     rates = None
     if swept not in (None, cell):
@@ -200,6 +215,7 @@ def run_cell(cell, options):
             return f"{cell.folder}: {first} is missing, whose learning rate it takes."
         rates = [json.loads(first.read_text(encoding="utf-8"))["figures"]["lr"]]
     folder.mkdir(parents=True, exist_ok=True)
+    made_of.write_text(digest, encoding="utf-8")
     recipe = ROOT / COLUMNS[cell.name, cell.representation].recipe
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
         status = run_logged(command_line(cell, options, rates), recipe, log, options.jobs)

@@ -67,7 +67,7 @@ def test_an_upstream_that_is_fine_tuned_learns(model):
     assert all(module.training for module in upstream.modules())
     states, _ = upstream(torch.randn(2, 8000))
     states.square().sum().backward()
-    gradients = [p.grad for p in upstream.states.front_end().parameters()]
+    gradients = [p.grad for p in upstream.states.encoder.front_end.parameters()]
     assert all(grad is not None and grad.any() for grad in gradients)
     assert torch.is_grad_enabled()
     assert not upstream.eval().training

@@ -20,6 +20,7 @@ from recipes.results import (
     command_line,
     make_parser,
     make_table,
+    model_digest,
     read_results,
     run_all,
     run_cell,
@@ -36,6 +37,11 @@ def options(tmp_path):
         name: tmp_path / name
         for name in ("models", "librispeech", "voxceleb", "lexicon", "output_folder")
     }
+    for run in filter(None, ROWS.values()):
+        pretrained = folders["models"] / run / "model"
+        pretrained.mkdir(parents=True, exist_ok=True)
+        (pretrained / "model.safetensors").write_bytes(f"weights of {run}".encode())
+        (pretrained / "config.json").write_text("{}")
     return Namespace(**folders, jobs=1, seeds=2)
 
 
@@ -161,6 +167,33 @@ def test_a_finished_cell_is_not_run_again(fake, options):
     fake.ran.clear()
     assert run_all(options) == []
     assert fake.ran == [Cell("joint", *PER, SEEDS[1])]
+
+
+def test_a_finished_cell_of_another_model_is_refused(fake, options):
+    run_all(options)
+    (options.models / "joint" / "model" / "model.safetensors").write_bytes(b"other weights")
+    fake.ran.clear()
+    problems = run_all(options)
+    assert not fake.ran and len(problems) == 2
+    for seed, problem in zip(SEEDS, problems, strict=False):
+        assert str(options.output_folder / Cell("joint", *PER, seed).folder) in problem
+        assert f"{options.models / 'joint'} holds now" in problem
+
+
+@pytest.mark.parametrize(
+    "row, file, depends",
+    [
+        ("log-mel", "model.safetensors", False),
+        ("random weights", "model.safetensors", False),
+        ("random weights", "config.json", True),
+        ("joint", "model.safetensors", True),
+    ],
+)
+def test_a_cell_depends_on_what_its_features_are_made_of(row, file, depends, options):
+    cell = Cell(row, *PER, SEEDS[0])
+    before = model_digest(cell, options)
+    (options.models / "joint" / "model" / file).write_bytes(b"other")
+    assert (model_digest(cell, options) != before) == depends
 
 
 def test_a_failed_cell_is_reported_with_its_log(fake, options):

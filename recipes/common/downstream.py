@@ -39,7 +39,7 @@ from recipes.common.experiment import (
 from recipes.common.features import add_features, load_upstream, open_cache
 from recipes.common.seeding import derive_rng, derive_seed
 
-OPTIMIZERS = ("optimizer", "upstream_optimizer", "front_end_optimizer")
+OPTIMIZERS = ("optimizer", "upstream_optimizer")
 
 
 class DownstreamBrain(ResumableBrain):
@@ -58,14 +58,11 @@ class DownstreamBrain(ResumableBrain):
     label_keys = ()
 
     def init_optimizers(self):
-        """Give the head an optimizer, and the upstream and its front end one each if they learn."""
+        """Give the head an optimizer, and the upstream another if it learns."""
         heads = [m for name, m in self.modules.items() if name != "upstream"]
         groups = [[p for m in heads for p in m.parameters()]]
         if self.hparams.upstream == "finetune":
-            upstream = unwrap(self.modules.upstream)
-            front = list(upstream.states.front_end().parameters())
-            known = {id(p) for p in front}
-            groups += [[p for p in upstream.parameters() if id(p) not in known], front]
+            groups.append(list(self.modules.upstream.parameters()))
         self.optimizers_dict = {
             name: self.opt_class(group) for name, group in zip(OPTIMIZERS, groups, strict=False)
         }
@@ -74,21 +71,30 @@ class DownstreamBrain(ResumableBrain):
             self.checkpointer.add_recoverable(name, optimizer)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Seed dropout and set each optimizer's rate; the front end's is 0 in the first steps."""
+        """Seed dropout and set each optimizer's rate; in the first steps the head learns alone.
+
+        Until the head tells something, what it passes back would only take the upstream apart.
+        """
         super().on_fit_batch_start(batch, should_step)
-        thawed = self.optimizer_step >= self.hparams.frozen_steps
-        peaks = self.hparams.upstream_lr, self.hparams.upstream_lr * thawed
-        for name, peak in zip(OPTIMIZERS[1:], peaks, strict=True):
-            if name in self.optimizers_dict:
-                self.set_learning_rate(self.optimizers_dict[name], peak)
+        if self.hparams.upstream == "finetune":
+            self.modules.upstream.train(self.optimizer_step >= self.hparams.frozen_steps)
+            upstream = self.optimizers_dict["upstream_optimizer"]
+            self.set_learning_rate(upstream, self.hparams.upstream_lr)
 
     def states(self, batch):
         """Return the states of a batch on the Brain's device, cached or computed, and lengths."""
         self.track("audio_seconds", torch.as_tensor(batch.duration).sum(), len(batch.id))
         if self.cache is None:
-            return self.modules.upstream(*batch.sig)
+            return self.run_upstream(*batch.sig)
         states, relative = batch.states
         return states, (relative.double() * states.shape[1]).round().long()
+
+    def run_upstream(self, wavs, wav_lens):
+        """Return states and lengths, without gradient as long as the head learns alone."""
+        if self.stage != sb.Stage.TRAIN or self.upstream.training:
+            return self.modules.upstream(wavs, wav_lens)
+        with torch.no_grad():  # not through DistributedDataParallel, which would await a gradient
+            return self.upstream(wavs, wav_lens)
 
     def architecture(self):
         """Return what the head stands on, and the configuration of each head that has one."""
