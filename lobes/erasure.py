@@ -78,6 +78,15 @@ class Erasure(nn.Module):
         return self
 
 
+def check_directions(directions, d_model):
+    """Raise ValueError unless so many directions, or none, can be erased from frames of a size."""
+    if not isinstance(directions, int) or not 0 <= directions <= d_model:
+        raise ValueError(
+            f"erased_directions is {directions!r}: expected an integer from 0 to {d_model}, the "
+            "size of a frame"
+        )
+
+
 def _whitening(covariance):
     """Return the maps to directions of variance 1, (dim, rank), and back, (rank, dim)."""
     variances, axes = torch.linalg.eigh(covariance)

@@ -18,7 +18,7 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
-from lobes.erasure import Erasure
+from lobes.erasure import Erasure, check_directions
 from lobes.pooling import length_mask, num_valid_samples
 
 RECEPTIVE_FIELD = 400  # samples that one frame sees in the waveform front end
@@ -728,6 +728,7 @@ def _check_choices(config):
         raise ValueError(
             f"d_model ({config['d_model']}) must be a multiple of nhead ({config['nhead']})"
         )
+    check_directions(config["erased_directions"], config["d_model"])
 
 
 def _zero_padding(x, valid):

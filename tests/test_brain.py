@@ -11,7 +11,7 @@ from speechbrain import Stage
 from recipes.common.brain import TrainingError, record_epoch
 from recipes.common.checkpoints import AtomicCheckpointer
 from recipes.common.dataio import LengthSortedBatches, collate
-from recipes.common.joint_stage import check_receivers, joint_moments
+from recipes.common.joint_stage import JointBrain, check_receivers, joint_moments
 
 SPEC = importlib.util.spec_from_file_location(
     "distributed_gradients", Path(__file__).with_name("distributed_gradients.py")
@@ -85,13 +85,22 @@ def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
     assert trained == {key: key == name for key in brain.architecture()}
 
 
-def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
+def joint_hparams(folder, **overrides):
+    """Return what joint_tiny.yaml builds."""
     pretrain = Path(__file__).parents[1] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
-    overrides = {"critic_momentum": 0.25, "critic_ridge": 0.5}
-    overrides |= {"data_folder": "none", "output_folder": str(tmp_path)}
+    overrides |= {"data_folder": "none", "output_folder": str(folder)}
     with open(pretrain / "joint_tiny.yaml", encoding="utf-8") as file:
-        critic = load_hyperpyyaml(file, overrides)["modules"]["critic"]
+        return load_hyperpyyaml(file, overrides)
+
+
+def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
+    critic = joint_hparams(tmp_path, critic_momentum=0.25, critic_ridge=0.5)["modules"]["critic"]
     assert (critic.momentum, critic.ridge) == (0.25, 0.5)
+
+
+def test_refuses_to_erase_more_than_there_is_before_it_trains(tmp_path):
+    with pytest.raises(ValueError, match="erased_directions is 129: .* from 0 to 128"):
+        JointBrain.initialise(joint_hparams(tmp_path, erased_directions=129))
 
 
 @pytest.mark.parametrize("names", ["frame_encoder", [], ["frames"]])

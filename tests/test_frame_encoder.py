@@ -218,6 +218,9 @@ def test_wrong_arguments_are_named():
             FrameEncoder(**{key: "nonsense"})
     with pytest.raises(ValueError, match="multiple of nhead"):
         FrameEncoder(d_model=30, nhead=4)
+    for directions in (-1, 33, 2.5):
+        with pytest.raises(ValueError, match=f"erased_directions is {directions}: .* 0 to 32"):
+            small_encoder(erased_directions=directions)
 
 
 # ---- Padding

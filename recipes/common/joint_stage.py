@@ -23,6 +23,7 @@ import torch
 from speechbrain import Stage
 
 from lobes.distributed import row_offset
+from lobes.erasure import check_directions
 from lobes.losses import masked_prediction_loss, nt_xent, utterance_information
 from lobes.mi_critic import repeat_rows
 from lobes.pooling import masked_mean
@@ -59,6 +60,8 @@ class JointBrain(ResumableBrain):
         """Start from stages A and B, or from public weights in the place of stage A."""
         modules = hparams["modules"]
         check_receivers(hparams["information_trains"], hparams["critic_kind"])
+        d_model = modules["frame_encoder"].config["d_model"]
+        check_directions(hparams["erased_directions"], d_model)
         if hparams["frame_weights"]:
             import_weights(modules["frame_encoder"], hparams["frame_weights"])
         else:
