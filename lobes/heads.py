@@ -17,12 +17,28 @@ XVECTOR = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # kernel and dilation (Snyde
 POOLED = 3  # the last of these is so many times as wide
 
 
+def check_layers(last_layers, num_layers):
+    """Raise ValueError unless states of a number of layers have as many last ones, or 0 for all."""
+    if not isinstance(last_layers, int) or not 0 <= last_layers <= num_layers:
+        raise ValueError(
+            f"last_layers is {last_layers!r}: expected 1 to {num_layers}, which the states have, "
+            "or 0 for all."
+        )
+
+
 class WeightedSum(nn.Module):
     """A softmax-weighted sum over layers; all weigh the same at first.
 
     Arguments
     ---------
     num_layers : int
+    last_layers : int
+        How many of the last layers are summed; 0 for all.
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many.
 
     Example
     -------
@@ -30,12 +46,14 @@ class WeightedSum(nn.Module):
     torch.Size([2, 50, 32])
     """
 
-    def __init__(self, num_layers):
+    def __init__(self, num_layers, last_layers=0):
         super().__init__()
-        self.weights = nn.Parameter(torch.zeros(num_layers))
+        check_layers(last_layers, num_layers)
+        self.weights = nn.Parameter(torch.zeros(last_layers or num_layers))
 
     def forward(self, states):
         """Map (batch, frames, num_layers, dim) to (batch, frames, dim)."""
+        states = states[:, :, -len(self.weights) :]
         return torch.einsum("bfld,l->bfd", states, self.weights.softmax(0).to(states.dtype))
 
 
@@ -58,6 +76,8 @@ class CTCHead(nn.Module):
         Before, between and after LSTM layers.
     stride : int
         How many frames, side by side, make one: 2 halves the rate and the time that an LSTM takes.
+    last_layers : int
+        How many of the last layers are summed; 0 for all.
 
     Example
     -------
@@ -76,12 +96,13 @@ class CTCHead(nn.Module):
         lstm_layers=0,
         dropout=0.0,
         stride=1,
+        last_layers=0,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.config = config
         self.stride = stride
-        self.weighted_sum = WeightedSum(num_layers)
+        self.weighted_sum = WeightedSum(num_layers, last_layers)
         self.projection = nn.Linear(stride * in_dim, hidden_dim)
         self.dropout = nn.Dropout(dropout)
         self.lstm = None
@@ -157,6 +178,8 @@ class SpeakerHead(nn.Module):
         mean and deviation over time, and a linear layer.
     embedding_dim : int
         Size of the embedding ("xvector" only).
+    last_layers : int
+        How many of the last layers are summed; 0 for all.
 
     Raises
     ------
@@ -170,14 +193,22 @@ class SpeakerHead(nn.Module):
     torch.Size([2, 512])
     """
 
-    def __init__(self, num_layers=1, in_dim=240, hidden_dim=256, pooling="mean", embedding_dim=512):
+    def __init__(
+        self,
+        num_layers=1,
+        in_dim=240,
+        hidden_dim=256,
+        pooling="mean",
+        embedding_dim=512,
+        last_layers=0,
+    ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         if pooling not in ("mean", "xvector"):
             raise ValueError(f"pooling must be 'mean' or 'xvector', not {pooling!r}")
         self.config = config
         self.embedding_dim = hidden_dim if pooling == "mean" else embedding_dim
-        self.weighted_sum = WeightedSum(num_layers)
+        self.weighted_sum = WeightedSum(num_layers, last_layers)
         self.projection = nn.Linear(in_dim, hidden_dim)
         self.blocks = None
         if pooling == "xvector":

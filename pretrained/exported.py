@@ -37,7 +37,7 @@ CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIZE = 2**31  # of anything that config.json gives a size of
 COUNTS = ("num_layers", "lstm_layers", "res2net_scale")  # arguments that constructors count up to
-MAY_BE_ZERO = ("erased_directions", "lstm_layers")
+MAY_BE_ZERO = ("erased_directions", "last_layers", "lstm_layers")
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 

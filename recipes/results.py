@@ -99,17 +99,22 @@ README_COLUMNS = {
 
 
 class Cell(NamedTuple):
-    """One run of the table: a row, a column's name and representation, and a seed."""
+    """One run: a row, a column's name and representation, a seed, and the layers that are summed.
+
+    `last_layers` is 0, for all of them, throughout the table.
+    """
 
     row: str
     name: str
     representation: str
     seed: int
+    last_layers: int = 0
 
     @property
     def folder(self):
         """Where the run goes, below the output folder."""
         words = "-".join([self.row, self.name, self.representation])
+        words += f"-last_{self.last_layers}" if self.last_layers else ""
         return Path(words.replace(",", "").replace(" ", "_")) / str(self.seed)
 
 
@@ -173,6 +178,8 @@ def command_line(cell, options, rates):
         random = "random:" * (cell.row == "random weights")
         given["features"] = "fbank" if run is None else f"{random}{folder}"
         given["cache_folder"] = options.output_folder / "states"
+    if cell.last_layers:
+        given["last_layers"] = cell.last_layers
     if cell.name == "PER":
         given["lexicon"] = options.lexicon
     if rates is not None:

@@ -326,6 +326,11 @@ def test_bands_have_nothing_to_fine_tune(corpora, out):
     refuse("embedding", corpora, out, "fbank has no weights", "--upstream frozen", features="fbank")
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_more_layers_than_there_are(task, corpora, out):
+    refuse(task, corpora, out, "last_layers is 4: expected 1 to", last_layers=4)
+
+
 def test_a_language_model_that_is_missing(corpora, tmp_path, out):
     with pytest.raises(FileNotFoundError, match="nowhere.arpa"):
         run(arguments("ASR", corpora, out, beam_size=2, lm_file=tmp_path / "nowhere.arpa"))

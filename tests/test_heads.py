@@ -40,6 +40,30 @@ def test_the_sum_is_weighted_by_a_softmax_and_even_at_first():
     torch.testing.assert_close(layer(states), expected)
 
 
+@pytest.mark.parametrize("last, kept", [(0, slice(None)), (1, slice(2, 3)), (2, slice(1, 3))])
+@pytest.mark.parametrize("head", ["ctc", "speaker"])
+def test_the_last_layers_alone_are_summed_where_asked(head, last, kept):
+    states, lens = padded_states()[0], LENS
+    torch.manual_seed(0)
+    made = (
+        ctc_head(last_layers=last)
+        if head == "ctc"
+        else SpeakerHead(num_layers=3, in_dim=16, hidden_dim=12, last_layers=last)
+    )
+    few = ctc_head() if head == "ctc" else SpeakerHead(3, 16, 12)
+    few.load_state_dict({**made.state_dict(), "weighted_sum.weights": torch.zeros(3)})
+    few.weighted_sum = WeightedSum(states[:, :, kept].shape[2])
+    given, expected = made(states, lens), few(states[:, :, kept], lens)
+    given, expected = (x[0] if head == "ctc" else x for x in (given, expected))
+    torch.testing.assert_close(given, expected)
+
+
+def test_more_layers_than_there_are_are_refused():
+    for last in (4, -1, 0.5):
+        with pytest.raises(ValueError, match=f"last_layers is {last}: expected 1 to 3"):
+            WeightedSum(3, last)
+
+
 @pytest.mark.parametrize("kind", CTC)
 @pytest.mark.parametrize("padding", [0.0, 7.0])
 def test_logits_do_not_see_padding(kind, padding):

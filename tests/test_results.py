@@ -81,7 +81,9 @@ def test_a_cosine_that_does_not_depend_on_the_seed_is_of_the_first_alone():
 
 
 def test_each_cell_has_a_folder_of_its_own():
-    folders = [str(cell.folder) for cell in cells(list(SEEDS))]
+    made = cells(list(SEEDS))
+    made += [cell._replace(last_layers=1) for cell in made]
+    folders = [str(cell.folder) for cell in made]
     assert len(set(folders)) == len(folders)
     assert not any(sign in folder for folder in folders for sign in " ,")
 
@@ -113,6 +115,9 @@ def test_the_features_of_a_cell_are_those_of_its_row(options):
         assert words[words.index("--features") + 1] == value
         assert words[words.index("--lexicon") + 1] == str(options.lexicon)
         assert "--lrs" not in words
+        assert "--last_layers" not in words
+    words = command_line(Cell("joint", *PER, SEEDS[0], last_layers=1), options, None)
+    assert words[words.index("--last_layers") + 1] == "1"
     words = command_line(Cell("joint", "WER, fine-tuned", "frames", SEEDS[0]), options, None)
     assert words[words.index("--upstream") + 1] == "finetune"
 

@@ -36,7 +36,7 @@ class SpeakerBrain(DownstreamBrain):
     def make_modules(hparams, upstream, speakers):
         """Return the head and a classifier of the training speakers."""
         states = upstream.states
-        head = hparams["head"](states.num_layers, states.dim)
+        head = hparams["head"](states.num_layers, states.dim, last_layers=hparams["last_layers"])
         return {
             "speaker_head": head,
             "classifier": hparams["classifier"](head.embedding_dim, len(speakers)),

@@ -20,6 +20,7 @@ from speechbrain.utils.distributed import (
     run_on_main,
 )
 
+from lobes.heads import check_layers
 from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.brain import ResumableBrain, TrainingError, unwrap
@@ -137,6 +138,7 @@ def run(arguments):
     keep_freed_memory()
 
     upstream = load_upstream(hparams).to(run_opts["device"] or infer_device())
+    check_layers(hparams["last_layers"], upstream.states.num_layers)
     run_on_main(prepare, args=[hparams])
     datasets = split_datasets(hparams, hparams["disjoint_speakers"])
     if run_opts["debug"]:

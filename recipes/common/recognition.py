@@ -62,7 +62,8 @@ class RecognitionBrain(DownstreamBrain):
     def make_modules(hparams, upstream, tokenizer):
         """Return the head, of the sizes of the upstream and of the tokenizer."""
         states = upstream.states
-        return {"ctc_head": hparams["head"](states.num_layers, states.dim, len(tokenizer))}
+        sizes = states.num_layers, states.dim, len(tokenizer)
+        return {"ctc_head": hparams["head"](*sizes, last_layers=hparams["last_layers"])}
 
     def compute_forward(self, batch, stage):
         """Return logits and their lengths; in training some bands and stretches are dropped."""
