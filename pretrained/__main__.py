@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -30,10 +31,12 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # what could break a line or ste
 def main(arguments=None):
     """Run a command and return its exit code."""
     options = make_parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except (OSError, ValueError) as error:
-        return complain(error)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: tell("warning", message)
+        try:
+            return options.run(options)
+        except (OSError, ValueError) as error:
+            return complain(error)
 
 
 def make_parser():
@@ -128,8 +131,13 @@ def export_model(options):
 
 def complain(error):
     """Write an error as one line and return the exit code that tells of it."""
-    tqdm.write(f"error: {' '.join(CONTROL.sub(' ', str(error)).split())}", file=sys.stderr)
+    tell("error", error)
     return 2
+
+
+def tell(kind, message):
+    """Write an error or a warning to stderr as one line."""
+    tqdm.write(f"{kind}: {' '.join(CONTROL.sub(' ', str(message)).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

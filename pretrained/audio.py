@@ -1,6 +1,7 @@
 """Audio files of any rate, container and length as blocks of 16 kHz mono."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ class AudioError(ValueError):
 def read_blocks(path):
     """Yield an audio file as blocks of 16 kHz mono; only a few blocks are in memory at a time.
 
-    Channels are averaged. Other rates are resampled, to the same samples as the whole would be.
+    Channels are averaged. Other rates are resampled, to the same samples as the whole would be; of
+    lower ones, which lack the upper part of the spectrum, a UserWarning tells.
 
     Arguments
     ---------
@@ -83,6 +85,13 @@ def _mono_blocks(file, path):
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
             f"{path}: the sampling rate is {rate} Hz, expected {RATES[0]} to {RATES[1]} Hz."
+        )
+    if rate < SAMPLE_RATE:
+        warnings.warn(
+            f"{path} is sampled at {rate} Hz, so it holds nothing above {rate // 2} Hz. Models of "
+            f"{SAMPLE_RATE} Hz speech take that for a channel: speakers are told apart less well, "
+            "least of all from speech of another rate.",
+            stacklevel=2,
         )
     start = 0
     while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,6 +216,18 @@ def test_blocks_are_resampled_as_the_whole_is(rate):
     np.testing.assert_allclose(blocks, whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [8000, 15999, 16000, 44100])
+def test_half_a_spectrum_is_told_of(rate, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(rate)), rate)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(read_blocks(tmp_path / "a.wav"))
+    expected = [f"a.wav is sampled at {rate} Hz, so it holds nothing above {rate // 2} Hz"]
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == (rate < RATE)
+    assert all(text in message for text, message in zip(expected, told, strict=False))
+
+
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_tones_are_kept_and_aliases_are_not(rate):
     blocks = [np.arange(start, start + rate // 2) / rate for start in range(0, 2 * rate, rate // 2)]
@@ -339,6 +352,15 @@ def test_bad_files_do_not_stop_good_ones(folder, bad_audio, speech, tmp_path, ca
     assert len(errors) == len(BAD_AUDIO) and "Traceback" not in text
     for line, (problem, message) in zip(errors, BAD_AUDIO.items(), strict=True):
         assert f"{problem}.wav" in line and message in line
+
+
+def test_a_warning_is_one_line(folder, speech, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", speech(1)[::2], 8000)
+    command = ["encode", str(tmp_path / "a.wav"), "--model", str(folder), "--out", str(tmp_path)]
+    assert main(command) == 0
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    [line] = [line for line in lines if "8000 Hz" in line]
+    assert line.startswith(f"warning: {tmp_path / 'a.wav'} is sampled at 8000 Hz")
 
 
 def test_names_that_collide_are_refused_before_anything_is_written(
