@@ -26,16 +26,10 @@ from recipes.common.alignments import read_alignments
 from recipes.common.drawing import draw_tradeoff
 from recipes.common.experiment import check_paths, read_yaml, run_logged, runs_parser
 from recipes.common.manifest import replace_text
-from recipes.common.measures import (
-    make_trials,
-    often_enough,
-    read_eer,
-    read_phone_errors,
-    read_probes,
-)
+from recipes.common.measures import make_trials, often_enough, read_eer, read_probes
 from recipes.common.metrics import percent_and_range, write_between
 from recipes.common.probes import bootstrap_groups
-from recipes.common.report_speech import drawn_phones, load_rows, phone_texts
+from recipes.common.report_speech import drawn_phones, load_rows
 from recipes.common.representations import encode, load_systems
 from recipes.results import SEEDS
 
@@ -63,7 +57,6 @@ PROBED = {  # as the table calls a measure, and as ablations.json does
     "speaker, deviations": "speaker_deviations",
     "speaker, frames": "speaker_frames",
     "phone, frames": "phone_frames",
-    "PER": "phone_errors",
 }
 PLAIN = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
 
@@ -324,12 +317,6 @@ def read_frames(means, frames, whole, rows, alignments):
     }
     inputs = {name: given for name, given in inputs.items() if given[0] is not None}
     readings = {name: read_probes(*x, ["linear"], seeds=[1])[0] for name, x in inputs.items()}
-    texts = phone_texts(rows, alignments, None)
-    known = [place for place, row in enumerate(rows) if row["ID"] in texts]
-    spoken = [texts[rows[place]["ID"]] for place in known]
-    readings["phone_errors"] = read_phone_errors(
-        [whole[place].astype(np.float32) for place in known], spoken, speakers[known], SEEDS[0]
-    )
     return {
         name: {
             "value": reading["value"],
@@ -384,7 +371,7 @@ def make_table(found):
     >>> run = dict.fromkeys(PROBED.values(), figure) | dict.fromkeys(PLAIN.values(), 0.25)
     >>> table = make_table({"control": {"options": {"beta": 0.0}, "runs": {"1": run}}})
     >>> print(table.splitlines()[-1])
-    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
+    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
     """
     heads = ["setting", "options", "seeds", *PROBED, *PLAIN]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
