@@ -37,6 +37,7 @@ from recipes.common.downstream import (
     make_loaders,
     run,
     sweep,
+    warn_of_rest,
 )
 from recipes.common.features import open_cache
 from recipes.VoxCeleb.speakers import IdentificationBrain
@@ -129,6 +130,14 @@ def left_alone(corpora, tmp_path_factory):
     for task in TASKS:
         command(task, "train.py", *arguments(task, corpora, output / task))
     return output
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["ASR", "SID", "embedding"])
+def test_a_quick_look_runs_to_the_end(task, corpora, tmp_path):
+    command(task, "train.py", *arguments(task, corpora, tmp_path / "run"), "--debug")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert figures(tmp_path / "run" / "debug")["test"]
 
 
 CRITERIA = {"PR": "per", "ASR": "wer", "SID": "error", "xvector": "eer", "embedding": "eer"}
@@ -454,6 +463,20 @@ def speaker_batch():
 
 
 SPEAKERS = {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("upstream", "steps", "told"),
+    [
+        ("finetune", 60, "60 of 60"),
+        ("finetune", 199, "100 of 199"),
+        ("finetune", 200, None),
+        ("frozen", 60, None),
+    ],
+)
+def test_a_fine_tuning_that_hardly_tunes_is_warned_of(upstream, steps, told, caplog):
+    warn_of_rest({"upstream": upstream, "frozen_steps": 100}, steps)
+    assert (told in caplog.text) if told else not caplog.text
 
 
 def state_of(module):

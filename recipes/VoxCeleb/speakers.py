@@ -136,6 +136,15 @@ class VerificationBrain(SpeakerBrain):
         return Trials(speakers, trials, speaker_of)
 
     @staticmethod
+    def fewer_labels(labels, datasets):
+        """Return some trials of either kind; of the datasets their utterances alone are left."""
+        trials = {split: few_trials(labels.trials[split]) for split in HELD_OUT}
+        for split, listed in trials.items():
+            named = {name for _, *pair in listed for name in pair}
+            datasets[split] = datasets[split].filtered_sorted(key_test={"id": named.__contains__})
+        return labels._replace(trials=trials)
+
+    @staticmethod
     def make_modules(hparams, upstream, labels):
         """Return the head and a classifier of the training speakers."""
         return SpeakerBrain.make_modules(hparams, upstream, labels.speakers)
@@ -210,6 +219,17 @@ class VerificationBrain(SpeakerBrain):
             "threshold": self.threshold,
             "threshold_set_on": f"equal error rate of {names}",
         }
+
+
+def few_trials(trials, count=10):
+    """Return the first trials of either label.
+
+    Example
+    -------
+    >>> few_trials([(1, "a", "b"), (1, "a", "c"), (0, "a", "d")], count=1)
+    [(1, 'a', 'b'), (0, 'a', 'd')]
+    """
+    return [trial for label in (1, 0) for trial in [t for t in trials if t[0] == label][:count]]
 
 
 def _labels(trials):

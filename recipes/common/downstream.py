@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import (
     main_process_only,
     run_on_main,
 )
+from speechbrain.utils.logger import get_logger
 
 from lobes.heads import check_layers
 from pretrained.card import write_card
@@ -40,6 +41,7 @@ from recipes.common.experiment import (
 from recipes.common.features import add_features, load_upstream, open_cache
 from recipes.common.seeding import derive_rng, derive_seed
 
+logger = get_logger(__name__)
 OPTIMIZERS = ("optimizer", "upstream_optimizer")
 
 
@@ -50,6 +52,7 @@ class DownstreamBrain(ResumableBrain):
 
     - `label_keys`: the items of a batch beside the features.
     - `add_labels(hparams, datasets)`: gives each utterance its labels; returns what they mean.
+    - `fewer_labels(labels, datasets)`: what labels mean in `--debug`; may narrow the datasets.
     - `make_modules(hparams, upstream, labels)`: the head and what else is trained, by name.
     - `criterion`: the figure of the validation split that is lowest for the best model.
     - `facts()`: what an exported folder tells, beside the weights, for the head to be used; None
@@ -57,6 +60,11 @@ class DownstreamBrain(ResumableBrain):
     """
 
     label_keys = ()
+
+    @staticmethod
+    def fewer_labels(labels, datasets):
+        """Return what labels mean where `--debug` runs on a few utterances."""
+        return labels
 
     def init_optimizers(self):
         """Give the head an optimizer, and the upstream another if it learns."""
@@ -141,11 +149,14 @@ def run(arguments):
     check_layers(hparams["last_layers"], upstream.states.num_layers)
     run_on_main(prepare, args=[hparams])
     datasets = split_datasets(hparams, hparams["disjoint_speakers"])
-    if run_opts["debug"]:
-        hparams, datasets = quick_look(hparams, datasets)
     labels = hparams["brain"].add_labels(hparams, datasets)
+    if run_opts["debug"]:
+        labels = hparams["brain"].fewer_labels(labels, datasets)
+        hparams, datasets = quick_look(hparams, datasets)
     cache = open_cache(hparams, upstream, datasets)
     loaders = make_loaders(hparams, datasets, cache)
+    steps = len(loaders["train"]) * hparams["number_of_epochs"]
+    warn_of_rest(hparams, steps // run_opts["grad_accumulation_factor"])
     sb.create_experiment_directory(
         hparams["output_folder"], hparams_file, place_overrides(hparams_file, overrides)
     )
@@ -154,6 +165,7 @@ def run(arguments):
         own = hparams_at(hparams_file, overrides, hparams["output_folder"], rate)
         brain = make_brain(own, run_opts, labels, cache)
         brain.loaders, brain.train_sampler = loaders, loaders["train"].batch_sampler
+        brain.debug_batches = math.inf  # there are few, and a trial needs both its utterances
         brain.fit(own["epoch_counter"], loaders["train"], loaders["valid"])
         return brain
 
@@ -171,6 +183,24 @@ def check_rates(hparams):
     for rate in rates:
         if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
             raise ValueError(f"lrs: {rate!r} is no learning rate: expected numbers above 0.")
+
+
+def warn_of_rest(hparams, steps):
+    """Warn of a fine-tuning in which the head learns alone to the end, or nearly.
+
+    Arguments
+    ---------
+    hparams : dict
+        `upstream` and `frozen_steps`.
+    steps : int
+        Optimizer steps of the whole training.
+    """
+    frozen = hparams["frozen_steps"]
+    if hparams["upstream"] == "finetune" and 2 * frozen > steps:
+        logger.warning(
+            f"The upstream rests in {min(frozen, steps)} of {steps} steps (frozen_steps: {frozen}): "
+            "give a lower --frozen_steps, or more epochs, for it to be fine-tuned."
+        )
 
 
 def hparams_at(hparams_file, overrides, output_folder, rate):
