@@ -198,8 +198,8 @@ def warn_of_rest(hparams, steps):
     frozen = hparams["frozen_steps"]
     if hparams["upstream"] == "finetune" and 2 * frozen > steps:
         logger.warning(
-            f"The upstream rests in {min(frozen, steps)} of {steps} steps (frozen_steps: {frozen}): "
-            "give a lower --frozen_steps, or more epochs, for it to be fine-tuned."
+            f"The upstream rests in {min(frozen, steps)} of {steps} steps: for it to be fine-tuned, "
+            f"lower frozen_steps ({frozen}), or train longer."
         )
 
 
