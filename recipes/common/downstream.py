@@ -198,8 +198,8 @@ def warn_of_rest(hparams, steps):
     frozen = hparams["frozen_steps"]
     if hparams["upstream"] == "finetune" and 2 * frozen > steps:
         logger.warning(
-            f"The upstream rests in {min(frozen, steps)} of {steps} steps: for it to be fine-tuned, "
-            f"lower frozen_steps ({frozen}), or train longer."
+            f"The upstream rests in {min(frozen, steps)} of {steps} steps: to fine-tune it, "
+            f"lower frozen_steps ({frozen}) or train longer."
         )
 
 
