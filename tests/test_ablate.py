@@ -6,8 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lobes.frame_encoder import FrameEncoder
+from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.exported import save_model
+from recipes.common.alignments import write_ctm
 from recipes.common.experiment import place_overrides
+from recipes.common.manifest import read_manifest
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.LibriSpeech.pretrain import ablate
 
 FOLDER = ablate.HERE
@@ -156,3 +163,64 @@ def test_runs_of_another_setting_are_neither_read_nor_gone_on_with(settings, tmp
     assert f"{run} is left out: with gamma 3.0 instead of 4.0" in capsys.readouterr().out
     problem = ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B"))
     assert problem.startswith(f"{run} is of another setting, with gamma 3.0 instead of 4.0.")
+
+
+@pytest.fixture
+def erased_run(librispeech, tmp_path, monkeypatch):
+    """A run whose frames lost 3 of 16 directions, fitted on the speech that it is read on."""
+    monkeypatch.setattr(ablate, "ERASED", {"1 directions erased": 1, "3 directions erased": 3})
+    run, split = tmp_path / "run", "train-clean-100"  # six speakers: each phone needs four
+    prepare_librispeech(librispeech, run / "manifest", [split])
+    manifest = (run / "manifest" / f"{split}.csv").read_text()
+    (run / "manifest" / "dev-clean.csv").write_text(manifest)
+    valid = {"masked_accuracy": 0.1, "retrieval_accuracy": 0.2}
+    (run / "metrics.json").write_text(json.dumps({"figures": {"valid": valid}}))
+    rows = read_manifest(run / "manifest" / f"{split}.csv")
+    write_ctm({row["ID"]: sounds(float(row["duration"])) for row in rows}, tmp_path / "dev.ctm")
+    torch.manual_seed(0)
+    encoders = {
+        "frame_encoder": FrameEncoder("fbank", 16, d_model=16, num_layers=1, nhead=2, d_ffn=32),
+        "utterance_encoder": UtteranceEncoder("tdnn", channels=8, embedding_dim=12),
+    }
+    save_model(run / "model", encoders)
+    _, encoded = ablate.encode_run(run, split, librispeech)
+    whole = [torch.from_numpy(x.astype(np.float64)) for x in encoded.whole]
+    frames, means = torch.cat(whole), torch.stack([x.mean(0) for x in whole])
+    moments = frames.mean(0), torch.cov(frames.T, correction=0), means
+    encoders["frame_encoder"].erase(3, *moments, torch.from_numpy(encoded.embeddings))
+    save_model(run / "model", encoders)
+    return argparse.Namespace(read=run, data_folder=librispeech, alignments=tmp_path, ladder=True)
+
+
+def sounds(seconds):
+    """Return an alignment of a synthetic voice, whose sounds last 0.2 s: two phones in turn."""
+    edges = np.append(np.arange(0, seconds - 0.1, 0.2), seconds).tolist()
+    return [(a, b, "ab"[i % 2]) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
+
+
+def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
+    found = dict(ablate.changed_frames(erased_run))
+    _, encoded = ablate.encode_run(erased_run.read, "dev-clean", erased_run.data_folder)
+    own = ablate.arrays(encoded)
+    for name, same in {"3 directions erased": True, "1 directions erased": False}.items():
+        for one, other in zip(own[:2], found[name][:2], strict=True):
+            assert np.allclose(one, other, atol=0.01) == same
+    ranks = {
+        name: np.linalg.matrix_rank(np.cov(x.T), tol=1e-4)
+        for name, (x, *_) in found.items()
+        if x is not None
+    }
+    assert ranks == {ablate.UNERASED: 15, "1 directions erased": 14, "3 directions erased": 12}
+    _, frames, whole = found[ablate.CENTRED]
+    assert np.allclose([x.mean(0) for x in whole], 0, atol=1e-3)
+
+
+def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
+    erased_run.ladder = False
+    ablate.read_run(erased_run)
+    found = json.loads((erased_run.read / "dev.json").read_text())
+    assert found.keys() == {*ablate.PROBED.values(), *ablate.PLAIN.values(), ablate.UNERASED}
+    assert found[ablate.UNERASED].keys() == set(ablate.PROBED.values())
+    for name in ablate.PROBED.values():
+        for figures in (found[name], found[ablate.UNERASED][name]):
+            assert 0 <= figures["value"] <= 1 and len(figures["scores"]) == 6
