@@ -213,7 +213,7 @@ def run_cell(cell, options):
         if made_of.is_file() and made_of.read_text(encoding="utf-8") == digest:
             return None
         model = options.models / (ROWS[cell.row] or "")
-        return f"{folder}: {made_of.name} does not tell of the model in {model}: remove the folder."
+        return f"{folder}: {made_of.name} is not of what {model} holds now: remove the folder."
     swept = sweeping_cell(cell)
     rates = None
     if swept not in (None, cell):
