@@ -211,7 +211,7 @@ def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
         if x is not None
     }
     assert ranks == {ablate.UNERASED: 15, "1 directions erased": 14, "3 directions erased": 12}
-    _, frames, whole = found[ablate.CENTRED]
+    _, _, whole = found[ablate.CENTRED]
     assert np.allclose([x.mean(0) for x in whole], 0, atol=1e-3)
 
 

@@ -224,6 +224,18 @@ class VerificationBrain(SpeakerBrain):
 def few_trials(trials, count=10):
     """Return the first trials of either label.
 
+    Arguments
+    ---------
+    trials : list of tuple
+        (label, enrolment ID, test ID), the label 0 or 1.
+    count : int
+        How many of each at most; twenty trials name no more utterances than `quick_look` keeps.
+
+    Returns
+    -------
+    list of tuple
+        Likewise, label 1 first.
+
     Example
     -------
     >>> few_trials([(1, "a", "b"), (1, "a", "c"), (0, "a", "d")], count=1)
