@@ -61,6 +61,19 @@ def left_alone(librispeech, tmp_path_factory):
     return output
 
 
+def test_a_quick_look_leaves_nothing_that_a_run_would_read(librispeech, tmp_path):
+    for stage in STAGES:
+        words = arguments(stage, librispeech, tmp_path, "--debug")
+        if stage == "joint":
+            for name in ("frame", "utterance"):
+                words += [f"--{name}_model", str(tmp_path / name / "debug" / "model")]
+        interrupted(stage, "", *words)
+        folder = tmp_path / stage
+        assert json.loads((folder / "debug" / "metrics.json").read_text())["figures"]["test"]
+        left = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+        assert left == {"debug", "manifest"}
+
+
 def test_each_stage_leaves_its_results(left_alone):
     expected = {"frame": {"frame_encoder"}, "utterance": {"utterance_encoder"}}
     expected["joint"] = expected["frame"] | expected["utterance"]

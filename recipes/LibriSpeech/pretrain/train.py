@@ -10,6 +10,7 @@ On several GPUs: torchrun --nproc_per_node=8 train.py ...
 
 import sys
 import time
+from pathlib import Path
 
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
@@ -39,6 +40,7 @@ def main(arguments):
     datasets = split_datasets(hparams)
     if run_opts["debug"]:
         hparams, datasets = quick_look(hparams, datasets)
+        hparams["train_logger"].save_file = str(Path(hparams["output_folder"]) / "train_log.txt")
 
     stage = hparams["stage"]
     stage.initialise(hparams)
