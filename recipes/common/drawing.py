@@ -12,7 +12,7 @@ from recipes.common.metrics import eer, error_rates
 # Colours of Okabe and Ito, which the colour-blind can tell apart, less yellow, too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
-MARKERS = "osD^vP*Xpdh<>8"
+MARKERS = "osD^vP*Xp<>h8d"
 PERCENT = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)
 RATES = (0.001, 0.9)  # what the axes show
 BINS = 50
@@ -143,7 +143,8 @@ def draw_tradeoff(curves, points, labels, path):
         By name: a dict of points, (x, y), in percent, which a line joins in their order; their
         names stand beside them.
     points : dict
-        By name: one point, (x, y), in percent.
+        By name: a list of points, (x, y), in percent: the last is filled, the ones before it are
+        hollow.
     labels : tuple of str
         Of the axes.
     path : str or Path
@@ -153,7 +154,8 @@ def draw_tradeoff(curves, points, labels, path):
     -------
     >>> path = getfixture("tmp_path") / "tradeoff.png"
     >>> curve = {"0": (91, 22), "40": (69, 21)}
-    >>> draw_tradeoff({"control": curve}, {"critic": (79, 23)}, ("speaker", "phone"), path)
+    >>> points = {"critic": [(86, 23), (44, 20)]}
+    >>> draw_tradeoff({"control": curve}, points, ("speaker", "phone"), path)
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
@@ -163,10 +165,13 @@ def draw_tradeoff(curves, points, labels, path):
         axis.plot(*zip(*curve.values(), strict=True), color=colour, marker=".", label=name)
         for text, point in curve.items():
             axis.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
-    for (name, point), colour, marker in zip(
+    for (name, places), colour, marker in zip(
         points.items(), colours, itertools.cycle(MARKERS), strict=False
     ):
-        axis.plot(*point, color=colour, marker=marker, linestyle="", label=name)
+        look = {"marker": marker, "markeredgecolor": colour}
+        before = {"color": "0.85", "linewidth": 0.8, "markerfacecolor": "white", "zorder": 1}
+        axis.plot(*zip(*places, strict=True), **look, **before)
+        axis.plot(*places[-1], color=colour, linestyle="", label=name, **look)
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.grid(color="0.92")
     figure.legend(loc="outside right upper", fontsize=8)

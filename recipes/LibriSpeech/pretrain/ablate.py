@@ -403,7 +403,8 @@ def with_changed(found):
 def draw(found, path):
     """Draw what is told of speakers against what is told of phones; see `make_table`.
 
-    The settings of `LADDER` are curves, from nothing erased to most.
+    The settings of `LADDER` are curves, from nothing erased to most; the others go from nothing
+    erased to what they erase themselves.
     """
     places = {
         name: tuple(
@@ -413,13 +414,15 @@ def draw(found, path):
         for name, setting in with_changed(found).items()
         if not name.endswith(CENTRED)
     }
-    curves = {}
-    for name in (name for name in LADDER if name in found):
-        steps = {"0": f"{name}: {UNERASED}"}
-        steps |= {str(count): f"{name}: {change}" for change, count in ERASED.items()}
-        steps["0"] = steps["0"] if steps["0"] in places else name
-        curves[name] = {text: places[step] for text, step in steps.items() if step in places}
-    points = {name: place for name, place in places.items() if name.split(":")[0] not in curves}
+    curves, points = {}, {}
+    for name in found:
+        plain = f"{name}: {UNERASED}"
+        if name in LADDER:
+            steps = {"0": plain if plain in places else name}
+            steps |= {str(count): f"{name}: {change}" for change, count in ERASED.items()}
+            curves[name] = {text: places[step] for text, step in steps.items() if step in places}
+        else:
+            points[name] = [places[step] for step in (plain, name) if step in places]
     labels = "speaker from pooled z (accuracy, %)", "phone from frames (accuracy, %)"
     draw_tradeoff(curves, points, labels, path)
 
