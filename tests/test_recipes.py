@@ -119,29 +119,26 @@ def test_the_exported_frames_are_those_of_training_with_directions_erased(left_a
     assert torch.linalg.matrix_rank((plain - erased)[0], rtol=1e-4) == 12
 
 
-def evaluation(left_alone, data, model):
+def evaluation(left_alone, data, model, draws=1):
     """Return the hyperparameters of evaluate.py, with the joint stage as the control."""
     given = {"data_folder": str(data), "output_folder": str(left_alone / "leakage")}
+    given["crop_draws"] = draws
     given |= {"model": str(model), "control": str(left_alone / "joint" / "model")}
     given["manifest_folder"] = str(left_alone / "joint" / "manifest")
     return load_hparams(PRETRAIN / "hparams" / "evaluate.yaml", json.dumps(given))
 
 
-def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech, monkeypatch):
-    monkeypatch.setattr(evaluate, "CROP_DRAWS", 2)
-    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model")
+def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech):
+    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model", draws=2)
     kept = evaluate.kept_accuracies(hparams)
     assert [values["ratio"] for values in kept.values()] == [1.0] * 4
     both = kept["test_retrieval_accuracy"]["model"]
-    monkeypatch.setattr(evaluate, "CROP_DRAWS", 1)
-    assert 0 < both <= 1 and both != evaluate.retrieval_accuracies(hparams)["test"]["model"]
+    once = evaluate.retrieval_accuracies({**hparams, "crop_draws": 1})
+    assert 0 < both <= 1 and both != once["test"]["model"]
 
 
-def test_a_run_of_a_recipe_that_adds_a_corpus_is_read_too(
-    left_alone, librispeech, tmp_path, monkeypatch
-):
+def test_a_run_of_a_recipe_that_adds_a_corpus_is_read_too(left_alone, librispeech, tmp_path):
     """Such a run's hyperparams.yaml has all keys under `recipe`."""
-    monkeypatch.setattr(evaluate, "CROP_DRAWS", 1)
     run = tmp_path / "joint"
     shutil.copytree(left_alone / "joint" / "model", run / "model")
     lines = (left_alone / "joint" / "hyperparams.yaml").read_text().splitlines()

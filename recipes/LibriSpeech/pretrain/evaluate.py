@@ -6,7 +6,7 @@
 
 Fresh critics on frozen encoders (recipes/common/leakage.py); differences with 95 % intervals over
 speakers. Masked accuracies are those of the two runs' own metrics.json; retrieval accuracies are
-means over several draws of crops, made as the control's run made its own.
+means over `crop_draws` draws of crops, made as the control's run made its own.
 """
 
 import json
@@ -28,7 +28,6 @@ from recipes.common.utterance_stage import both_crops, utterance_loaders
 
 RUNS = ("model", "control")
 UNSEEN = ("unseen speakers, valid", "unseen speakers, test")
-CROP_DRAWS = 12  # of one draw, the accuracy over 300 utterances deviates by 5 % of itself
 
 
 def encode_all(folder, parts, hparams):
@@ -114,12 +113,13 @@ def retrieval_accuracies(hparams):
     encoders = {name: load_model(hparams[name])["utterance_encoder"].eval() for name in RUNS}
     settings = load_hparams(Path(hparams["control"]).parent / "hyperparams.yaml", "")
     found = {split: dict.fromkeys(RUNS, 0.0) for split in ("valid", "test")}
-    for draw in range(CROP_DRAWS):
+    draws = hparams["crop_draws"]
+    for draw in range(draws):
         settings["seed"] = derive_seed(hparams["seed"], "crops", draw)
         datasets = split_datasets(hparams)
         datasets = {split: datasets[split] for split in found}
         for split, loader in utterance_loaders(settings, datasets, settings["augment"]).items():
-            share = 1 / (CROP_DRAWS * len(datasets[split]))
+            share = 1 / (draws * len(datasets[split]))
             for batch in loader:
                 crops = both_crops(batch)
                 for name, encoder in encoders.items():
