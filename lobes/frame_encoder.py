@@ -2,16 +2,12 @@
 
 With the waveform front end it is HuBERT Base (Hsu et al., arXiv 2106.07447), or WavLM Base (Chen
 et al., arXiv 2110.13900) with gated relative position bias, parameter for parameter, so that
-public weights load (`import_weights`). The fbank front end gives the same frames from log-mel
-bands at a fraction of the cost.
+public weights load (`pretrained.import_weights`). The fbank front end gives the same frames from
+log-mel bands at a fraction of the cost.
 
 What comes out for an utterance does not depend on what it is batched with: each row is
 normalised over its own valid frames, and padding never reaches a valid frame.
 """
-
-import math
-import re
-import warnings
 
 import torch
 import torchaudio
@@ -19,39 +15,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from lobes.erasure import Erasure, check_directions
-from lobes.pooling import length_mask, num_valid_samples
+from lobes.signal import (
+    NUM_MELS,
+    RECEPTIVE_FIELD,
+    SAMPLE_RATE,
+    length_mask,
+    num_frames,
+    num_valid_samples,
+)
+from lobes.transformer import ATTENTIONS, Transformer
 
-RECEPTIVE_FIELD = 400  # samples that one frame sees in the waveform front end
-HOP = 320  # samples from one frame to the next: 50 Hz at 16 kHz
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-NUM_MELS = 80
 MEL_HOP = 160
 LOG_FLOOR = 1e-6  # power, for samples in [-1, 1]
-NUM_BUCKETS = 320  # WavLM's relative positions
-MAX_DISTANCE = 800
-
-
-def num_frames(num_samples):
-    """Return how many frames a number of 16 kHz samples gives, with either front end.
-
-    Arguments
-    ---------
-    num_samples : int or torch.Tensor
-        Number of samples; a tensor of int64 of any shape.
-
-    Returns
-    -------
-    int or torch.Tensor
-        max(0, 1 + floor((num_samples - 400) / 320)), of the argument's type.
-
-    Example
-    -------
-    >>> num_frames(16000), num_frames(torch.tensor([399, 400])).tolist()
-    (49, [0, 1])
-    """
-    frames = 1 + (num_samples - RECEPTIVE_FIELD) // HOP
-    return frames.clamp(min=0) if torch.is_tensor(frames) else max(0, frames)
 
 
 class WaveformFrontEnd(nn.Module):
@@ -152,7 +129,7 @@ class FbankFrontEnd(nn.Module):
         # The window of 400 sits in the middle of an FFT of 512: with 400 the lowest bands would
         # fall between two bins and stay empty. The padding lies outside the window.
         self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=16000,
+            sample_rate=SAMPLE_RATE,
             n_fft=512,
             win_length=RECEPTIVE_FIELD,
             hop_length=MEL_HOP,
@@ -202,240 +179,6 @@ class FbankFrontEnd(nn.Module):
         x = torch.where(valid, x - x.sum(dim=2, keepdim=True) / count, 0.0)
         variance = x.square().sum(dim=2, keepdim=True) / count
         return x * torch.rsqrt(variance + 1e-5)
-
-
-class PositionalConv(nn.Module):
-    """HuBERT's positional embedding: a grouped convolution over time, weight-normalised."""
-
-    def __init__(self, d_model, kernel, groups):
-        super().__init__()
-        conv = nn.Conv1d(d_model, d_model, kernel, padding=kernel // 2, groups=groups)
-        nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * d_model)))
-        nn.init.zeros_(conv.bias)
-        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
-
-    def forward(self, x):
-        """Map (batch, frames, d_model) to the same shape."""
-        if x.device.type != "cpu":
-            return self._embed(x)
-        # oneDNN's bfloat16 kernel for few channels per group gives plainly wrong results on
-        # CPUs with AMX (seen with torch 2.14).
-        with torch.autocast("cpu", enabled=False):
-            return self._embed(x.float()).to(x.dtype)
-
-    def _embed(self, x):
-        # An even kernel gives one frame too many, at the end.
-        return F.gelu(self.conv(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, d_model, nhead, dropout):
-        super().__init__()
-        self.nhead = nhead
-        self.dropout = dropout
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.k_proj = nn.Linear(d_model, d_model)
-        self.v_proj = nn.Linear(d_model, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
-
-    def forward(self, x, keys=None, position_bias=None):
-        """Attend over the frames of each row.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Shape (batch, frames, d_model).
-        keys : torch.Tensor, optional
-            Shape (batch, 1, 1, frames), bool, True at frames to attend to; None for all.
-        position_bias : torch.Tensor, optional
-            Shape (heads, frames, frames), for the attentions that have one.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (batch, frames, d_model).
-        """
-        q, k, v = (
-            project(x).unflatten(-1, (self.nhead, -1)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=self._attention_mask(x, keys, position_bias, q.dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(out.transpose(1, 2).flatten(2))
-
-    def _attention_mask(self, x, keys, position_bias, dtype):
-        return keys
-
-
-class GatedBiasSelfAttention(SelfAttention):
-    """Self-attention with WavLM's gated relative position bias (arXiv 2110.13900, eq. 3 to 7)."""
-
-    def __init__(self, d_model, nhead, dropout):
-        super().__init__(d_model, nhead, dropout)
-        self.gru_rel_pos_linear = nn.Linear(d_model // nhead, 8)
-        self.gru_rel_pos_const = nn.Parameter(torch.ones(1, nhead, 1, 1))
-
-    def _attention_mask(self, x, keys, position_bias, dtype):
-        heads = x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
-        gates = self.gru_rel_pos_linear(heads).unflatten(-1, (2, 4)).sum(-1)
-        update, reset = torch.sigmoid(gates).split(1, dim=-1)
-        scale = update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
-        bias = (scale * position_bias).to(dtype)
-        return bias if keys is None else bias.masked_fill(~keys, float("-inf"))
-
-
-ATTENTIONS = {"hubert": SelfAttention, "wavlm": GatedBiasSelfAttention}
-
-
-class FeedForward(nn.Module):
-    """The position-wise part of a Transformer layer."""
-
-    def __init__(self, d_model, d_ffn, dropout, activation_dropout):
-        super().__init__()
-        self.intermediate_dense = nn.Linear(d_model, d_ffn)
-        self.output_dense = nn.Linear(d_ffn, d_model)
-        self.activation_dropout = nn.Dropout(activation_dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x):
-        """Map (batch, frames, d_model) to the same shape."""
-        x = self.activation_dropout(F.gelu(self.intermediate_dense(x)))
-        return self.dropout(self.output_dense(x))
-
-
-class TransformerLayer(nn.Module):
-    """A Transformer layer that normalises after each residual sum."""
-
-    def __init__(self, attention, d_model, d_ffn, dropout, activation_dropout):
-        super().__init__()
-        self.attention = attention
-        self.dropout = nn.Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(d_model)
-        self.feed_forward = FeedForward(d_model, d_ffn, dropout, activation_dropout)
-        self.final_layer_norm = nn.LayerNorm(d_model)
-
-    def forward(self, x, keys=None, position_bias=None):
-        """Map (batch, frames, d_model) to the same shape; see `SelfAttention.forward`."""
-        x = self.layer_norm(x + self.dropout(self.attention(x, keys, position_bias)))
-        return self.final_layer_norm(x + self.feed_forward(x))
-
-
-class Transformer(nn.Module):
-    """Positional convolution, layer norm and the stack of Transformer layers."""
-
-    def __init__(
-        self,
-        d_model,
-        num_layers,
-        nhead,
-        d_ffn,
-        attention,
-        dropout,
-        attention_dropout,
-        activation_dropout,
-        layer_drop,
-        pos_conv_kernel,
-        pos_conv_groups,
-    ):
-        super().__init__()
-        self.layer_drop = layer_drop
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                ATTENTIONS[attention](d_model, nhead, attention_dropout),
-                d_model,
-                d_ffn,
-                dropout,
-                activation_dropout,
-            )
-            for _ in range(num_layers)
-        )
-        self.rel_attn_embed = nn.Embedding(NUM_BUCKETS, nhead) if attention == "wavlm" else None
-        self.apply(_init_bert)
-        self.pos_conv_embed = PositionalConv(d_model, pos_conv_kernel, pos_conv_groups)
-        self.layer_norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x, valid=None):
-        """Return the input of the first layer and the output of every layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Shape (batch, frames, d_model), zero at padded frames.
-        valid : torch.Tensor, optional
-            Shape (batch, frames), bool, False at padded frames; None without padding.
-
-        Returns
-        -------
-        list of torch.Tensor
-            num_layers + 1 tensors of shape (batch, frames, d_model). Padded frames are arbitrary.
-        """
-        keys = None
-        if valid is not None:
-            # A row without any frame attends to everything: a softmax over nothing is NaN.
-            keys = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
-        bias = None if self.rel_attn_embed is None else self._position_bias(x.shape[1])
-        hidden = [self.dropout(self.layer_norm(x + self.pos_conv_embed(x)))]
-        for layer in self.layers:
-            if self.training and torch.rand(()).item() < self.layer_drop:
-                hidden.append(_pass_by(layer, hidden[-1]))
-            else:
-                hidden.append(layer(hidden[-1], keys, bias))
-        return hidden
-
-    def _position_bias(self, frames):
-        """Return WavLM's bias of each head for each pair of frames, (heads, frames, frames)."""
-        time = torch.arange(frames, device=self.rel_attn_embed.weight.device)
-        buckets = relative_position_bucket(time - time[:, None])
-        return self.rel_attn_embed(buckets).permute(2, 0, 1)
-
-
-def _pass_by(layer, x):
-    """Return x as it is, with a zero gradient for the layer, which DDP waits for."""
-    return x + 0.0 * sum(p.sum() for p in layer.parameters() if p.requires_grad)
-
-
-def relative_position_bucket(distance):
-    """Return the bucket of each distance from query to key (arXiv 2110.13900, eq. 5).
-
-    Half of the 320 buckets are for keys to the right. The nearest 80 frames have a bucket each,
-    those up to 800 share them logarithmically, and all beyond fall into the last.
-
-    Arguments
-    ---------
-    distance : torch.Tensor
-        Frames from query to key, int64, of any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        Bucket indices in [0, 320), int64, of the same shape.
-
-    Example
-    -------
-    >>> relative_position_bucket(torch.tensor([-1, 0, 1, 5000])).tolist()
-    [1, 0, 161, 319]
-    """
-    half = NUM_BUCKETS // 2
-    exact = half // 2
-    size = distance.abs()
-    ratio = torch.log(size.clamp(min=1).float() / exact) / math.log(MAX_DISTANCE / exact)
-    shared = (exact + ratio * (half - exact)).long().clamp(max=half - 1)
-    return torch.where(size < exact, size, shared) + half * (distance > 0)
-
-
-def _init_bert(module):
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
 
 
 class CosineHead(nn.Module):
@@ -733,185 +476,3 @@ def _check_choices(config):
 
 def _zero_padding(x, valid):
     return x if valid is None else torch.where(valid[..., None], x, 0.0)
-
-
-# Our prefix, then Hugging Face transformers' and torchaudio's. The first that fits applies.
-NAME_RULES = (
-    ("mask_embedding", "masked_spec_embed", "mask_generator.mask_embedding"),
-    ("front_end.", "feature_extractor.", "feature_extractor."),
-    ("feature_projection.", "feature_projection.", "encoder.feature_projection."),
-    (
-        "transformer.rel_attn_embed.",
-        "encoder.layers.0.attention.rel_attn_embed.",
-        "encoder.transformer.layers.0.attention.rel_attn_embed.",
-    ),
-    ("transformer.", "encoder.", "encoder.transformer."),
-)
-LAYOUTS = ("huggingface", "torchaudio")
-MASK_NAMES = NAME_RULES[0]
-# Names of the whole encoder within a model that has a head of its own.
-MODEL_PREFIXES = ("hubert.", "wavlm.", "wav2vec2.")
-# Heads of pretraining, CTC and classification: not part of the encoder.
-HEAD_PREFIXES = (
-    "aux.",
-    "classifier.",
-    "final_proj.",
-    "label_embs",
-    "layer_weights",
-    "lm_head.",
-    "logit_generator.",
-    "projector.",
-)
-# The older spelling of weight norm's parameters, and torch's present one.
-WEIGHT_NORM = {
-    "weight_g": "parametrizations.weight.original0",
-    "weight_v": "parametrizations.weight.original1",
-}
-MAX_SHOWN = 20  # problems named in one error
-
-
-def import_weights(encoder, state_dict):
-    """Load the weights of a public HuBERT Base or WavLM Base into an encoder, in place.
-
-    Everything is checked before anything is changed. The prediction head keeps its values, and
-    so does the mask embedding where the weights have none.
-
-    Arguments
-    ---------
-    encoder : FrameEncoder
-        With the waveform front end and the sizes of the weights.
-    state_dict : dict
-        Tensors by name, as of Hugging Face's HubertModel or WavLMModel or of torchaudio's
-        hubert_base or wavlm_base, or of a model that wraps one of them with a head.
-
-    Returns
-    -------
-    FrameEncoder
-        The encoder.
-
-    Raises
-    ------
-    ValueError
-        Naming each tensor that is missing, of another shape, or has no place in the encoder.
-
-    Example
-    -------
-    >>> sizes = dict(conv_channels=32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
-    >>> source, encoder = FrameEncoder(**sizes), FrameEncoder(**sizes)
-    >>> encoder = import_weights(encoder, export_state_dict(source))
-    >>> bool((encoder.mask_embedding == source.mask_embedding).all())
-    True
-    """
-    source = _canonical_names(state_dict)
-    torchaudio_layout = any(name.startswith("encoder.transformer.") for name in source)
-    places = _places(encoder, "torchaudio" if torchaudio_layout else "huggingface")
-    _check_weights(places, source)
-    with torch.no_grad():
-        for foreign, own in places.items():
-            if foreign in source:
-                parts = source[foreign].chunk(len(own))
-                for parameter, part in zip(own, parts, strict=True):
-                    parameter.copy_(part)
-    return encoder
-
-
-def export_state_dict(encoder, layout="huggingface"):
-    """Return the encoder's weights under the names that other toolkits load; see `import_weights`.
-
-    Arguments
-    ---------
-    encoder : FrameEncoder
-        With the waveform front end.
-    layout : str
-        "huggingface" (HubertModel, WavLMModel) or "torchaudio" (hubert_base, wavlm_base, which
-        have no mask embedding, so that it is left out).
-
-    Returns
-    -------
-    dict
-        Tensors by name, without the prediction head. Nor have these layouts a place for what erases
-        directions from the frames, which a warning tells.
-
-    Example
-    -------
-    >>> encoder = FrameEncoder(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
-    >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
-    torch.Size([32, 32])
-    """
-    if encoder.erasure is not None:
-        warnings.warn(
-            f"The layout of {layout} has no place for what erases "
-            f"{encoder.config['erased_directions']} directions from the encoder's frames: the "
-            "exported model gives frames with these directions.",
-            stacklevel=2,
-        )
-    return {
-        foreign: torch.cat([parameter.detach() for parameter in own])
-        for foreign, own in _places(encoder, layout).items()
-        if not (layout == "torchaudio" and foreign in MASK_NAMES)
-    }
-
-
-def _canonical_names(state_dict):
-    """Return the tensors of the encoder proper, without a model's prefix and its heads."""
-    source = {}
-    for name, tensor in state_dict.items():
-        prefix = next((p for p in MODEL_PREFIXES if name.startswith(p)), "")
-        name = name.removeprefix(prefix)
-        if name.startswith(HEAD_PREFIXES):
-            continue
-        stem, _, last = name.rpartition(".")
-        if stem.endswith("pos_conv_embed.conv"):
-            name = f"{stem}.{WEIGHT_NORM.get(last, last)}"
-        source[name] = tensor
-    return source
-
-
-def _places(encoder, layout):
-    """Return the parameters that make up each tensor of a layout, by the layout's names.
-
-    That is one parameter, but for torchaudio's WavLM, where one tensor holds the projections of
-    queries, keys and values.
-    """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
-    if encoder.config["frontend"] != "waveform":
-        raise ValueError(
-            "HuBERT's layout has a waveform front end, and this encoder's frontend is "
-            f"{encoder.config['frontend']!r}; build it with frontend='waveform'"
-        )
-    fused = layout == "torchaudio" and encoder.config["attention"] == "wavlm"
-    places = {}
-    for name, parameter in encoder.named_parameters():
-        if not name.startswith("head."):
-            foreign = _foreign_name(name, 1 + LAYOUTS.index(layout))
-            if fused:
-                foreign = re.sub(r"\.[qkv]_proj\.", ".attention.in_proj_", foreign)
-                foreign = foreign.replace(".out_proj.", ".attention.out_proj.")
-            places.setdefault(foreign, []).append(parameter)
-    return places
-
-
-def _foreign_name(name, column):
-    rule = next(rule for rule in NAME_RULES if name.startswith(rule[0]))
-    return rule[column] + name.removeprefix(rule[0])
-
-
-def _check_weights(places, source):
-    """Raise a ValueError that names each tensor that does not fit."""
-    problems = []
-    for name, own in places.items():
-        expected = (sum(len(p) for p in own), *own[0].shape[1:])
-        if name not in source:
-            if name not in MASK_NAMES:
-                problems.append(f"{name}: missing, expected shape {expected}")
-        elif tuple(source[name].shape) != expected:
-            problems.append(f"{name}: shape {tuple(source[name].shape)}, expected {expected}")
-    for name in sorted(source.keys() - places.keys()):
-        problems.append(f"{name}: no such tensor in the encoder, shape {tuple(source[name].shape)}")
-    if problems:
-        shown = problems[:MAX_SHOWN] + [f"and {len(problems) - MAX_SHOWN} more"]
-        raise ValueError(
-            "the weights do not fit the encoder, which is left as it was:\n  "
-            + "\n  ".join(shown if len(problems) > MAX_SHOWN else problems)
-        )

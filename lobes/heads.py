@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lobes.pooling import length_mask, masked_mean, masked_mean_std
-from lobes.utterance_encoder import TDNNBlock
+from lobes.signal import length_mask, masked_mean, masked_mean_std
+from lobes.tdnn import TDNNBlock
 
 BLANK = 0  # of CTC
 XVECTOR = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # kernel and dilation (Snyder et al., 2018)

@@ -8,8 +8,8 @@ embedding of an utterance encoder, or log-mel bands, the baseline. So one head f
 import torch
 from torch import nn
 
-from lobes.pooling import length_mask, masked_mean_std, num_valid_samples
-from lobes.utterance_encoder import NUM_MELS, LogMel
+from lobes.signal import NUM_MELS, length_mask, masked_mean_std, num_valid_samples
+from lobes.utterance_encoder import LogMel
 
 ORDERS = 3  # log-mel bands and their first and second differences
 SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # the regression over five frames

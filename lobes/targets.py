@@ -9,7 +9,7 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
-SAMPLE_RATE = 16000
+from lobes.signal import SAMPLE_RATE
 
 
 def mfcc(wav):

@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pretrained.exported import load_model
-from pretrained.layouts import LAYOUTS
 from pretrained.learn2diss import Learn2Diss
+from pretrained.toolkits.layouts import LAYOUTS
 from pretrained.transcriber import Transcriber
 from pretrained.verifier import SpeakerVerifier
 

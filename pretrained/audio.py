@@ -8,8 +8,7 @@ import numpy as np
 import soundfile
 from scipy.signal import firwin, resample_poly
 
-from lobes.frame_encoder import RECEPTIVE_FIELD
-from lobes.targets import SAMPLE_RATE
+from lobes.signal import RECEPTIVE_FIELD, SAMPLE_RATE
 
 BLOCK_SECONDS = 10
 ZERO_CROSSINGS = 10  # of the resampling filter, on either side

@@ -23,7 +23,7 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.heads import CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.facts import check_facts, check_modules, kind_of
-from pretrained.states import ENCODERS
+from pretrained.file_states import ENCODERS
 
 FORMAT = "learn2diss-1"
 CLASSES = {

@@ -10,7 +10,7 @@ training data); `threshold`, the lowest cosine of a same speaker; and `threshold
 
 import reprlib
 
-from pretrained.states import ENCODERS, make_states
+from pretrained.file_states import ENCODERS, make_states
 from pretrained.tokenizers import tokenizer_from_config
 
 TRANSCRIBER, VERIFIER = "transcriber", "verifier"

@@ -7,7 +7,7 @@ from pretrained.learn2diss import Learn2Diss
 
 
 class Learn2DissInterface(Pretrained):
-    """The encoders of a folder that `pretrained.layouts.to_speechbrain` wrote.
+    """The encoders of a folder that `pretrained.toolkits.layouts.to_speechbrain` wrote.
 
     SpeechBrain builds what hyperparams.yaml says, which can be anything: only load folders that
     you trust. `Learn2Diss.from_pretrained` runs nothing.
@@ -16,7 +16,7 @@ class Learn2DissInterface(Pretrained):
     -------
     >>> from speechbrain.utils.fetching import FetchConfig, LocalStrategy
     >>> from lobes.utterance_encoder import UtteranceEncoder
-    >>> from pretrained.layouts import to_speechbrain
+    >>> from pretrained.toolkits.layouts import to_speechbrain
     >>> folder = getfixture("tmp_path") / "speechbrain"
     >>> encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=24)
     >>> to_speechbrain({"utterance_encoder": encoder}, folder)

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from lobes.frame_encoder import RECEPTIVE_FIELD
-from lobes.pooling import num_valid_samples
+from lobes.signal import RECEPTIVE_FIELD, num_valid_samples
 from pretrained.audio import read_blocks
 from pretrained.exported import load_model
 from pretrained.windows import LongEncoding, cut_windows

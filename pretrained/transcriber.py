@@ -2,11 +2,11 @@
 
 import torch
 
-from lobes.frame_encoder import HOP
 from lobes.heads import BLANK
+from lobes.signal import HOP
 from pretrained.exported import load_folder
 from pretrained.facts import TRANSCRIBER, check_kind
-from pretrained.states import FileStates, split_head
+from pretrained.file_states import FileStates, split_head
 from pretrained.tokenizers import tokenizer_from_config
 from pretrained.windows import WINDOW, map_windows
 
@@ -117,7 +117,7 @@ def long_logits(head, states):
     Arguments
     ---------
     head : nn.Module
-        Of `pretrained.states.split_head`, from a `CTCHead`.
+        Of `pretrained.file_states.split_head`, from a `CTCHead`.
     states : torch.Tensor
         Shape (1, frames, in_dim), summed over layers.
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lobes.frame_encoder import HOP
+from lobes.signal import HOP
 from pretrained.exported import load_folder
 from pretrained.facts import VERIFIER, check_kind
-from pretrained.states import FileStates, split_head
+from pretrained.file_states import FileStates, split_head
 from pretrained.windows import WINDOW, map_windows, mean_std_windows
 
 
@@ -121,8 +121,8 @@ class SpeakerVerifier:
     def embed_file(self, path):
         """Return the embedding of a file, before centring: float64 of shape (E,).
 
-        Up to 30 s it is what the modules give of the samples; see `pretrained.states.FileStates`
-        of longer files. An hour takes up to 0.8 GB with a head of the standard size.
+        Up to 30 s it is what the modules give of the samples; of longer files see
+        `pretrained.file_states.FileStates`. An hour takes up to 0.8 GB with a head of usual size.
 
         Arguments and errors are those of `verify_files`.
         """
@@ -150,7 +150,7 @@ def long_xvector(head, states):
     Arguments
     ---------
     head : nn.Module
-        Of `pretrained.states.split_head`, from a `SpeakerHead` with pooling "xvector".
+        Of `pretrained.file_states.split_head`, from a `SpeakerHead` with pooling "xvector".
     states : torch.Tensor
         Shape (1, frames, in_dim), summed over layers.
 

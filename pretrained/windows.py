@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from speechbrain.processing.features import spectral_magnitude
 
-from lobes.frame_encoder import HOP
-from lobes.pooling import MIN_VARIANCE
-from lobes.targets import SAMPLE_RATE
+from lobes.signal import HOP, MIN_VARIANCE, SAMPLE_RATE
 
 WINDOW = 30 * SAMPLE_RATE  # samples
 CONTEXT = 2 * SAMPLE_RATE  # of these, thrown away on either side
@@ -233,7 +231,7 @@ def pool_windows(pooling, windows):
 
     Example
     -------
-    >>> from lobes.pooling import AttentiveStatisticsPooling
+    >>> from lobes.tdnn import AttentiveStatisticsPooling
     >>> pooling, x = AttentiveStatisticsPooling(8).eval(), torch.randn(1, 8, 50)
     >>> pooled = pool_windows(pooling, lambda: x.split(20, dim=2))
     >>> bool(torch.allclose(pooled, pooling(x), atol=1e-5))

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.common.experiment import check_paths, run_logged, runs_parser
-from recipes.common.manifest import replace_text
-from recipes.common.metrics import percent_and_range, write_between
+from recipes.common.data.manifest import replace_text
+from recipes.common.evaluation.metrics import percent_and_range, write_between
+from recipes.common.training.experiment import check_paths, run_logged, runs_parser
 
 ROOT = Path(__file__).resolve().parent
 SEEDS = (2407, 2408, 2409, 2410, 2411)

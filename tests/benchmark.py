@@ -35,15 +35,17 @@ from torch.nn import functional as F
 from torchaudio.models import hubert_pretrain_base
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
-from lobes.frame_encoder import FrameEncoder, export_state_dict, num_frames
+from lobes.frame_encoder import FrameEncoder
 from lobes.losses import masked_prediction_loss, nt_xent
-from recipes.common.augment import UtteranceAugment
-from recipes.common.dataio import make_loader
-from recipes.common.experiment import keep_freed_memory
-from recipes.common.frame_stage import frame_loaders
-from recipes.common.joint_stage import joint_loaders
-from recipes.common.metrics import write_between, write_metrics
-from recipes.common.utterance_stage import both_crops
+from lobes.signal import num_frames
+from pretrained.toolkits.names import export_state_dict
+from recipes.common.data.augment import UtteranceAugment
+from recipes.common.data.dataio import make_loader
+from recipes.common.evaluation.metrics import write_between, write_metrics
+from recipes.common.training.experiment import keep_freed_memory
+from recipes.LibriSpeech.pretrain.frame import frame_loaders
+from recipes.LibriSpeech.pretrain.joint import joint_loaders
+from recipes.LibriSpeech.pretrain.utterance import both_crops
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,21 +9,15 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from lobes.frame_encoder import FrameEncoder, export_state_dict
+from lobes.frame_encoder import FrameEncoder
+from pretrained.toolkits.names import export_state_dict
+from tests import benchmark
 
 SIZES = {"conv_channels": 32, "d_model": 32, "num_layers": 1, "nhead": 4, "d_ffn": 64}
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    import benchmark
-
-    return benchmark
-
-
-@pytest.fixture
-def timed_runs(benchmark, monkeypatch):
+def timed_runs(monkeypatch):
     """Return a function (name, seconds of each run) -> side, and the list of who ran when."""
     now, order = [0.0], []
     monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: now[0]))
@@ -41,7 +34,7 @@ def timed_runs(benchmark, monkeypatch):
     return side, order
 
 
-def test_sides_take_turns_and_ratios_are_of_neighbours(benchmark, timed_runs):
+def test_sides_take_turns_and_ratios_are_of_neighbours(timed_runs):
     side, order = timed_runs
     ours, peer = side("ours", [100.0, 1.0, 8.0, 3.0]), side("peer", [100.0, 2.0, 2.0, 4.0])
     figures = benchmark.alternate(ours, peer, repeats=3)
@@ -53,9 +46,7 @@ def test_sides_take_turns_and_ratios_are_of_neighbours(benchmark, timed_runs):
 @pytest.mark.parametrize(
     ("limit", "met", "cell"), [(0.7, False, "**no**"), (0.75, True, "yes"), (None, None, "")]
 )
-def test_a_row_that_misses_its_limit_is_marked(
-    benchmark, timed_runs, monkeypatch, tmp_path, limit, met, cell
-):
+def test_a_row_that_misses_its_limit_is_marked(timed_runs, monkeypatch, tmp_path, limit, met, cell):
     make_side, _ = timed_runs
 
     def process(row, name, folder, threads):
@@ -85,7 +76,7 @@ class StandIn:
         return self.mib
 
 
-def test_a_side_runs_when_it_is_told_to_and_ends_with_its_peak(benchmark, monkeypatch, tmp_path):
+def test_a_side_runs_when_it_is_told_to_and_ends_with_its_peak(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: None)
     ran = []
     here, there = multiprocessing.Pipe()
@@ -101,7 +92,7 @@ def test_a_side_runs_when_it_is_told_to_and_ends_with_its_peak(benchmark, monkey
     server.join()
 
 
-def test_both_sides_encode_the_same_files(benchmark, tmp_path):
+def test_both_sides_encode_the_same_files(tmp_path):
     rng = np.random.default_rng(0)
     benchmark.write_audio(tmp_path / "mixed", [0.9] * 8 + [0.5, 0.7], ".wav", rng)
     encoder = FrameEncoder(**SIZES).eval()
@@ -123,7 +114,7 @@ def test_both_sides_encode_the_same_files(benchmark, tmp_path):
     assert torch.allclose(ours["0009"], theirs["0009"], atol=1e-4)
 
 
-def test_torchaudio_sees_the_same_mask(benchmark, tmp_path):
+def test_torchaudio_sees_the_same_mask(tmp_path):
     benchmark.write_audio(tmp_path / "training", [0.9, 1.2], ".flac", np.random.default_rng(0))
     batch = next(iter(benchmark.training_loader(tmp_path, "base", "frame")))
     mask = batch.mask.data.bool()

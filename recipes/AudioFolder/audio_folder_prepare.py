@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
-from recipes.common.manifest import CorpusError, draw_splits, prepare_splits
+from recipes.common.data.manifest import CorpusError, draw_splits, prepare_splits
 
 SUFFIXES = (
     *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
@@ -58,7 +58,7 @@ def prepare_audio_folder(
     >>> prepare_audio_folder("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
 
     def list_utterances(folder, split):

@@ -4,11 +4,11 @@
     python align.py --data_folder LibriSpeech --lexicon lexicon.txt --output_folder A
         --splits dev-clean test-clean [--jobs 2]
 
-Writes A/SPLIT.ctm, which `recipes.common.alignments.read_alignments` reads, and A/SPLIT.failed.txt,
-which lists the utterances that could not be aligned, each with the reason. A split whose CTM file
-is there is kept. PocketSphinx aligns, with the model of US English that its package brings (pip
-install pocketsphinx). Words have the first pronunciation of the lexicon, or else of PocketSphinx's
-dictionary.
+Writes A/SPLIT.ctm, which `recipes.common.data.alignments.read_alignments` reads, and
+A/SPLIT.failed.txt, which lists the utterances that could not be aligned, each with the
+reason. A split whose CTM file is there is kept. PocketSphinx aligns, with the model of US English
+that its package brings (pip install pocketsphinx). Words have the first pronunciation of the
+lexicon, or else of PocketSphinx's dictionary.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lobes.targets import SAMPLE_RATE
-from recipes.common.alignments import write_ctm
-from recipes.common.audio import read_speech
-from recipes.common.manifest import CorpusError, replace_text
-from recipes.common.text import read_lexicon
+from lobes.signal import SAMPLE_RATE
+from recipes.common.data.alignments import write_ctm
+from recipes.common.data.audio import read_speech
+from recipes.common.data.manifest import CorpusError, replace_text
+from recipes.common.data.text import read_lexicon
 from recipes.LibriSpeech.librispeech_prepare import list_utterances
 
 HOP = 0.01  # s between PocketSphinx's frames

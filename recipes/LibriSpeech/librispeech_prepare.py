@@ -6,7 +6,7 @@ in READER-CHAPTER.trans.txt.
 
 from pathlib import Path
 
-from recipes.common.manifest import CorpusError, prepare_splits, read_text
+from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
 
 SPLITS = (
     "train-clean-100",
@@ -51,7 +51,7 @@ def prepare_librispeech(
     >>> prepare_librispeech("nowhere", "manifest", ["dev-clean"])
     Traceback (most recent call last):
         ...
-    recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
     options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
     prepare_splits(list_utterances, data_folder, save_folder, splits, options)

@@ -27,9 +27,9 @@ import soundfile
 from scipy.signal import fftconvolve, firwin2, resample_poly
 from tqdm import tqdm
 
-from lobes.targets import SAMPLE_RATE
-from recipes.common.manifest import CorpusError, replace_text
-from recipes.common.seeding import derive_rng, derive_seed
+from lobes.signal import SAMPLE_RATE
+from recipes.common.data.manifest import CorpusError, replace_text
+from recipes.common.data.seeding import derive_rng, derive_seed
 
 SEED = 2407
 SPEAKERS = {"train": 32, "valid": 8, "test": 8}

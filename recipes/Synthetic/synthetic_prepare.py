@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from recipes.common.manifest import CorpusError, prepare_splits
+from recipes.common.data.manifest import CorpusError, prepare_splits
 from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 
@@ -39,7 +39,7 @@ def prepare_synthetic(
     >>> prepare_synthetic(getfixture("tmp_path"), "manifest", ["dev-clean"])
     Traceback (most recent call last):
         ...
-    recipes.common.manifest.CorpusError: No split dev-clean. There are: train, valid, test.
+    recipes.common.data.manifest.CorpusError: No split dev-clean. There are: train, valid, test.
     """
     for split in splits:
         if split not in SPEAKERS:

@@ -9,19 +9,19 @@ from speechbrain.utils.distributed import main_process_only
 from torch.nn import functional as F
 
 from lobes.distributed import all_reduce_sum, alone, world_size
-from recipes.common.downstream import DownstreamBrain, deal
-from recipes.common.drawing import draw_det, draw_scores
-from recipes.common.experiment import manifest_paths
-from recipes.common.manifest import CorpusError
-from recipes.common.metrics import eer, eer_threshold
-from recipes.common.seeding import derive_rng
-from recipes.common.verification import (
+from recipes.common.data.manifest import CorpusError
+from recipes.common.data.seeding import derive_rng
+from recipes.common.downstream.sweep import DownstreamBrain, deal
+from recipes.common.evaluation.drawing import draw_det, draw_scores
+from recipes.common.evaluation.metrics import eer, eer_threshold
+from recipes.common.evaluation.verification import (
     MAX_REFERENCE,
     as_norm,
     cohort_means,
     compare_systems,
     score_trials,
 )
+from recipes.common.training.experiment import manifest_paths
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
 HELD_OUT = ("valid", "test")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.manifest import CorpusError, prepare_splits, read_text
+from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
 
 logger = get_logger(__name__)
 
@@ -71,7 +71,7 @@ def prepare_voxceleb(
     >>> prepare_voxceleb("nowhere", "manifest", ["veri_test2"])
     Traceback (most recent call last):
         ...
-    recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
     held_out = [held_out] if isinstance(held_out, str) else list(held_out)
 

@@ -7,7 +7,7 @@ the phones of all words in resource/text-phone. Tables have an ID and its value 
 import re
 from pathlib import Path
 
-from recipes.common.manifest import CorpusError, draw_splits, prepare_splits, read_text
+from recipes.common.data.manifest import CorpusError, draw_splits, prepare_splits, read_text
 
 PHONE = re.compile(r"([A-Z]+)[0-2]?(?:_[BIES])?")  # ARPAbet, stress, place in the word
 
@@ -47,7 +47,7 @@ def prepare_speechocean762(
     >>> prepare_speechocean762("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
     options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
     prepare_splits(list_utterances, data_folder, save_folder, splits, options)

@@ -1,1 +1,12 @@
-../../LibriSpeech/pretrain/train.py
+#!/usr/bin/env python3
+"""Pretrain Learn2Diss on any folder of audio: one stage, which the hyperparameters file names.
+
+python train.py hparams/frame_tiny.yaml --data_folder DATA --output_folder O/frame
+"""
+
+import sys
+
+from recipes.LibriSpeech.pretrain.train import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

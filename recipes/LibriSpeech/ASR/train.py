@@ -10,7 +10,7 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 
 import sys
 
-from recipes.common.downstream import run
+from recipes.common.downstream.sweep import run
 
 if __name__ == "__main__":
     run(sys.argv[1:])

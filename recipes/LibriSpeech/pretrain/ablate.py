@@ -22,15 +22,15 @@ import torch
 from ruamel.yaml import YAML
 
 from lobes.erasure import Erasure
-from recipes.common.alignments import read_alignments
-from recipes.common.drawing import draw_tradeoff
-from recipes.common.experiment import check_paths, read_yaml, run_logged, runs_parser
-from recipes.common.manifest import replace_text
-from recipes.common.measures import make_trials, often_enough, read_eer, read_probes
-from recipes.common.metrics import percent_and_range, write_between
-from recipes.common.probes import bootstrap_groups
-from recipes.common.report_speech import drawn_phones, load_rows
-from recipes.common.representations import encode, load_systems
+from recipes.common.data.alignments import read_alignments
+from recipes.common.data.manifest import replace_text
+from recipes.common.evaluation.drawing import draw_tradeoff
+from recipes.common.evaluation.metrics import percent_and_range, write_between
+from recipes.common.evaluation.probes import bootstrap_groups
+from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
+from recipes.common.report.representations import encode, load_systems
+from recipes.common.report.speech import drawn_phones, load_rows
+from recipes.common.training.experiment import check_paths, read_yaml, run_logged, runs_parser
 from recipes.results import SEEDS
 
 HERE = Path(__file__).resolve().parent

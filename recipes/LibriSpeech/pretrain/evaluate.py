@@ -4,9 +4,9 @@
     python evaluate.py hparams/evaluate.yaml --data_folder LibriSpeech --output_folder O/leakage
         --model O/joint/model --control O/joint_beta0/model
 
-Fresh critics on frozen encoders (recipes/common/leakage.py); differences with 95 % intervals over
-speakers. Masked accuracies are those of the two runs' own metrics.json; retrieval accuracies are
-means over `crop_draws` draws of crops, made as the control's run made its own.
+Fresh critics on frozen encoders (recipes/common/evaluation/leakage.py); differences with 95 %
+intervals over speakers. Masked accuracies are those of the two runs' own metrics.json; retrieval
+accuracies are means over `crop_draws` draws of crops, made as the control's run made its own.
 """
 
 import json
@@ -20,11 +20,17 @@ import torch
 
 from lobes.losses import retrieval_accuracy
 from pretrained.exported import load_model
-from recipes.common.experiment import load_hparams, manifest_paths, prepare, report, split_datasets
-from recipes.common.leakage import encode_pairs, read_leakage, split_utterances
-from recipes.common.metrics import bootstrap_mean
-from recipes.common.seeding import derive_seed
-from recipes.common.utterance_stage import both_crops, utterance_loaders
+from recipes.common.data.seeding import derive_seed
+from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
+from recipes.common.evaluation.metrics import bootstrap_mean
+from recipes.common.training.experiment import (
+    load_hparams,
+    manifest_paths,
+    prepare,
+    report,
+    split_datasets,
+)
+from recipes.LibriSpeech.pretrain.utterance import both_crops, utterance_loaders
 
 RUNS = ("model", "control")
 UNSEEN = ("unseen speakers, valid", "unseen speakers, test")

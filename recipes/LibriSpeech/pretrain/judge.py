@@ -22,18 +22,24 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from recipes.common.comparison import PAIRED_USE
-from recipes.common.experiment import check_paths, run_logged, runs_parser
-from recipes.common.manifest import replace_text
-from recipes.common.measures import make_trials, phone_mix, read_eer, read_mix, read_probes
-from recipes.common.metrics import (
+from recipes.common.data.manifest import replace_text
+from recipes.common.evaluation.comparison import PAIRED_USE
+from recipes.common.evaluation.metrics import (
     bootstrap_trials,
     eer,
     error_counts,
     percent_and_range,
     write_between,
 )
-from recipes.common.probes import bootstrap_groups, group_scores
+from recipes.common.evaluation.probes import bootstrap_groups, group_scores
+from recipes.common.report.measures import (
+    make_trials,
+    phone_mix,
+    read_eer,
+    read_mix,
+    read_probes,
+)
+from recipes.common.training.experiment import check_paths, run_logged, runs_parser
 from recipes.LibriSpeech.pretrain.ablate import TRIALS, encode_run
 from recipes.results import SEEDS, Cell, run_cell
 

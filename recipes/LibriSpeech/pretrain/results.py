@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from recipes.common.metrics import write_between
+from recipes.common.evaluation.metrics import write_between
 
 README = Path(__file__).resolve().with_name("README.md")
 RUNS = {  # as the table calls a run, and its folder

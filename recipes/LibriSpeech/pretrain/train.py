@@ -15,7 +15,7 @@ from pathlib import Path
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
-from recipes.common.experiment import (
+from recipes.common.training.experiment import (
     finish,
     keep_freed_memory,
     leave_together,

@@ -10,7 +10,7 @@ stopped; models that were measured before are not measured again.
 
 import sys
 
-from recipes.common.report import run
+from recipes.common.report.report import run
 
 if __name__ == "__main__":
     run(sys.argv[1:])

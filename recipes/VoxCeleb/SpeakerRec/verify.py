@@ -19,12 +19,11 @@ from speechbrain.utils.distributed import infer_device
 from lobes.states import UtteranceStates
 from pretrained.card import write_card
 from pretrained.exported import load_model, save_model
-from recipes.common.drawing import draw_det, draw_scores
-from recipes.common.experiment import load_hparams, report
-from recipes.common.features import ENCODERS
-from recipes.common.manifest import read_manifest, validate_manifests
-from recipes.common.metrics import eer_threshold
-from recipes.common.verification import (
+from recipes.common.data.manifest import read_manifest, validate_manifests
+from recipes.common.downstream.features import ENCODERS
+from recipes.common.evaluation.drawing import draw_det, draw_scores
+from recipes.common.evaluation.metrics import eer_threshold
+from recipes.common.evaluation.verification import (
     MeanState,
     draw_reference,
     embed,
@@ -32,6 +31,7 @@ from recipes.common.verification import (
     verify,
     with_baselines,
 )
+from recipes.common.training.experiment import load_hparams, report
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
 

@@ -1,0 +1,93 @@
+"""InfoNCE (van den Oord et al., arXiv 1807.03748): a lower bound, to watch beside CLUB."""
+
+import math
+
+import torch
+
+from lobes.critics.club import GroupIndex, MICritic, ResidualMLP, _row_weight
+from lobes.distributed import gather_rows
+
+
+class PairScores(MICritic):
+    """A critic of lower bounds: a learned score of every x with every y as one matrix product.
+
+    The score is <a(x), b(y)> / sqrt(hidden_dim) + h(x) + k(y) with networks that see the features
+    and their squares, so that the log-ratio of jointly Gaussian x and y is among the scores. The
+    scale keeps the first scores small: MINE's exponential of large ones is ruled by a few pairs.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of each network, and the size of a(x) and b(y).
+    """
+
+    updating_modes = ("estimate", "objective")
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512):
+        super().__init__(x_dim, y_dim)
+        self.hidden_dim = hidden_dim
+        self.embed_x = ResidualMLP(2 * x_dim, hidden_dim, hidden_dim + 1)
+        self.embed_y = ResidualMLP(2 * y_dim, hidden_dim, hidden_dim + 1)
+
+    @torch.no_grad()
+    def scores(self, x, y):
+        """Return the score of each x with each y.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (rows, x_dim).
+        y : torch.Tensor
+            Shape (other rows, y_dim).
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (rows, other rows).
+        """
+        return self._scores(self.standardise_x(x.float()), self.standardise_y(y.float()))
+
+    def _scores(self, x, y):
+        """Score this rank's rows with the rows of all ranks: (rows, rows of all ranks)."""
+        x = self.embed_x(torch.cat([x, x.square()], dim=1))
+        y = gather_rows(self.embed_y(torch.cat([y, y.square()], dim=1)))
+        products = x[:, :-1] @ y[:, :-1].T
+        return products / math.sqrt(self.hidden_dim) + x[:, -1:] + y[:, -1]
+
+    def _objective(self, x, y, groups):
+        return self._estimate(x, y, groups)
+
+
+class InfoNCE(PairScores):
+    """InfoNCE, arXiv 1807.03748: a lower bound that is at most the log of the number of rows.
+
+    Each x is to pick its own y among that and the y of all other groups.
+
+    Arguments
+    ---------
+    x_dim : int
+        Features of x.
+    y_dim : int
+        Features of y.
+    hidden_dim : int
+        Hidden units of each network.
+
+    Example
+    -------
+    >>> critic = InfoNCE(x_dim=6, y_dim=4, hidden_dim=16)
+    >>> value = critic(torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3)
+    >>> value.shape
+    torch.Size([])
+    """
+
+    def _estimate(self, x, y, groups):
+        index = GroupIndex(x, groups)
+        scores = self._scores(x, y)
+        candidates = scores.masked_fill(~(index.negatives | index.positives), -math.inf)
+        num_candidates = 1 + index.num_others[index.own]
+        value = scores[index.positives] - candidates.logsumexp(1) + num_candidates.log()
+        return value.sum() * _row_weight(x)

@@ -1,0 +1,165 @@
+"""What is true of every signal here: its constants, its lengths, statistics over its valid part.
+
+Everything here gives a row the same result however far it is padded.
+"""
+
+import torch
+
+SAMPLE_RATE = 16000  # Hz
+RECEPTIVE_FIELD = 400  # samples that one frame sees
+HOP = 320  # samples from one frame to the next
+FRAME_RATE = 50  # Hz: SAMPLE_RATE / HOP
+NUM_MELS = 80
+MIN_VARIANCE = 1e-12  # Bounds the slope of the square root; the value of SpeechBrain's pooling.
+
+
+def num_frames(num_samples):
+    """Return how many frames a number of 16 kHz samples gives, with either front end.
+
+    Arguments
+    ---------
+    num_samples : int or torch.Tensor
+        Number of samples; a tensor of int64 of any shape.
+
+    Returns
+    -------
+    int or torch.Tensor
+        max(0, 1 + floor((num_samples - 400) / 320)), of the argument's type.
+
+    Example
+    -------
+    >>> num_frames(16000), num_frames(torch.tensor([399, 400])).tolist()
+    (49, [0, 1])
+    """
+    frames = 1 + (num_samples - RECEPTIVE_FIELD) // HOP
+    return frames.clamp(min=0) if torch.is_tensor(frames) else max(0, frames)
+
+
+def num_valid_samples(wavs, wav_lens=None):
+    """Return how many samples of each row are valid.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        Shape (batch, samples).
+    wav_lens : torch.Tensor, optional
+        Shape (batch,), relative lengths in (0, 1]; None if all are full.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (batch,), int64: the relative length times the width, rounded.
+
+    Raises
+    ------
+    ValueError
+        Where a shape does not fit or a relative length is outside (0, 1].
+
+    Example
+    -------
+    >>> num_valid_samples(torch.zeros(2, 116800), torch.tensor([1.0, 7777 / 116800])).tolist()
+    [116800, 7777]
+    """
+    if wavs.ndim != 2:
+        raise ValueError(f"wavs must be (batch, samples), not of shape {tuple(wavs.shape)}")
+    if wav_lens is None:
+        return torch.full((len(wavs),), wavs.shape[1], device=wavs.device)
+    if wav_lens.shape != wavs.shape[:1]:
+        raise ValueError(
+            f"wav_lens must have one value for each of the {len(wavs)} rows of wavs, "
+            f"not shape {tuple(wav_lens.shape)}"
+        )
+    if not bool(((wav_lens > 0) & (wav_lens <= 1)).all()):
+        raise ValueError(
+            f"wav_lens must be relative lengths in (0, 1], not {wav_lens.tolist()}; "
+            "divide the numbers of samples by the width of the batch"
+        )
+    return torch.round(wav_lens.to(wavs.device).double() * wavs.shape[1]).long()
+
+
+def length_mask(lens, max_len):
+    """Return which positions of each row are valid.
+
+    Arguments
+    ---------
+    lens : torch.Tensor
+        Shape (batch,), int64, valid positions of each row.
+    max_len : int
+        Width of the batch.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (batch, max_len), bool, True at the first `lens` positions of each row.
+
+    Example
+    -------
+    >>> length_mask(torch.tensor([1, 3]), 3).tolist()
+    [[True, False, False], [True, True, True]]
+    """
+    return torch.arange(max_len, device=lens.device) < lens[:, None]
+
+
+def masked_mean(x, valid=None):
+    """Return the mean over the valid frames of each row, in float32.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (batch, channels, time); finite where padded.
+    valid : torch.Tensor, optional
+        Shape (batch, time), bool, True at frames to average; None for all.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (batch, channels); zero for a row without a valid frame.
+
+    Example
+    -------
+    >>> masked_mean(torch.tensor([[[1.0, 3.0, 9.0]]]), torch.tensor([[True, True, False]]))
+    tensor([[2.]])
+    """
+    x = x.float()
+    if valid is None:
+        return x.mean(dim=2)
+    total = _masked(x, valid).sum(dim=2)
+    return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def masked_mean_std(x, valid=None):
+    """Return the mean and the (biased) standard deviation over each row's valid frames.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (batch, channels, time); finite where padded.
+    valid : torch.Tensor, optional
+        Shape (batch, time), bool, True at frames to use; None for all.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Mean and standard deviation, (batch, channels) each, float32. The deviation is at least
+        1e-6.
+
+    Example
+    -------
+    >>> valid = torch.tensor([[True, True, False]])
+    >>> mean, std = masked_mean_std(torch.tensor([[[1.0, 3.0, 9.0]]]), valid)
+    >>> mean.item(), round(std.item(), 6)
+    (2.0, 1.0)
+    """
+    mean = masked_mean(x, valid)
+    centred, count = x.float() - mean[..., None], x.shape[2]
+    if valid is not None:
+        centred.mul_(valid[:, None])
+        count = valid.sum(dim=1, keepdim=True).clamp(min=1)
+    # A norm keeps no copy of the squares.
+    variance = torch.linalg.vector_norm(centred, dim=2).square() / count
+    return mean, variance.clamp(min=MIN_VARIANCE).sqrt()
+
+
+def _masked(x, valid):
+    # A product is several times faster on a CPU than to fill or to choose, and as exact.
+    return x if valid is None else x * valid[:, None]

@@ -1,0 +1,381 @@
+"""The utterance encoder's TDNN, and the layers that ECAPA-TDNN shares with it.
+
+Everything here gives a row the same result however far it is padded.
+
+References
+----------
+Snyder et al., X-Vectors: Robust DNN Embeddings for Speaker Recognition, ICASSP 2018.
+Desplanques et al., ECAPA-TDNN: Emphasized Channel Attention, Propagation and Aggregation in TDNN
+Based Speaker Verification, arXiv 2005.07143 (section 3.1, the pooling).
+Ioffe and Szegedy, Batch Normalization, arXiv 1502.03167.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lobes.distributed import all_reduce_sum, world_size
+from lobes.signal import MIN_VARIANCE, NUM_MELS, _masked, masked_mean_std
+
+
+class MaskedBatchNorm1d(nn.Module):
+    """Batch normalisation whose statistics come from valid frames only, those of all ranks.
+
+    Parameters and buffers have the names of `torch.nn.BatchNorm1d`, which it equals in one
+    process where nothing is padded. It is not a subclass of it: it is synchronised by itself.
+
+    Arguments
+    ---------
+    num_features : int
+        Number of channels.
+    eps : float
+        Added to the variance.
+    momentum : float
+        Weight of the newest batch in the running statistics.
+    affine : bool
+        Whether to learn a scale and a shift per channel.
+
+    Example
+    -------
+    >>> from lobes.signal import length_mask
+    >>> norm = MaskedBatchNorm1d(8)
+    >>> valid = length_mask(torch.tensor([20, 5]), 20)
+    >>> norm(torch.randn(2, 8, 20), valid).shape
+    torch.Size([2, 8, 20])
+    >>> norm(torch.randn(6, 8)).shape
+    torch.Size([6, 8])
+    """
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x, valid=None):
+        """Normalise each channel.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, channels, time) or (rows, channels); finite where padded.
+        valid : torch.Tensor, optional
+            Shape (batch, time), bool, False at padded frames; None where there are none.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape and type of `x`; zero at padded frames. The computation is in float32.
+
+        Raises
+        ------
+        ValueError
+            In training, where the ranks together have fewer than two values per channel.
+        """
+        values = x.float()
+        if not self.training:
+            out = self._native(values, training=False)
+        elif valid is None and world_size() == 1:
+            self._check_count(x.numel() // x.shape[1])
+            self.num_batches_tracked += 1
+            out = self._native(values, training=True)
+        else:
+            out = self._normalise_globally(values, valid)
+        if valid is not None:
+            out.mul_(valid[:, None])
+        return out.to(x.dtype)
+
+    def _native(self, x, training):
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training,
+            self.momentum,
+            self.eps,
+        )
+
+    def _normalise_globally(self, x, valid):
+        """Normalise with the statistics of the valid frames of all ranks, and track these."""
+        dims = [d for d in range(x.ndim) if d != 1]
+        # Sum and count travel together; squares are summed after centring, which keeps precision.
+        count = x.new_tensor([x.numel() // x.shape[1]]) if valid is None else valid.sum()[None]
+        totals = all_reduce_sum(torch.cat([_masked(x, valid).sum(dims), count.to(x.dtype)]))
+        sums, count = totals[:-1], totals[-1].detach()
+        self._check_count(int(count))
+        mean = sums / count
+        centred = x - _per_channel(mean, x)
+        variance = all_reduce_sum(_masked(centred, valid).square().sum(dims)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is None:
+            return centred * _per_channel(scale, x)
+        return centred * _per_channel(scale * self.weight, x) + _per_channel(self.bias, x)
+
+    @torch.no_grad()
+    def _track(self, mean, unbiased_variance):
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased_variance, self.momentum)
+
+    def _check_count(self, count):
+        if count < 2:
+            raise ValueError(
+                f"Batch normalisation in training needs at least two valid rows or frames, got "
+                f"{count}: use larger batches, or eval() for a single utterance"
+            )
+
+
+def _per_channel(values, x):
+    return values if x.ndim == 2 else values[:, None]
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Channel- and context-dependent attentive statistics pooling (arXiv 2005.07143, eq. 1 to 4).
+
+    Each channel has its own attention over the frames, which sees the row's global mean and
+    deviation beside each frame. Parameters have SpeechBrain's shapes, and its names without its
+    wrappers' level (`tdnn.conv.conv.weight` there is `tdnn.conv.weight` here).
+
+    Arguments
+    ---------
+    channels : int
+        Channels of the input.
+    attention_channels : int
+        Width of the attention's hidden layer.
+
+    Example
+    -------
+    >>> from lobes.signal import length_mask
+    >>> pooling = AttentiveStatisticsPooling(64)
+    >>> pooling(torch.randn(2, 64, 50), length_mask(torch.tensor([50, 20]), 50)).shape
+    torch.Size([2, 128])
+    """
+
+    def __init__(self, channels, attention_channels=128):
+        super().__init__()
+        self.tdnn = nn.ModuleDict(
+            {
+                "conv": nn.Conv1d(3 * channels, attention_channels, kernel_size=1),
+                "norm": MaskedBatchNorm1d(attention_channels),
+            }
+        )
+        self.conv = nn.Conv1d(attention_channels, channels, kernel_size=1)
+
+    def forward(self, x, valid=None):
+        """Pool over time.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, channels, time); finite where padded.
+        valid : torch.Tensor, optional
+            Shape (batch, time), bool, False at padded frames; None where there are none.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, 2 * channels), float32: weighted means, then weighted deviations.
+        """
+        scores = self.scores(x, *masked_mean_std(x, valid), valid)
+        if valid is not None:
+            scores.masked_fill_(~valid[:, None], float("-inf"))
+        weights = torch.softmax(scores, dim=2)
+        x = x.float()
+        mean = (weights * x).sum(dim=2)
+        variance = (weights * (x - mean[..., None]).square()).sum(dim=2)
+        return torch.cat([mean, variance.clamp(min=MIN_VARIANCE).sqrt()], dim=1)
+
+    def scores(self, x, mean, std, valid=None):
+        """Return the attention's scores before the softmax over time.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, channels, time).
+        mean : torch.Tensor
+            Shape (batch, channels), the mean over the whole utterance.
+        std : torch.Tensor
+            Shape (batch, channels), the standard deviation over the whole utterance.
+        valid : torch.Tensor, optional
+            Shape (batch, time), bool, False at padded frames.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, channels, time), float32.
+        """
+        conv, norm = self.tdnn["conv"], self.tdnn["norm"]
+        channels = x.shape[1]
+        # The context is the same at all frames: its part of the product is computed once per row.
+        context = F.linear(torch.cat([mean, std], dim=1), conv.weight[:, channels:, 0], conv.bias)
+        hidden = F.conv1d(x, conv.weight[:, :channels]) + context[..., None]
+        hidden = norm(hidden.relu_(), valid).tanh_()
+        return self.conv(hidden).float()
+
+
+def reflect_pad(x, pad, lens=None):
+    """Pad both ends of each row by reflection, the end being the row's own.
+
+    A row shorter than the padding is reflected again at its other end, as often as it takes; a
+    single frame is repeated.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (batch, channels, time).
+    pad : int
+        Frames to add at each end.
+    lens : torch.Tensor, optional
+        Shape (batch,), int64, valid frames of each row, at least 1; None if all are full.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (batch, channels, time + 2 * pad). Row i holds its `lens[i] + 2 * pad` frames first;
+        what follows is arbitrary but finite.
+
+    Example
+    -------
+    >>> reflect_pad(torch.tensor([[[1.0, 2.0, 3.0, 0.0]]]), 2, torch.tensor([3])).tolist()
+    [[[3.0, 2.0, 1.0, 2.0, 3.0, 2.0, 1.0, 0.0]]]
+    """
+    time = x.shape[2]
+    if pad == 0:
+        return x
+    if lens is None:
+        if pad < time:
+            return F.pad(x, (pad, pad), mode="reflect")
+        lens = torch.full((len(x),), time, device=x.device)
+    steps = torch.arange(pad, device=x.device)
+    ends = torch.cat([(steps - pad).expand(len(x), pad), lens[:, None] + steps], dim=1)
+    period = (2 * (lens - 1)).clamp(min=1)[:, None]
+    source = ends.abs() % period
+    source = torch.where(source < lens[:, None], source, period - source)
+    reflected = x.gather(2, source[:, None].expand(-1, x.shape[1], -1))
+    target = (ends + pad)[:, None].expand_as(reflected)
+    return F.pad(x, (pad, pad)).scatter(2, target, reflected)
+
+
+class TDNNBlock(nn.Module):
+    """Dilated convolution that keeps the length, ReLU and batch normalisation.
+
+    Arguments
+    ---------
+    in_channels : int
+    out_channels : int
+    kernel_size : int
+        Odd.
+    dilation : int
+    reflect : bool
+        Whether rows are padded by reflection; with zeros otherwise.
+
+    Example
+    -------
+    >>> TDNNBlock(80, 32, kernel_size=3, dilation=2)(torch.randn(4, 80, 50)).shape
+    torch.Size([4, 32, 50])
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size=1, dilation=1, reflect=True):
+        super().__init__()
+        self.pad = dilation * (kernel_size - 1) // 2
+        self.reflect = reflect
+        self.conv = nn.Conv1d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            dilation=dilation,
+            padding=0 if reflect else self.pad,
+        )
+        self.norm = MaskedBatchNorm1d(out_channels)
+
+    def forward(self, x, padding=None):
+        """Map (batch, in_channels, time), zero where padded, to (batch, out_channels, time).
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, in_channels, time), zero where padded.
+        padding : tuple of torch.Tensor, optional
+            Lengths (batch,) and validity (batch, time); None where nothing is padded.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, out_channels, time), zero where padded.
+        """
+        lens, valid = padding or (None, None)
+        if self.reflect:
+            x = reflect_pad(x, self.pad, lens)
+        return self.norm(self.conv(x).relu_(), valid)
+
+
+class Backbone(nn.Module):
+    """What the backbones share: pooling and embedding on top of `frames(x, padding)`.
+
+    Arguments
+    ---------
+    pooled_channels : int
+        Channels of the frames.
+    attention_channels : int
+        Width of the pooling's attention.
+    embedding_dim : int
+    """
+
+    def __init__(self, pooled_channels, attention_channels, embedding_dim):
+        super().__init__()
+        self.asp = AttentiveStatisticsPooling(pooled_channels, attention_channels)
+        self.asp_bn = MaskedBatchNorm1d(2 * pooled_channels)
+        self.fc = nn.Conv1d(2 * pooled_channels, embedding_dim, kernel_size=1)
+
+    def embed(self, x, padding=None):
+        """Map frames (batch, pooled_channels, time) to embeddings (batch, embedding_dim)."""
+        pooled = self.asp(x, None if padding is None else padding[1])
+        with torch.autocast(x.device.type, enabled=False):
+            return self.fc(self.asp_bn(pooled)[..., None]).squeeze(2)
+
+
+class TDNN(Backbone):
+    """A small TDNN: three dilated convolutions, a wider 1x1 one, attentive pooling.
+
+    The normalised bands are pooled beside the last convolution's output: their means and
+    deviations, which tell speakers apart untrained, need not be learnt.
+
+    Arguments
+    ---------
+    channels : int
+        Channels of the convolutions; the pooled frames have three times as many, and 80 bands.
+    embedding_dim : int
+    attention_channels : int
+
+    Example
+    -------
+    >>> backbone = TDNN(32, 24, attention_channels=8)
+    >>> backbone.embed(backbone.frames(torch.randn(2, 80, 50))).shape
+    torch.Size([2, 24])
+    """
+
+    def __init__(self, channels, embedding_dim, attention_channels):
+        super().__init__(3 * channels + NUM_MELS, attention_channels, embedding_dim)
+        self.norm = MaskedBatchNorm1d(NUM_MELS)
+        self.blocks = nn.ModuleList(
+            [
+                TDNNBlock(NUM_MELS, channels, kernel_size=5, dilation=1, reflect=False),
+                TDNNBlock(channels, channels, kernel_size=3, dilation=2, reflect=False),
+                TDNNBlock(channels, channels, kernel_size=3, dilation=3, reflect=False),
+                TDNNBlock(channels, 3 * channels),
+            ]
+        )
+
+    def frames(self, x, padding=None):
+        """Map features (batch, 80, time) to (batch, 3 * channels + 80, time)."""
+        x = bands = self.norm(x, None if padding is None else padding[1])
+        for block in self.blocks:
+            x = block(x, padding)
+        return torch.cat([x, bands], dim=1)

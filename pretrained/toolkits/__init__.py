@@ -1,0 +1,1 @@
+"""Other toolkits' weights: their names, reading them, and writing our encoders in their layouts."""

@@ -1,0 +1,184 @@
+"""Start from public HuBERT Base or WavLM Base weights: read local files, check, load.
+
+Nothing is downloaded and no code in the files runs: weights are read with safetensors, or by
+torch.load with weights_only.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
+from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
+from pretrained.toolkits.names import load_frame_weights
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+MODEL_TYPES = ("hubert", "wavlm")
+# What every encoder of ours has. A key that config.json leaves out has this value there too.
+FIXED = {
+    "conv_bias": False,
+    "do_stable_layer_norm": False,
+    "feat_extract_norm": "group",
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-5,
+    "add_adapter": False,
+    "conv_kernel": list(CONV_KERNELS),
+    "conv_stride": list(CONV_STRIDES),
+    "num_buckets": NUM_BUCKETS,
+    "max_bucket_distance": MAX_DISTANCE,
+}
+# The encoder's argument for a key of config.json, and the value of a key that is left out.
+SIZES = {
+    "hidden_size": ("d_model", 768),
+    "num_hidden_layers": ("num_layers", 12),
+    "num_attention_heads": ("nhead", 12),
+    "intermediate_size": ("d_ffn", 3072),
+    "num_conv_pos_embeddings": ("pos_conv_kernel", 128),
+    "num_conv_pos_embedding_groups": ("pos_conv_groups", 16),
+}
+
+
+def import_weights(encoder, path):
+    """Load public weights from a local folder or file into a frame encoder, in place.
+
+    Everything is checked before anything is changed. The prediction head keeps its values.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder
+        With the waveform front end and the sizes of the weights.
+    path : str or pathlib.Path
+        A folder in the layout of Hugging Face transformers (config.json and model.safetensors,
+        in one file or several), a .safetensors file, or a torchaudio state dict (.pt or .pth).
+        Always a local path, never the name of a model on a hub. Single files do not tell the
+        number of attention heads, which must be the encoder's.
+
+    Returns
+    -------
+    FrameEncoder
+        The encoder.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the path, or a file that the folder must have, does not exist.
+    ValueError
+        Where a file cannot be read or a tensor or setting does not fit; it is named.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> from lobes.frame_encoder import FrameEncoder
+    >>> from pretrained.toolkits.names import export_state_dict
+    >>> from safetensors.torch import save_file
+    >>> sizes = dict(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
+    >>> encoder = FrameEncoder(**sizes)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "hubert.safetensors"
+    ...     save_file(export_state_dict(encoder), path)
+    ...     other = import_weights(FrameEncoder(**sizes), path)
+    >>> bool((other.mask_embedding == encoder.mask_embedding).all())
+    True
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; public weights are read from a local file or folder, "
+            "so download them first"
+        )
+    if path.is_dir():
+        _check_config(encoder, path / CONFIG_FILE)
+        state_dict = _read_folder(path)
+    else:
+        state_dict = _read_file(path)
+    try:
+        return load_frame_weights(encoder, state_dict)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_config(encoder, path):
+    """Raise a ValueError where a folder's configuration is not the encoder's."""
+    config = _read_json(path)
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"{path}: model_type is {model_type!r}; only {' and '.join(MODEL_TYPES)} can be loaded"
+        )
+    expected = dict(FIXED)
+    actual = FIXED | {"model_type": model_type, "conv_dim": [512] * 7}
+    expected["model_type"] = encoder.config["attention"]
+    expected["conv_dim"] = [encoder.config["conv_channels"]] * len(CONV_KERNELS)
+    for key, (argument, default) in SIZES.items():
+        expected[key] = encoder.config[argument]
+        actual[key] = default
+    actual |= config
+    problems = [
+        f"{key} is {actual[key]!r}, and the encoder's is {value!r}"
+        for key, value in expected.items()
+        if actual[key] != value
+    ]
+    if problems:
+        raise ValueError(
+            f"{path}: a model that this encoder cannot hold (only Base architectures fit, of its "
+            "own sizes and attention):\n  " + "\n  ".join(problems)
+        )
+
+
+def _read_json(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing from a folder that should hold a model")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read_folder(folder):
+    if (folder / WEIGHTS_FILE).is_file():
+        return _read_file(folder / WEIGHTS_FILE)
+    if not (folder / INDEX_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS_FILE}; weights in other formats must be converted first "
+            "(in transformers: model.save_pretrained(folder))"
+        )
+    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{folder / INDEX_FILE}: expected an object under the key weight_map")
+    state_dict = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{folder / INDEX_FILE}: {name!r} is not the name of a file beside it")
+        state_dict |= _read_file(folder / name)
+    return state_dict
+
+
+def _read_file(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a complete safetensors file ({error})") from None
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"{path}: expected a folder or a .safetensors, .pt or .pth file")
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a foreign file makes the unpickler raise is anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path}: not a file of tensors alone ({reason})") from None
+    if not isinstance(state_dict, dict) or not all(map(torch.is_tensor, state_dict.values())):
+        raise ValueError(f"{path}: expected a state dict, tensors by name and nothing else")
+    return state_dict

@@ -1,0 +1,238 @@
+"""Names of our encoders' weights in other toolkits: HuBERT, WavLM, SpeechBrain's ECAPA-TDNN."""
+
+import re
+import warnings
+
+import torch
+
+# Our prefix, then Hugging Face transformers' and torchaudio's. The first that fits applies.
+NAME_RULES = (
+    ("mask_embedding", "masked_spec_embed", "mask_generator.mask_embedding"),
+    ("front_end.", "feature_extractor.", "feature_extractor."),
+    ("feature_projection.", "feature_projection.", "encoder.feature_projection."),
+    (
+        "transformer.rel_attn_embed.",
+        "encoder.layers.0.attention.rel_attn_embed.",
+        "encoder.transformer.layers.0.attention.rel_attn_embed.",
+    ),
+    ("transformer.", "encoder.", "encoder.transformer."),
+)
+NAMED = ("huggingface", "torchaudio")
+MASK_NAMES = NAME_RULES[0]
+# Names of the whole encoder within a model that has a head of its own.
+MODEL_PREFIXES = ("hubert.", "wavlm.", "wav2vec2.")
+# Heads of pretraining, CTC and classification: not part of the encoder.
+HEAD_PREFIXES = (
+    "aux.",
+    "classifier.",
+    "final_proj.",
+    "label_embs",
+    "layer_weights",
+    "lm_head.",
+    "logit_generator.",
+    "projector.",
+)
+# The older spelling of weight norm's parameters, and torch's present one.
+WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+MAX_SHOWN = 20  # problems named in one error
+
+
+def load_frame_weights(encoder, state_dict):
+    """Load the weights of a public HuBERT Base or WavLM Base into an encoder, in place.
+
+    Everything is checked before anything is changed. The prediction head keeps its values, and
+    so does the mask embedding where the weights have none.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder
+        With the waveform front end and the sizes of the weights.
+    state_dict : dict
+        Tensors by name, as of Hugging Face's HubertModel or WavLMModel or of torchaudio's
+        hubert_base or wavlm_base, or of a model that wraps one of them with a head.
+
+    Returns
+    -------
+    FrameEncoder
+        The encoder.
+
+    Raises
+    ------
+    ValueError
+        Naming each tensor that is missing, of another shape, or has no place in the encoder.
+
+    Example
+    -------
+    >>> from lobes.frame_encoder import FrameEncoder
+    >>> sizes = dict(conv_channels=32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
+    >>> source, encoder = FrameEncoder(**sizes), FrameEncoder(**sizes)
+    >>> encoder = load_frame_weights(encoder, export_state_dict(source))
+    >>> bool((encoder.mask_embedding == source.mask_embedding).all())
+    True
+    """
+    source = _canonical_names(state_dict)
+    torchaudio_layout = any(name.startswith("encoder.transformer.") for name in source)
+    places = _places(encoder, "torchaudio" if torchaudio_layout else "huggingface")
+    _check_weights(places, source)
+    with torch.no_grad():
+        for foreign, own in places.items():
+            if foreign in source:
+                parts = source[foreign].chunk(len(own))
+                for parameter, part in zip(own, parts, strict=True):
+                    parameter.copy_(part)
+    return encoder
+
+
+def export_state_dict(encoder, layout="huggingface"):
+    """Return the encoder's weights under other toolkits' names; see `load_frame_weights`.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder
+        With the waveform front end.
+    layout : str
+        "huggingface" (HubertModel, WavLMModel) or "torchaudio" (hubert_base, wavlm_base, which
+        have no mask embedding, so that it is left out).
+
+    Returns
+    -------
+    dict
+        Tensors by name, without the prediction head. Nor have these layouts a place for what erases
+        directions from the frames, which a warning tells.
+
+    Example
+    -------
+    >>> from lobes.frame_encoder import FrameEncoder
+    >>> encoder = FrameEncoder(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
+    >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
+    torch.Size([32, 32])
+    """
+    if encoder.erasure is not None:
+        warnings.warn(
+            f"The layout of {layout} has no place for what erases "
+            f"{encoder.config['erased_directions']} directions from the encoder's frames: the "
+            "exported model gives frames with these directions.",
+            stacklevel=2,
+        )
+    return {
+        foreign: torch.cat([parameter.detach() for parameter in own])
+        for foreign, own in _places(encoder, layout).items()
+        if not (layout == "torchaudio" and foreign in MASK_NAMES)
+    }
+
+
+def _canonical_names(state_dict):
+    """Return the tensors of the encoder proper, without a model's prefix and its heads."""
+    source = {}
+    for name, tensor in state_dict.items():
+        prefix = next((p for p in MODEL_PREFIXES if name.startswith(p)), "")
+        name = name.removeprefix(prefix)
+        if name.startswith(HEAD_PREFIXES):
+            continue
+        stem, _, last = name.rpartition(".")
+        if stem.endswith("pos_conv_embed.conv"):
+            name = f"{stem}.{WEIGHT_NORM.get(last, last)}"
+        source[name] = tensor
+    return source
+
+
+def _places(encoder, layout):
+    """Return the parameters that make up each tensor of a layout, by the layout's names.
+
+    That is one parameter, but for torchaudio's WavLM, where one tensor holds the projections of
+    queries, keys and values.
+    """
+    if layout not in NAMED:
+        raise ValueError(f"layout must be one of {', '.join(NAMED)}, not {layout!r}")
+    if encoder.config["frontend"] != "waveform":
+        raise ValueError(
+            "HuBERT's layout has a waveform front end, and this encoder's frontend is "
+            f"{encoder.config['frontend']!r}; build it with frontend='waveform'"
+        )
+    fused = layout == "torchaudio" and encoder.config["attention"] == "wavlm"
+    places = {}
+    for name, parameter in encoder.named_parameters():
+        if not name.startswith("head."):
+            foreign = _foreign_name(name, 1 + NAMED.index(layout))
+            if fused:
+                foreign = re.sub(r"\.[qkv]_proj\.", ".attention.in_proj_", foreign)
+                foreign = foreign.replace(".out_proj.", ".attention.out_proj.")
+            places.setdefault(foreign, []).append(parameter)
+    return places
+
+
+def _foreign_name(name, column):
+    rule = next(rule for rule in NAME_RULES if name.startswith(rule[0]))
+    return rule[column] + name.removeprefix(rule[0])
+
+
+def _check_weights(places, source):
+    """Raise a ValueError that names each tensor that does not fit."""
+    problems = []
+    for name, own in places.items():
+        expected = (sum(len(p) for p in own), *own[0].shape[1:])
+        if name not in source:
+            if name not in MASK_NAMES:
+                problems.append(f"{name}: missing, expected shape {expected}")
+        elif tuple(source[name].shape) != expected:
+            problems.append(f"{name}: shape {tuple(source[name].shape)}, expected {expected}")
+    for name in sorted(source.keys() - places.keys()):
+        problems.append(f"{name}: no such tensor in the encoder, shape {tuple(source[name].shape)}")
+    if problems:
+        shown = problems[:MAX_SHOWN] + [f"and {len(problems) - MAX_SHOWN} more"]
+        raise ValueError(
+            "the weights do not fit the encoder, which is left as it was:\n  "
+            + "\n  ".join(shown if len(problems) > MAX_SHOWN else problems)
+        )
+
+
+def load_utterance_weights(encoder, state_dict):
+    """Load SpeechBrain's ECAPA-TDNN weights into an utterance encoder.
+
+    The projection head, which SpeechBrain's model lacks, stays as it is. Nothing is changed
+    unless every tensor fits.
+
+    Arguments
+    ---------
+    encoder : UtteranceEncoder
+        With backbone "ecapa", of the same sizes.
+    state_dict : dict
+        Of `speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`: names to tensors.
+
+    Raises
+    ------
+    ValueError
+        Where a tensor is missing, left over or of another shape, naming it.
+
+    Example
+    -------
+    >>> from lobes.utterance_encoder import UtteranceEncoder
+    >>> from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+    >>> theirs = ECAPA_TDNN(80, lin_neurons=192, channels=[32, 32, 32, 32, 96])
+    >>> load_utterance_weights(UtteranceEncoder("ecapa", channels=32), theirs.state_dict())
+    """
+    if encoder.config["backbone"] != "ecapa":
+        raise ValueError(
+            "SpeechBrain's ECAPA-TDNN weights need an encoder with backbone 'ecapa', "
+            f"not {encoder.config['backbone']!r}"
+        )
+    # Each of SpeechBrain's layers wraps torch's in one more module: conv.conv, norm.norm.
+    theirs = {_without_wrapper(name): name for name in state_dict}
+    ours = encoder.backbone.state_dict()
+    problems = [f"missing {name}" for name in ours if name not in theirs]
+    problems += [f"left over {theirs[name]}" for name in theirs if name not in ours]
+    for name in ours.keys() & theirs.keys():
+        found, expected = tuple(state_dict[theirs[name]].shape), tuple(ours[name].shape)
+        if found != expected:
+            problems.append(f"{theirs[name]} of shape {found}, expected {expected}")
+    if problems:
+        raise ValueError("These weights do not fit the encoder: " + "; ".join(sorted(problems)))
+    encoder.backbone.load_state_dict({name: state_dict[theirs[name]] for name in ours})
+
+
+def _without_wrapper(name):
+    *path, _, tensor = name.split(".")
+    return ".".join([*path, tensor])

@@ -1,0 +1,382 @@
+"""Stage C: both encoders learn on, while a critic drives them apart.
+
+    L = L_frame + alpha * L_utterance + beta * (I(z; u) + gamma * I(z; utterance))
+
+L_frame is the cross-entropy of the units at masked frames, plus `plain_weight` times that at all
+frames of the same utterance without masks: these are what the critic sees, and what it pulls at.
+
+I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over
+several of them, and embeddings u. The critic's own steps, which maximise its likelihood, come
+between the steps of the encoders. I(z; utterance) is what a single frame tells of the utterance it
+is from, in closed form. The frames are those of the utterance without masks.
+
+At the end, the directions that tell most of the embeddings are erased from the frames, in closed
+form: see `FrameEncoder.erase`.
+"""
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain import Stage
+
+from lobes.critics.club import repeat_rows
+from lobes.distributed import row_offset
+from lobes.erasure import check_directions
+from lobes.losses import masked_prediction_loss, nt_xent, utterance_information
+from lobes.signal import masked_mean
+from pretrained.exported import load_model
+from pretrained.toolkits.importing import import_weights
+from recipes.common.data.dataio import Clock, add_crops, add_frame_items, make_loader
+from recipes.common.data.seeding import derive_rng
+from recipes.common.data.units import UnitArray, manifest_rows
+from recipes.common.training.brain import ResumableBrain, unwrap
+from recipes.LibriSpeech.pretrain.frame import corpus_units, frame_figures, track_frames
+from recipes.LibriSpeech.pretrain.utterance import (
+    both_crops,
+    embedding_figures,
+    plain_loader,
+    track_embeddings,
+)
+
+FREE_SETTINGS = {
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "layer_drop",
+    "feature_grad_mult",
+    "temperature",
+}
+CRITIC_FIGURES = {"critic": "critic_log_likelihood", "lower_bound": "lower_bound"}
+
+
+class JointBrain(ResumableBrain):
+    """Masked prediction and contrast of utterances, with the information they share driven down."""
+
+    @staticmethod
+    def initialise(hparams):
+        """Start from stages A and B, or from public weights in the place of stage A."""
+        modules = hparams["modules"]
+        check_receivers(hparams["information_trains"], hparams["critic_kind"])
+        d_model = modules["frame_encoder"].config["d_model"]
+        check_directions(hparams["erased_directions"], d_model)
+        if hparams["frame_weights"]:
+            import_weights(modules["frame_encoder"], hparams["frame_weights"])
+        else:
+            start_from(modules, "frame_encoder", hparams["frame_model"])
+        start_from(modules, "utterance_encoder", hparams["utterance_model"])
+
+    @staticmethod
+    def make_loaders(hparams, datasets):
+        """Open the units of stage A, or cluster a layer of the public encoder; make the loaders."""
+        if hparams["frame_weights"]:
+            folder = Path(hparams["output_folder"]) / "units"
+            teacher = copy.deepcopy(hparams["modules"]["frame_encoder"])
+            units = corpus_units(folder, hparams, datasets, teacher)
+        else:
+            rows = [row for data in datasets.values() for row in manifest_rows(data)]
+            folder = os.path.normpath(hparams["units_folder"])
+            units = UnitArray(folder, rows, hparams["num_targets"])
+        plain = plain_loader(datasets["train"], hparams)
+        return {**joint_loaders(hparams, datasets, units, hparams["augment"]), "plain": plain}
+
+    def init_optimizers(self):
+        """Give the encoders, the critic and the lower bound an optimizer each."""
+        encoders = [
+            *self.modules.frame_encoder.parameters(),
+            *self.modules.utterance_encoder.parameters(),
+        ]
+        self.optimizer = self.opt_class(encoders)
+        self.critics = {"critic": self.modules.critic, "lower_bound": self.modules.lower_bound}
+        self.critic_optimizers = {
+            name: self.hparams.critic_optimizer(critic.parameters())
+            for name, critic in self.critics.items()
+            if list(critic.parameters())  # else it is fitted in closed form
+        }
+        self.optimizers_dict = {"encoders": self.optimizer}
+        self.checkpointer.add_recoverable("optimizer", self.optimizer)
+        for name, optimizer in self.critic_optimizers.items():
+            self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
+
+    def compute_forward(self, batch, stage):
+        """Return frames and logits with masks, without masks, and embeddings and projections."""
+        batch = batch.to(self.device)
+        wavs, wav_lens = batch.sig
+        mask = batch.mask.data.bool()
+        masked, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
+        frames, plain_logits = self.modules.frame_encoder(wavs, wav_lens, return_logits=True)
+        embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
+        return masked, logits, frames, plain_logits, embeddings, projections
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
+        masked, logits, frames, plain_logits, embeddings, projections = predictions
+        track_frames(self, masked, logits, batch)
+        first, second = projections.chunk(2)
+        track_embeddings(self, embeddings, first, second)
+        units, mask = batch.units.data, batch.mask.data.bool()
+        frame_loss = masked_prediction_loss(logits, units, mask)
+        plain_loss = masked_prediction_loss(plain_logits, units, torch.ones_like(mask))
+        utterance_loss = nt_xent(first, second, self.hparams.temperature)
+        self.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
+        beta, gamma = self.beta(), self.hparams.gamma
+        information = self.information(beta)
+        information = information + gamma * self.frame_information(frames, units >= 0, beta * gamma)
+        self.track("frame_loss", frame_loss, 1)
+        self.track("plain_frame_loss", plain_loss, 1)
+        self.track("utterance_loss", utterance_loss, 1)
+        loss = frame_loss + self.hparams.plain_weight * plain_loss
+        loss = loss + self.hparams.alpha * utterance_loss
+        self.track("beta", torch.tensor(beta, device=loss.device), 1)
+        return loss + beta * information if beta else loss
+
+    def beta(self):
+        """Return the weight of the information: 0 while the critic warms up, then rising."""
+        start, stop = self.hparams.beta_starts, self.hparams.beta_reached
+        risen = (self.progress() - start) / (stop - start)
+        return self.hparams.beta * min(max(risen, 0.0), 1.0)
+
+    def information(self, beta):
+        """Return the critic's estimate, whose gradient reaches encoders and not the critic."""
+        critic = unwrap(self.modules.critic).requires_grad_(False)
+        frames, embeddings, groups = self.pairs
+        trains = self.hparams.information_trains
+        frames = frames if "frame_encoder" in trains else frames.detach()
+        embeddings = embeddings if "utterance_encoder" in trains else embeddings.detach()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
+            information = critic(frames, embeddings, groups)
+        critic.requires_grad_(True)
+        self.track("club", information, 1)
+        if not critic.training:
+            self.track("critic_log_likelihood", critic(*self.pairs, mode="objective"), 1)
+            self.track("lower_bound", unwrap(self.modules.lower_bound)(*self.pairs), 1)
+        return information
+
+    def frame_information(self, frames, valid, weight):
+        """Return what single frames tell of their utterance, with a gradient if it has a weight."""
+        trained = weight > 0 and "frame_encoder" in self.hparams.information_trains
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            information = utterance_information(frames, valid)
+        self.track("utterance_information", information, 1)
+        return information
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Train the critics on this batch's frames and embeddings, cut off from the encoders."""
+        _, _, frames, _, embeddings, _ = (output.detach().float() for output in outputs)
+        for step in range(self.hparams.critic_steps):
+            pairs = self.draw_pairs(frames, embeddings, batch, step)
+            for name, critic in self.critics.items():
+                objective = critic(*pairs, mode="objective")
+                self.check_loss_isfinite(objective)
+                if name in self.critic_optimizers:
+                    (-objective).backward()
+                    self.critic_optimizers[name].step()
+                    self.critic_optimizers[name].zero_grad(set_to_none=True)
+                if step == 0:
+                    self.track(CRITIC_FIGURES[name], objective, 1)
+
+    def draw_pairs(self, frames, embeddings, batch, purpose):
+        """Draw frames and embeddings for the critics: other ones for each step and purpose."""
+        return draw_pairs(
+            frames,
+            embeddings,
+            batch,
+            self.hparams.pairs_per_utterance,
+            self.hparams.frames_per_pair,
+            (self.hparams.seed, "pairs", self.epoch, self.step, purpose),
+        )
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Recover the last checkpoint and erase, unless beta is 0, directions from its frames."""
+        super().on_evaluate_start(max_key, min_key)
+        directions = self.hparams.erased_directions
+        if self.hparams.beta and directions:
+            frame_encoder = unwrap(self.modules.frame_encoder).eval()
+            utterance_encoder = unwrap(self.modules.utterance_encoder).eval()
+            moments = joint_moments(frame_encoder, utterance_encoder, self.loaders["plain"])
+            frame_encoder.erase(directions, *moments)
+
+    def summarise(self):
+        """Return the figures of both encoders and what the critics read."""
+        names = (
+            "frame_loss",
+            "plain_frame_loss",
+            "utterance_loss",
+            "club",
+            "critic_log_likelihood",
+            "lower_bound",
+            "utterance_information",
+        )
+        names += ("beta",) if self.stage == Stage.TRAIN else ()
+        return {
+            **frame_figures(self),
+            **embedding_figures(self),
+            **{name: float(self.average(name)) for name in names},
+        }
+
+
+@torch.no_grad()
+def joint_moments(frame_encoder, utterance_encoder, loader):
+    """Return what `FrameEncoder.erase` takes of frames and embeddings.
+
+    Arguments
+    ---------
+    frame_encoder : FrameEncoder
+        In evaluation mode.
+    utterance_encoder : UtteranceEncoder
+        In evaluation mode.
+    loader : iterable of PaddedBatch
+        With `sig`.
+
+    Returns
+    -------
+    mean : torch.Tensor
+        Of all frames, shape (d_model,). All are float64.
+    covariance : torch.Tensor
+        Of all frames, shape (d_model, d_model).
+    means : torch.Tensor
+        Of each utterance's frames, shape (utterances, d_model).
+    embeddings : torch.Tensor
+        Shape (utterances, E).
+    """
+    device = next(frame_encoder.parameters()).device
+    sums, lens, embeddings, squares = [], [], [], 0
+    for batch in loader:
+        sig = batch.to(device).sig
+        frames = frame_encoder(*sig).double()  # 0 where padded
+        squares = squares + frames.flatten(0, 1).T @ frames.flatten(0, 1)
+        sums.append(frames.sum(1))
+        lens.append(frame_encoder.frame_lens(*sig))
+        embeddings.append(utterance_encoder(*sig).double())
+    sums, lens = torch.cat(sums), torch.cat(lens)
+    mean = sums.sum(0) / lens.sum()
+    covariance = squares / lens.sum() - mean[:, None] * mean
+    return mean, covariance, sums / lens[:, None], torch.cat(embeddings)
+
+
+def check_receivers(names, critic_kind):
+    """Raise ValueError unless names are of encoders that the critic's information can train."""
+    known = ["frame_encoder", "utterance_encoder"]
+    if not isinstance(names, list) or not names or not set(names) <= set(known):
+        raise ValueError(
+            f"information_trains is {names!r}: expected a list of one or both of "
+            f"{known}, such as [frame_encoder]."
+        )
+    if critic_kind == "classifier" and "frame_encoder" not in names:
+        raise ValueError(
+            "information_trains is [utterance_encoder], which critic_kind: classifier does not "
+            "reach: its gradient is that of frames. Add frame_encoder, or use another critic."
+        )
+
+
+def start_from(modules, name, folder):
+    """Load an encoder's weights from an earlier stage's export.
+
+    Arguments
+    ---------
+    modules : dict
+        Holds the encoder under its name.
+    name : str
+        `frame_encoder` or `utterance_encoder`.
+    folder : str or Path
+        As `pretrained.exported.save_model` leaves it.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is not there, lacks the encoder or holds one of another architecture.
+    """
+    folder = Path(os.path.normpath(folder))  # ".." after an output folder that is not there yet
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not there: stage C starts from the {name} of an earlier stage. Run that "
+            "stage first, beside this one's output_folder, or name its model folder "
+            "(--frame_model, --utterance_model)."
+        )
+    encoders = load_model(folder)
+    if name not in encoders:
+        raise ValueError(f"{folder} holds no {name}, only {', '.join(encoders)}.")
+    expected, found = modules[name].config, encoders[name].config
+    for key, value in expected.items():
+        if found.get(key) != value and key not in FREE_SETTINGS:
+            raise ValueError(
+                f"{folder}: its {name} has {key} {found.get(key)}, this stage's has {value}. Use "
+                "the same architecture in both."
+            )
+    modules[name].load_state_dict(encoders[name].state_dict())
+
+
+def draw_pairs(frames, embeddings, batch, per_utterance, frames_per_pair, seed_parts):
+    """Pair means over valid frames, drawn at random, with a crop's embedding of their utterance.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Shape (batch, frames, d_model).
+    embeddings : torch.Tensor
+        Of the first crops, then of the second, shape (2 * batch, E).
+    batch : PaddedBatch
+        `units` tells which frames are valid.
+    per_utterance : int
+        How many pairs to draw of each utterance.
+    frames_per_pair : int or None
+        How many frames to draw for each pair, with replacement; None for the mean over all. Over
+        many, what is said averages out, and who says it remains.
+    seed_parts : tuple
+        Seed of the draw, together with the utterance's ID.
+
+    Returns
+    -------
+    x : torch.Tensor
+        Means, shape (batch * per_utterance, d_model).
+    y : torch.Tensor
+        Embeddings, shape (batch * per_utterance, E).
+    groups : torch.Tensor
+        Number of each row's utterance among those of all ranks.
+    """
+    lens = (batch.units.lengths * batch.units.data.shape[1]).round().long().tolist()
+    rngs = [derive_rng(*seed_parts, utterance) for utterance in batch.id]
+    rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
+    if frames_per_pair is None:
+        x = repeat_rows(masked_mean(frames.transpose(1, 2), batch.units.data >= 0), rows)
+    else:
+        shape = (per_utterance, frames_per_pair)
+        places = [rng.integers(n, size=shape) for rng, n in zip(rngs, lens, strict=True)]
+        places = torch.from_numpy(np.concatenate(places)).to(frames.device)
+        x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
+    crops = [rng.integers(2, size=per_utterance) for rng in rngs]
+    crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
+    return x, repeat_rows(embeddings, rows + crops * len(lens)), rows + row_offset(frames)
+
+
+def joint_loaders(hparams, datasets, units, augment):
+    """Return the loaders of stage C.
+
+    Arguments
+    ---------
+    hparams : dict
+        See `add_frame_items`, `add_crops` and `make_loader`.
+    datasets : dict
+        "train", "valid" and "test": DynamicItemDataset.
+    units : UnitArray
+        The units of all of them.
+    augment : UtteranceAugment
+        Of the crops; in training it changes voices too.
+
+    Returns
+    -------
+    dict
+        A loader for each, of batches with `id`, `sig`, `units`, `mask`, `first` and `second`.
+    """
+    loaders = {}
+    for split, dataset in datasets.items():
+        clock = Clock()
+        add_frame_items(dataset, hparams, clock, units)
+        training = split == "train"
+        add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
+        dataset.set_output_keys(["id", "sig", "units", "mask", "first", "second"])
+        clock = clock if training else None
+        loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
+    return loaders

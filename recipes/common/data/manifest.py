@@ -1,0 +1,434 @@
+"""The manifest: one schema for every corpus, checked before anything is written.
+
+A manifest is a CSV file, as SpeechBrain reads it, with the columns `ID`, `duration` (s), `wav` (a
+path that begins with `$data_root`), `spk_id` and, where known, `wrd` (words) and `phn` (phones).
+A corpus is added by a function that lists its utterances; `prepare_splits` does the rest.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.logger import get_logger
+
+from recipes.common.data.audio import scan_audio
+
+logger = get_logger(__name__)
+
+REQUIRED = ("ID", "duration", "wav", "spk_id")
+OPTIONAL = ("wrd", "phn")
+ROOT = "$data_root/"
+MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
+# What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
+UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+
+class CorpusError(ValueError):
+    """What is wrong with a corpus: every problem, each with its file."""
+
+
+class BadAudioError(CorpusError):
+    """Audio files that cannot be used."""
+
+
+def write_manifest(rows, path):
+    """Write a manifest, sorted by ID; the file is complete or as it was.
+
+    Arguments
+    ---------
+    rows : list of dict
+        With the keys of the schema.
+    path : str or Path
+        The CSV file.
+
+    Raises
+    ------
+    CorpusError
+        Where SpeechBrain would not read a value as it is: one with a variable, such as "$5".
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.csv"
+    >>> row = {"ID": "a", "duration": 1.5, "wav": "$data_root/a.wav", "spk_id": "1"}
+    >>> write_manifest([row], path)
+    >>> read_manifest(path)[0]["duration"]
+    1.5
+    """
+    problems = _unwritable(rows)
+    if problems:
+        raise CorpusError(f"{path}: " + "\n".join(problems))
+    columns = REQUIRED + tuple(name for name in OPTIONAL if any(name in row for row in rows))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["ID"]))
+    replace_text(path, text.getvalue())
+
+
+def _unwritable(rows):
+    """Return what is wrong with values of rows that a manifest cannot hold."""
+    return [
+        f"{row['ID']}: {name} is {row[name]!r}: a manifest cannot hold "
+        f"{found[0]!r}, which SpeechBrain would not read as it is."
+        for row in rows
+        for name in REQUIRED + OPTIONAL
+        if (found := UNWRITABLE.search(str(row.get(name, "")).removeprefix(ROOT)))
+    ]
+
+
+def replace_text(path, text):
+    """Write a text file so that it holds all of the text or what it held before.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> replace_text(path, "HI")
+    >>> path.read_text()
+    'HI'
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_manifest(path):
+    """Read and check a manifest.
+
+    Arguments
+    ---------
+    path : str or Path
+        The CSV file.
+
+    Returns
+    -------
+    list of dict
+        A row for each utterance; `duration` is a float.
+
+    Raises
+    ------
+    CorpusError
+        Where the file is missing or empty, lacks a column, holds an ID twice or a duration that is
+        no positive number; names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CorpusError(f"{path} is missing: run without --skip_prep to have it written.")
+    with io.StringIO(read_text(path), newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
+        if missing:
+            raise CorpusError(f"{path}, line 1: no column {', '.join(missing)}.")
+        rows, lines = [], {}
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise CorpusError(f"{where}: not as many values as the header has columns.")
+            empty = [name for name in REQUIRED if not row[name]]
+            if empty:
+                raise CorpusError(f"{where}: no value for {', '.join(empty)}.")
+            if row["ID"] in lines:
+                raise CorpusError(f"{where}: ID {row['ID']} stands in line {lines[row['ID']]} too.")
+            lines[row["ID"]] = reader.line_num
+            rows.append({**row, "duration": _duration(row["duration"], where)})
+    if not rows:
+        raise CorpusError(f"{path} lists no utterance.")
+    return rows
+
+
+def read_text(path):
+    """Return the text of a file; a CorpusError names one that is not UTF-8.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> _ = path.write_text("HI")
+    >>> read_text(path)
+    'HI'
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not text in UTF-8: {error}.") from error
+
+
+def _duration(text, where):
+    try:
+        duration = float(text)
+    except (TypeError, ValueError):
+        duration = 0.0
+    if not 0 < duration < float("inf"):
+        raise CorpusError(f"{where}: duration is {text!r}, expected seconds above 0.")
+    return duration
+
+
+def load_dataset(path, data_root):
+    """Return a manifest as a dataset, the audio's paths complete.
+
+    Arguments
+    ---------
+    path : str or Path
+        The CSV file.
+    data_root : str or Path
+        The corpus's folder, in the place of `$data_root`.
+
+    Returns
+    -------
+    DynamicItemDataset
+    """
+    return DynamicItemDataset.from_csv(str(path), replacements={"data_root": str(data_root)})
+
+
+def validate_manifests(paths, data_root, disjoint_speakers):
+    """Check manifests against the audio and against each other.
+
+    Arguments
+    ---------
+    paths : dict
+        A manifest's path by its name.
+    data_root : str or Path
+        The corpus's folder.
+    disjoint_speakers : dict
+        Groups of names; no speaker may be in two groups, no utterance in two manifests.
+
+    Raises
+    ------
+    CorpusError
+        Where a manifest is empty or wrong, or a file is missing, or an ID or a speaker is where it
+        must not be.
+    """
+    rows = {name: read_manifest(path) for name, path in paths.items()}
+    seen = {}
+    for name, path in paths.items():
+        for row in rows[name]:
+            audio = Path(data_root) / row["wav"].removeprefix(ROOT)
+            if not audio.is_file():
+                raise CorpusError(f"{path}: {row['ID']}: {audio} is missing.")
+            if seen.setdefault(row["ID"], name) != name:
+                raise CorpusError(f"{path}: ID {row['ID']} is in {paths[seen[row['ID']]]} too.")
+    groups = {}
+    for group, names in disjoint_speakers.items():
+        for name in names:
+            for row in rows[name]:
+                if groups.setdefault(row["spk_id"], group) != group:
+                    raise CorpusError(
+                        f"{paths[name]}: {row['ID']}: speaker {row['spk_id']} is in the split "
+                        f"{groups[row['spk_id']]} too, and {group} must not share speakers with it."
+                    )
+
+
+def fingerprint(paths):
+    """Return a short digest of manifests: the same utterances give the same.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.csv"
+    >>> _ = path.write_text("ID")
+    >>> len(fingerprint([path]))
+    16
+    """
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, paths)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def draw_splits(speakers, held):
+    """Draw the split of each speaker by a hash of the name: the same on every machine.
+
+    Arguments
+    ---------
+    speakers : list of str
+        The speaker of each utterance.
+    held : dict
+        For each split that is held out, the share of the speakers that it gets; as many more as it
+        takes to have two utterances. All others are in "train".
+
+    Returns
+    -------
+    dict
+        The split of each speaker.
+
+    Raises
+    ------
+    CorpusError
+        Where a split would have fewer than two utterances.
+
+    Example
+    -------
+    >>> splits = draw_splits([f"speaker {i}" for i in range(100)], {"valid": 0.05, "test": 0.1})
+    >>> [list(splits.values()).count(name) for name in ("train", "valid", "test")]
+    [85, 5, 10]
+    """
+    counts = Counter(speakers)
+    names = sorted(counts, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    drawn = {}
+    for split, share in held.items():
+        quota, taken, utterances = round(share * len(counts)), 0, 0
+        while names and (taken < quota or utterances < MIN_HELD):
+            name = names.pop()
+            drawn[name] = split
+            taken, utterances = taken + 1, utterances + counts[name]
+    if sum(counts[name] for name in names) < MIN_HELD:
+        raise CorpusError(
+            f"{len(speakers)} utterance(s) of {len(counts)} speaker(s) are too few: train, "
+            f"{' and '.join(held)} need {MIN_HELD} utterances each, and no speaker may be in two."
+        )
+    return {**drawn, **dict.fromkeys(names, "train")}
+
+
+def count_left_out(manifests):
+    """Return how many audio files `skip_bad` left out of manifests that `prepare_splits` wrote.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "train.json").write_text('{"left_out": 2}')
+    >>> count_left_out([folder / "train.csv", folder / "other.csv"])
+    2
+    """
+    markers = [Path(path).with_suffix(".json") for path in manifests]
+    texts = [path.read_text(encoding="utf-8") for path in markers if path.is_file()]
+    return sum(json.loads(text)["left_out"] for text in texts)
+
+
+def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
+    """Write the manifest of each split of a corpus, unless it is there and still holds.
+
+    All splits are listed and checked before the first is written.
+
+    Arguments
+    ---------
+    list_utterances : callable
+        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a Path,
+        and a list of what is wrong with the split. Raises CorpusError where there is no split.
+    data_folder : str or Path
+        The corpus.
+    save_folder : str or Path
+        Receives `<split>.csv` and, beside it, `<split>.json`, which tells what it was made from
+        and, as `left_out`, how many audio files `skip_bad` left out of it.
+    splits : str or iterable of str
+        Which manifests to write.
+    options : dict
+        `skip_prep`: the manifests are there already; `skip_bad`: leave out audio that cannot be
+        used, instead of stopping; `num_workers`; optionally `any_rate`: the corpus may have audio
+        other than 16 kHz mono.
+
+    Raises
+    ------
+    CorpusError
+        With all problems of all splits. Nothing has been written then.
+    """
+    data_folder, save_folder = Path(data_folder), Path(save_folder)
+    splits = list(dict.fromkeys([splits] if isinstance(splits, str) else splits))
+    if not splits:
+        raise CorpusError(f"No split of {data_folder} was asked for.")
+    if options["skip_prep"]:
+        for split in splits:
+            read_manifest(save_folder / f"{split}.csv")
+        return
+    if not data_folder.is_dir() or not any(data_folder.iterdir()):
+        raise CorpusError(f"data_folder {data_folder} is missing or empty.")
+    listed, problems = _listed(list_utterances, data_folder, splits)
+    origins = {split: _origin(rows, data_folder, options) for split, rows in listed.items()}
+    stale = [split for split in splits if not _holds(save_folder, split, origins[split])]
+    checked = _checked(stale, listed, problems, data_folder, options)
+    save_folder.mkdir(parents=True, exist_ok=True)
+    for split in stale:
+        write_manifest(checked[split], save_folder / f"{split}.csv")
+        marker = {
+            **origins[split],
+            "manifest": fingerprint([save_folder / f"{split}.csv"]),
+            "left_out": len(listed[split]) - len(checked[split]),
+        }
+        replace_text(save_folder / f"{split}.json", json.dumps(marker))
+        logger.info(f"{split}: {len(checked[split])} utterances")
+
+
+def _listed(list_utterances, data_folder, splits):
+    """Return the rows of each split, and what is wrong with all of them."""
+    listed, problems, absent = {}, [], []
+    for split in splits:
+        try:
+            listed[split], wrong = list_utterances(data_folder, split)
+        except CorpusError as error:
+            absent.append(str(error))
+        else:
+            problems += wrong + _unwritable([_placed(row, data_folder) for row in listed[split]])
+    if absent:
+        raise CorpusError("\n".join(absent + problems))
+    return listed, problems
+
+
+def _placed(row, data_folder):
+    """Return a row with its audio's path as a manifest has it."""
+    return {**row, "wav": ROOT + row["wav"].relative_to(data_folder).as_posix()}
+
+
+def _origin(rows, data_folder, options):
+    """Describe cheaply what a manifest is made from: a changed file changes it."""
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: row["ID"]):
+        # A link that leads nowhere has no state of its own; `check_audio` reports it.
+        state = row["wav"].stat() if row["wav"].exists() else row["wav"].lstat()
+        name = row["wav"].relative_to(data_folder).as_posix()
+        others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
+        digest.update(repr((name, state.st_size, state.st_mtime_ns, others)).encode())
+    return {
+        "files": digest.hexdigest(),
+        "skip_bad": options["skip_bad"],
+        "any_rate": options.get("any_rate", False),
+    }
+
+
+def _holds(save_folder, split, origin):
+    try:
+        found = json.loads((save_folder / f"{split}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    path = save_folder / f"{split}.csv"
+    if not isinstance(found, dict) or "left_out" not in found or not path.is_file():
+        return False
+    expected = {**origin, "manifest": fingerprint([path]), "left_out": found["left_out"]}
+    return found == expected
+
+
+def _checked(splits, listed, problems, data_folder, options):
+    """Return the rows of each split with their durations, without bad audio.
+
+    Bad audio is reported together with the problems that the listing found.
+    """
+    paths = [row["wav"] for split in splits for row in listed[split]]
+    scanned = scan_audio(paths, options["num_workers"], options.get("any_rate", False))
+    results = dict(zip(paths, scanned, strict=True))
+    bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
+    if bad and not options["skip_bad"]:
+        raise BadAudioError(
+            "".join(f"{problem}\n" for problem in problems)
+            + f"{len(bad)} audio file(s) cannot be used:\n  "
+            + "\n  ".join(bad)
+            + "\nMend them, or leave them out with --skip_bad True."
+        )
+    if problems:
+        raise CorpusError("\n".join(problems))
+    if bad:
+        logger.warning(f"{len(bad)} audio file(s) are left out:\n  " + "\n  ".join(bad))
+    checked = {}
+    for split in splits:
+        checked[split] = [
+            {**_placed(row, data_folder), "duration": results[row["wav"]][0]}
+            for row in listed[split]
+            if results[row["wav"]][1] is None
+        ]
+        if not checked[split]:
+            raise CorpusError(f"{data_folder}: the split {split} has no audio that can be used.")
+    return checked

@@ -1,0 +1,557 @@
+"""The measures of a report, each a function of arrays.
+
+A *reading* is a dict with a figure's fields as report.json has them (`measure`, `value`,
+`interval`, ...) and `evidence`: the scores of speakers or of trials that paired tests compare, see
+`recipes.common.evaluation.comparison.compare`.
+"""
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch.nn import functional
+
+from lobes.heads import BLANK, CTCHead
+from pretrained.tokenizers import SymbolTokenizer
+from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.data.text import greedy_decode
+from recipes.common.evaluation.abx import abx
+from recipes.common.evaluation.comparison import label_scores
+from recipes.common.evaluation.metrics import (
+    bootstrap_mean,
+    bootstrap_trials,
+    eer,
+    error_counts,
+    error_rates,
+    wer,
+)
+from recipes.common.evaluation.probes import (
+    FOLDS,
+    bootstrap_groups,
+    group_scores,
+    leakage,
+    split_groups,
+)
+from recipes.common.evaluation.verification import (
+    change_embeddings,
+    choose_scorings,
+    score_trials,
+    unit_length,
+)
+
+CHANCE = 0.5  # of an EER, an ABX error, and which of two is nearer
+MIX_AXES = 3
+DET_POINTS = 200
+PCA_DIM = 50
+PERPLEXITY = 30
+CTC_EPOCHS = 15
+CTC_BATCH = 16
+CTC_RATE = 3e-3
+CTC_HIDDEN = 128
+
+
+def often_enough(y, groups):
+    """Return which items have a label that probes can be tested on.
+
+    Arguments
+    ---------
+    y, groups : array_like
+        Shapes (items,).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (items,), bool: the label is in at least four groups, one for each fold.
+
+    Example
+    -------
+    >>> often_enough(["a", "a", "a", "a", "b"], [1, 2, 3, 4, 4]).tolist()
+    [True, True, True, True, False]
+    """
+    pairs = set(zip(np.asarray(y).tolist(), np.asarray(groups).tolist(), strict=True))
+    counts = Counter(label for label, _ in pairs)
+    return np.array([counts[label] >= FOLDS for label in np.asarray(y).tolist()], bool)
+
+
+def read_probes(x, y, groups, speakers, kinds, seeds):
+    """Return what probes read of a factor.
+
+    Arguments
+    ---------
+    x, y, groups, kinds, seeds
+        As `recipes.common.evaluation.probes.leakage` takes them.
+    speakers : array_like
+        Shape (items,), the speaker of each item.
+
+    Returns
+    -------
+    list of dict
+        A reading for each kind of probe. Evidence and interval are by speaker where the speaker is
+        what is held out, or the factor; else there is no evidence.
+
+    Example
+    -------
+    >>> y = np.arange(64) % 2
+    >>> speakers = np.arange(64) // 4
+    >>> [reading] = read_probes(np.eye(2)[y], y, speakers, speakers, ["linear"], seeds=[1])
+    >>> reading["measure"], reading["value"], reading["interval"]
+    ('balanced accuracy', 1.0, [1.0, 1.0])
+    """
+    y, groups, speakers = np.asarray(y), np.asarray(groups), np.asarray(speakers)
+    readings = []
+    for kind, result in leakage(x, y, groups, kinds, seeds).items():
+        evidence = {}
+        if np.array_equal(groups, speakers):
+            evidence = {key: result[key] for key in ("group_names", "group_scores")}
+        elif np.array_equal(y, speakers):
+            names, scores = label_scores(result["correct"], y[result["items"]])
+            evidence = {"group_names": names, "group_scores": scores}
+            # No wider for folds: speakers are classes here, and each is in every part.
+            interval = bootstrap_groups(scores, seeds[0], paired_use=1.0)
+            result = {**result, "interval": _within(0, 1, interval)}
+        readings.append(_probe_reading(kind, result, len(np.unique(speakers)), evidence))
+    return readings
+
+
+def _within(lowest, highest, interval):
+    return [float(np.clip(end, lowest, highest)) for end in interval]
+
+
+def _probe_reading(kind, result, speakers, evidence):
+    fields = ("measure", "value", "chance", "control", "selectivity", "seeds", "values")
+    return {
+        **{name: result[name] for name in fields},
+        "probe": kind,
+        "unit": "%" if result["measure"] == "balanced accuracy" else "",
+        "interval": list(result["interval"]),
+        "speakers": speakers,
+        "evidence": evidence,
+    }
+
+
+def phone_mix(texts):
+    """Return in which way the shares of phones in utterances differ most.
+
+    Arguments
+    ---------
+    texts : list of str
+        Phones of each utterance, separated by spaces.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (utterances, 3): the shares' first principal components.
+
+    Example
+    -------
+    >>> phone_mix(["a b", "a a", "b b c", "c a"]).shape
+    (4, 3)
+    """
+    phones = sorted({phone for text in texts for phone in text.split()})
+    counts = np.array([[text.split().count(phone) for phone in phones] for text in texts], float)
+    shares = counts / counts.sum(1, keepdims=True)
+    return PCA(MIX_AXES, svd_solver="full").fit_transform(shares)
+
+
+def read_mix(x, mix, speakers, kinds, seeds):
+    """Return what probes read of the phones that are in an utterance, by regression.
+
+    Arguments
+    ---------
+    x : array_like
+        Shape (utterances, dim).
+    mix : array_like
+        Shape (utterances, axes), as `phone_mix` returns it.
+    speakers : array_like
+        Shape (utterances,), who are held out.
+    kinds, seeds
+        As `recipes.common.evaluation.probes.leakage` takes them.
+
+    Returns
+    -------
+    list of dict
+        A reading for each kind of probe: R2, the mean over axes.
+
+    Example
+    -------
+    >>> mix = np.random.default_rng(0).normal(size=(200, 2))
+    >>> [reading] = read_mix(mix, mix, np.arange(200) // 10, ["linear"], seeds=[1])
+    >>> reading["value"] > 0.95
+    True
+    """
+    axes = [leakage(x, axis, speakers, kinds, seeds) for axis in np.asarray(mix, float).T]
+    readings = []
+    for kind in kinds:
+        own = [axis[kind] for axis in axes]
+        scores = np.mean([result["group_scores"] for result in own], axis=0)
+        result = {
+            **own[0],
+            **{n: float(np.mean([r[n] for r in own])) for n in ("value", "control", "selectivity")},
+            "values": np.mean([r["values"] for r in own], axis=0).tolist(),
+            "interval": _within(-np.inf, 1, bootstrap_groups(scores, seeds[0])),
+        }
+        evidence = {"group_names": own[0]["group_names"], "group_scores": scores}
+        readings.append(_probe_reading(kind, result, scores.shape[1], evidence))
+    return readings
+
+
+def make_trials(rows, told_apart, most, seed):
+    """Return verification trials of utterances: all, or a draw of as many of each kind.
+
+    No trial compares two utterances of the same sentence: few speakers say one twice, so what is
+    said would tell other speakers from the same.
+
+    Arguments
+    ---------
+    rows : list of dict
+        `ID`, `spk_id`, `sentence` where known and, where sessions are told apart, `session`.
+    told_apart : bool
+        No trial compares two utterances of one session.
+    most : int
+        Trials of each kind, at most.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    list of tuple
+        (label, enrolment ID, test ID), label 1 for the same speaker.
+
+    Example
+    -------
+    >>> rows = [{"ID": i, "spk_id": i // 2} for i in range(4)]
+    >>> make_trials(rows, False, 2, seed=0)
+    [(1, 0, 1), (1, 2, 3), (0, 0, 2), (0, 0, 3)]
+    """
+    speakers = np.array([row["spk_id"] for row in rows])
+    first, second = np.triu_indices(len(rows), 1)
+    for name in ("sentence", "session") if told_apart else ("sentence",):
+        values = np.array([row.get(name, place) for place, row in enumerate(rows)], object)
+        other = values[first] != values[second]
+        first, second = first[other], second[other]
+    same = speakers[first] == speakers[second]
+    trials = []
+    for label, places in ((1, np.flatnonzero(same)), (0, np.flatnonzero(~same))):
+        rng = derive_rng(seed, "trials", label)
+        places = np.sort(rng.permutation(places)[:most])
+        trials += [(label, rows[first[p]]["ID"], rows[second[p]]["ID"]) for p in places]
+    return trials
+
+
+def choose_scoring(embeddings, trials):
+    """Return which of the ways to score tells the speakers of other trials best.
+
+    Arguments
+    ---------
+    embeddings : dict
+        By ID, of utterances that are not read.
+    trials : list of tuple
+        Their trials.
+
+    Returns
+    -------
+    str
+        Of `recipes.common.evaluation.verification.SCORINGS`.
+
+    Example
+    -------
+    >>> embeddings = {i: np.array([9 + (i // 2), 9 - (i // 2)]) for i in range(4)}
+    >>> choose_scoring(embeddings, [(1, 0, 1), (1, 2, 3), (0, 0, 2), (0, 1, 3)])
+    'plain'
+    """
+    scores = {
+        name: score_trials(change_embeddings(embeddings, embeddings, name), trials)
+        for name in ("plain", "centred", "standardised")
+    }
+    return choose_scorings({"own": scores}, [label for label, _, _ in trials])["own"]
+
+
+def read_eer(embeddings, trials, speaker_of, seed):
+    """Return how well cosines tell speakers.
+
+    Arguments
+    ---------
+    embeddings : dict
+        By ID: an array (E,).
+    trials : list of tuple
+        As `make_trials` returns them.
+    speaker_of : dict
+        Speaker by ID.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    reading : dict
+    curve : dict
+        `false_acceptance`, `false_rejection`: lists, at most 200 points; `eer`.
+
+    Example
+    -------
+    >>> embeddings = {i: np.eye(2)[i // 2] for i in range(4)}
+    >>> trials = [(1, 0, 1), (1, 2, 3), (0, 0, 2), (0, 1, 3)]
+    >>> reading, curve = read_eer(embeddings, trials, {0: "a", 1: "a", 2: "b", 3: "b"}, seed=0)
+    >>> reading["value"], curve["eer"]
+    (0.0, 0.0)
+    """
+    scores = score_trials(embeddings, trials)
+    labels = np.array([label for label, _, _ in trials])
+    speakers = np.array([(speaker_of[one], speaker_of[other]) for _, one, other in trials])
+    rate = partial(eer, scores, labels)
+    value, interval = rate(), list(bootstrap_trials(rate, labels, speakers, seed))
+    reading = {
+        "measure": "EER",
+        "unit": "%",
+        "value": value,
+        "interval": interval if np.isfinite(interval).all() else None,
+        "chance": CHANCE,
+        "seeds": [seed],
+        "values": [value],
+        "speakers": len(np.unique(speakers)),
+        "evidence": {"scores": scores, "labels": labels, "speakers": speakers},
+    }
+    _, missed, accepted = error_rates(scores, labels)
+    kept = np.unique(np.linspace(0, len(missed) - 1, DET_POINTS).astype(int))
+    curve = {
+        "false_acceptance": accepted[kept].round(5).tolist(),
+        "false_rejection": missed[kept].round(5).tolist(),
+        "eer": value,
+    }
+    return reading, curve
+
+
+def nearer_sentence(embeddings, rows, told_apart):
+    """Return how often the same sentence is nearer than the same speaker.
+
+    An anchor is compared with every pair of an utterance of the same sentence by another speaker
+    and one of another sentence by the same speaker.
+
+    Arguments
+    ---------
+    embeddings : dict
+        By ID: an array (E,).
+    rows : list of dict
+        `ID`, `spk_id`, `sentence` and, where sessions are told apart, `session`.
+    told_apart : bool
+        The same speaker is heard in another session.
+
+    Returns
+    -------
+    shares : numpy.ndarray
+        Shape (anchors,), in [0, 1]; equal distances count 0.5.
+    speakers : list
+        The speaker of each anchor.
+
+    Example
+    -------
+    >>> rows = [{"ID": i, "spk_id": i // 2, "sentence": i % 2} for i in range(4)]
+    >>> embeddings = {i: np.eye(2)[i % 2] for i in range(4)}
+    >>> nearer_sentence(embeddings, rows, told_apart=False)
+    (array([1., 1., 1., 1.]), [0, 0, 1, 1])
+    """
+    unit = unit_length(embeddings)
+    vectors = np.stack([unit[row["ID"]] for row in rows])
+    speakers = np.array([row["spk_id"] for row in rows])
+    sentences = np.array([row["sentence"] for row in rows])
+    sessions = np.array([row["session"] if told_apart else place for place, row in enumerate(rows)])
+    shares, anchors = [], []
+    for place in range(len(rows)):
+        cosines = vectors @ vectors[place]
+        own, same = speakers == speakers[place], sentences == sentences[place]
+        sentence = cosines[same & ~own]
+        speaker = cosines[own & ~same & (sessions != sessions[place])]
+        if len(sentence) and len(speaker):
+            difference = sentence[:, None] - speaker
+            shares.append((np.sign(difference).mean() + 1) / 2)
+            anchors.append(rows[place]["spk_id"])
+    return np.array(shares), anchors
+
+
+def read_same_sentence(embeddings, rows, told_apart, seed):
+    """Return the reading of `nearer_sentence`, or None where fewer than two speakers have anchors.
+
+    Example
+    -------
+    >>> rows = [{"ID": i, "spk_id": i // 2, "sentence": i % 2} for i in range(4)]
+    >>> embeddings = {i: np.eye(2)[i // 2] for i in range(4)}
+    >>> read_same_sentence(embeddings, rows, told_apart=False, seed=0)["value"]
+    0.0
+    """
+    shares, speakers = nearer_sentence(embeddings, rows, told_apart)
+    if len(set(speakers)) < 2:
+        return None
+    value, interval = bootstrap_mean(shares, speakers, seed)
+    names, places = np.unique(speakers, return_inverse=True)
+    means = np.bincount(places, shares) / np.bincount(places)
+    return {
+        "measure": "same sentence nearer",
+        "unit": "%",
+        "value": value,
+        "interval": list(interval),
+        "chance": CHANCE,
+        "seeds": [seed],
+        "values": [value],
+        "speakers": len(names),
+        "evidence": {"group_names": names, "group_scores": means[None]},
+    }
+
+
+def read_abx(features, items, mode, distance, seed, **limits):
+    """Return the ABX error of frames.
+
+    Its interval is that of the speakers of A and B.
+
+    Arguments
+    ---------
+    features, items, mode, distance, seed, limits
+        As `recipes.common.evaluation.abx.abx` takes them.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        Where there is no triple.
+    """
+    result = abx(features, items, mode, distance, seed, **limits)
+    scores = result["speaker_errors"] - result["speaker_errors"].mean() + result["error"]
+    interval = None
+    if len(scores) > 1:
+        interval = _within(0, 1, bootstrap_groups(scores[None], seed, paired_use=1.0))
+    return {
+        "measure": f"ABX error {mode}, {distance}",
+        "unit": "%",
+        "value": result["error"],
+        "interval": interval,
+        "chance": CHANCE,
+        "seeds": [seed],
+        "values": [result["error"]],
+        "speakers": len(scores),
+        "evidence": {"group_names": np.array(result["speakers"]), "group_scores": scores[None]},
+    }
+
+
+def read_phone_errors(frames, texts, speakers, seed):
+    """Return how well phones are recognised by CTC on frames, by cross-validation over speakers.
+
+    Two linear maps, fitted for 15 epochs, of which the best on speakers set apart counts. The
+    control is fitted on transcripts that are dealt out at random.
+
+    Arguments
+    ---------
+    frames : list of numpy.ndarray
+        Shape (frames, dim) of each utterance.
+    texts : list of str
+        Phones of each utterance, separated by spaces.
+    speakers : list
+        The speaker of each utterance.
+    seed : int
+        Seed of the division, of weights and of batches.
+
+    Returns
+    -------
+    dict
+    """
+    names, groups = np.unique(speakers, return_inverse=True)
+    dealt = [texts[place] for place in derive_rng(seed, "dealt").permutation(len(texts))]
+    tokenizer = SymbolTokenizer.from_texts(texts, "phones")
+    hypotheses, guesses = [""] * len(texts), [""] * len(texts)
+    for fold, parts in enumerate(split_groups(np.zeros(len(texts), int), groups, seed)):
+        for own, found in ((texts, hypotheses), (dealt, guesses)):
+            decoded = _fit_ctc(frames, own, tokenizer, parts, derive_seed(seed, fold))
+            for place, text in zip(parts[2], decoded, strict=True):
+                found[place] = text
+    counts = [
+        error_counts([r.split()], [h.split()]) for r, h in zip(texts, hypotheses, strict=True)
+    ]
+    errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
+    scores = group_scores(errors, tokens, np.zeros(len(texts), int), groups)
+    value, control = wer(texts, hypotheses), wer(texts, guesses)
+    return {
+        "measure": "phone error rate",
+        "unit": "%",
+        "probe": "linear",
+        "value": value,
+        "interval": _within(0, np.inf, bootstrap_groups(scores[None], seed)),
+        "control": control,
+        "selectivity": control - value,
+        "seeds": [seed],
+        "values": [value],
+        "speakers": len(names),
+        "evidence": {"group_names": names, "group_scores": scores[None]},
+    }
+
+
+def _fit_ctc(frames, texts, tokenizer, parts, seed):
+    """Fit a CTC head on the first part, choose its epoch on the second, decode the third."""
+    train, valid, test = parts
+    mean = np.concatenate([frames[place] for place in train]).astype(np.float64)
+    mean, deviation = mean.mean(0), np.maximum(mean.std(0), 1e-6)
+    states = [torch.from_numpy(((x - mean) / deviation).astype(np.float32)) for x in frames]
+    tokens = [torch.tensor(tokenizer.encode(text)) for text in texts]
+    torch.manual_seed(seed)
+    head = CTCHead(1, frames[0].shape[1], len(tokenizer), CTC_HIDDEN)
+    optimizer = torch.optim.Adam(head.parameters(), CTC_RATE)
+
+    def run(places):
+        padded = torch.nn.utils.rnn.pad_sequence([states[place] for place in places], True)
+        lens = torch.tensor([len(states[place]) for place in places])
+        logits, lens = head(padded[:, :, None], lens)
+        return logits.log_softmax(2), lens
+
+    def loss(places):
+        log_probs, lens = run(places)
+        targets = torch.cat([tokens[place] for place in places])
+        sizes = torch.tensor([len(tokens[place]) for place in places])
+        return functional.ctc_loss(
+            log_probs.transpose(0, 1), targets, lens, sizes, BLANK, "sum", zero_infinity=True
+        )
+
+    best, best_value = None, float("inf")
+    for epoch in range(CTC_EPOCHS):
+        order = derive_rng(seed, "batches", epoch).permutation(train)
+        for start in range(0, len(order), CTC_BATCH):
+            batch = order[start : start + CTC_BATCH]
+            optimizer.zero_grad()
+            (loss(batch) / len(batch)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            value = float(loss(valid))
+        if value < best_value:
+            best_value = value
+            best = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    head.load_state_dict(best)
+    with torch.no_grad():
+        return greedy_decode(*run(test), tokenizer)
+
+
+def draw_map(x, seed):
+    """Return points of the plane whose neighbourhoods are those of vectors: PCA, then t-SNE.
+
+    Arguments
+    ---------
+    x : numpy.ndarray
+        Shape (points, dim), of at least 3 points.
+    seed : int
+        Seed of t-SNE.
+
+    Returns
+    -------
+    list of list of float
+
+    Example
+    -------
+    >>> len(draw_map(np.random.default_rng(0).normal(size=(20, 4)), seed=0))
+    20
+    """
+    x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+    reduced = PCA(min(PCA_DIM, *x.shape), svd_solver="full").fit_transform(x)
+    tsne = TSNE(
+        perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init="pca", random_state=seed, n_jobs=1
+    )
+    return tsne.fit_transform(reduced).round(2).tolist()

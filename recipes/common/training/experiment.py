@@ -1,0 +1,308 @@
+"""The beginning and the end of every recipe's run."""
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import ruamel.yaml
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import is_distributed_initialized, main_process_only
+from torch import nn
+
+from pretrained.card import write_card
+from pretrained.exported import save_model
+from recipes.common.data.dataio import load_split
+from recipes.common.data.manifest import validate_manifests
+from recipes.common.evaluation.metrics import write_metrics
+from recipes.common.training.brain import unwrap
+
+SPLITS = ("train", "valid", "test")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KERNELS = "64"
+
+
+def keep_freed_memory():
+    """Let the C library keep freed memory: on a CPU, page faults took a third of the time.
+
+    And let oneDNN keep few compiled kernels: it has one for each length of a batch, which gigabytes
+    come of.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def leave_together():
+    """End this process when every rank is done; without ranks, return.
+
+    One that exits early makes others abort. And gloo's threads let go of their tensors when they
+    get to it: in an interpreter that is being torn down meanwhile, that aborts the process. So the
+    interpreter is left as it is.
+    """
+    if is_distributed_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def load_hparams(path, overrides):
+    """Load a hyperparameters file with the command line's overrides.
+
+    A file whose only key is `recipe` adds a corpus to a recipe: under the key it includes that
+    recipe's file and overrides some of its keys. Options of the command line override any.
+
+    Arguments
+    ---------
+    path : str
+        The YAML file.
+    overrides : str
+        YAML, as `speechbrain.parse_arguments` gives it.
+
+    Returns
+    -------
+    dict
+        What the file builds.
+
+    Raises
+    ------
+    ValueError
+        Where an override names a key that the file does not have.
+    """
+    overrides = place_overrides(path, overrides)
+    with open(path, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    return hparams.get("recipe", hparams)
+
+
+def place_overrides(path, overrides):
+    """Return the command line's overrides in the structure of a hyperparameters file.
+
+    Arguments and errors are those of `load_hparams`.
+    """
+    given = ruamel.yaml.YAML().load(overrides) or {}
+    tree = read_yaml(path)
+    included = tree.get("recipe")
+    known = {key for key in (tree if included is None else included) if key[:2] != "__"}
+    if included is not None and included.tag.value:
+        base = Path(path).resolve().parent / included.tag.value.removeprefix("!include:")
+        known |= {key for key in read_yaml(base) if key[:2] != "__"}
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
+            f"{', '.join(sorted(known))}."
+        )
+    return given if included is None else {"recipe": given}
+
+
+def read_yaml(path):
+    """Return the mapping of a hyperparameters file as it stands, with nothing built."""
+    with open(path, encoding="utf-8") as file:
+        return ruamel.yaml.YAML().load(file)
+
+
+def runs_parser(description, paths, seeds, most_seeds):
+    """Return the parser of a command that makes many runs, and writes READMEs from them.
+
+    Arguments
+    ---------
+    description : str
+        Its first line is shown.
+    paths : dict
+        Of each option that names a path, what it is. `output_folder` need not be there.
+    seeds, most_seeds : int
+        How many seeds by default, and how many there are.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+
+    Example
+    -------
+    >>> parser = runs_parser("Compare.", {"output_folder": "where the runs go"}, 2, 5)
+    >>> options = parser.parse_args(["--output_folder", "B", "--jobs", "2"])
+    >>> options.output_folder.is_absolute(), options.seeds, options.jobs, options.write
+    (True, 2, 2, None)
+    """
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    folder = paths["output_folder"]
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help=f"write from it: {folder}")
+    for name, text in paths.items():
+        parser.add_argument(f"--{name}", type=lambda path: Path(path).resolve(), help=text)
+    parser.add_argument("--seeds", type=int, default=seeds, choices=range(1, most_seeds + 1))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    return parser
+
+
+def check_paths(parser, options, paths):
+    """Leave with a message unless each path is given and, but for `output_folder`, there."""
+    for name in paths:
+        path = getattr(options, name)
+        if path is None or (name != "output_folder" and not path.exists()):
+            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+
+
+def run_logged(command, folder, log, jobs):
+    """Run a command in a folder, beside others, and return its exit status.
+
+    Arguments
+    ---------
+    command : list
+        Its words.
+    folder : Path
+    log : file
+        Receives what it prints.
+    jobs : int
+        How many commands share the cores at a time.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> with open(getfixture("tmp_path") / "log.txt", "w") as log:
+    ...     run_logged([sys.executable, "-c", "raise SystemExit(3)"], ".", log, jobs=2)
+    3
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    done = subprocess.run(
+        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+    )
+    return done.returncode
+
+
+def prepare(hparams):
+    """Have the corpus's manifests written.
+
+    Arguments
+    ---------
+    hparams : dict
+        `prepare`, `prepare_options`, and what it is called with.
+    """
+    hparams["prepare"](
+        data_folder=hparams["data_folder"],
+        save_folder=hparams["manifest_folder"],
+        splits=all_splits(hparams),
+        skip_prep=hparams["skip_prep"],
+        skip_bad=hparams["skip_bad"],
+        **hparams["prepare_options"],
+    )
+
+
+def all_splits(hparams):
+    """Return the names of the corpus's splits that the run uses."""
+    return [name for split in SPLITS for name in hparams[f"{split}_splits"]]
+
+
+def manifest_paths(hparams):
+    """Return the manifests of each of "train", "valid" and "test": lists of paths."""
+    folder = Path(hparams["manifest_folder"])
+    return {
+        split: [folder / f"{name}.csv" for name in hparams[f"{split}_splits"]] for split in SPLITS
+    }
+
+
+def split_datasets(hparams, disjoint_speakers=True):
+    """Return the datasets of "train", "valid" and "test", checked against each other.
+
+    Arguments
+    ---------
+    hparams : dict
+        `manifest_folder`, `data_folder`, `min_seconds` and, for each split, a list of the
+        manifests that make it up, such as `train_splits`.
+    disjoint_speakers : bool
+        Whether no speaker may be in two of the three.
+
+    Returns
+    -------
+    dict
+        A DynamicItemDataset each.
+
+    Raises
+    ------
+    ValueError
+        Where a split is empty, a file is missing or a speaker is in two splits.
+    """
+    paths = manifest_paths(hparams)
+    named = {path.stem: path for split in SPLITS for path in paths[split]}
+    groups = {split: [path.stem for path in paths[split]] for split in SPLITS}
+    groups = groups if disjoint_speakers else {}
+    validate_manifests(named, hparams["data_folder"], disjoint_speakers=groups)
+    return {split: load_split(paths[split], hparams) for split in SPLITS}
+
+
+def quick_look(hparams, datasets, utterances=40):
+    """Return what `--debug` runs on: a few utterances, with results in a folder of their own."""
+    hparams = {**hparams, "output_folder": str(Path(hparams["output_folder"]) / "debug")}
+    few = {name: data.filtered_sorted(select_n=utterances) for name, data in datasets.items()}
+    return hparams, few
+
+
+@main_process_only
+def finish(brain, hparams, began):
+    """Export the encoders, and write metrics.json and the model card that shows it.
+
+    Arguments
+    ---------
+    brain : ResumableBrain
+        Trained and evaluated.
+    hparams : dict
+        `output_folder`, `seed` and the manifests' keys.
+    began : float
+        When the run began, s since the epoch.
+    """
+    output = Path(hparams["output_folder"])
+    encoders = {name: unwrap(brain.modules[name]) for name in brain.architecture()}
+    save_model(output / "model", encoders)
+    history = (output / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    last = json.loads(history[-1])
+    figures = {
+        "epochs": last["epoch"],
+        "steps": brain.optimizer_step,
+        "parameters": {name: count_parameters(module) for name, module in encoders.items()},
+        "train": last["train"],
+        "valid": last["valid"],
+        "test": brain.test_figures,
+    }
+    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
+    report(hparams, figures, manifests, began)
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    write_card(output / "model", metrics)
+
+
+def report(hparams, figures, manifests, began):
+    """Write the figures of a run to metrics.json and show them.
+
+    Arguments
+    ---------
+    hparams : dict
+        `output_folder` and `seed`.
+    figures : dict
+        As `write_metrics` takes them.
+    manifests : list of Path
+        Of the data.
+    began : float
+        When the run began, s since the epoch.
+    """
+    path = Path(hparams["output_folder"]) / "metrics.json"
+    write_metrics(path, figures, seed=hparams["seed"], manifests=manifests, start_time=began)
+    print(json.dumps(figures, indent=2))
+
+
+def count_parameters(module: nn.Module):
+    """Return the number of parameters that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,224 @@
+"""Audio: what is read of any rate and container, and which files are refused."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from speechbrain.dataio.dataio import read_audio
+
+from pretrained.audio import read_blocks
+from recipes.common.data.audio import check_audio, read_speech, resampled_length, scan_audio
+
+
+@pytest.fixture
+def voice(make_voice, tmp_path):
+    """Return a function (file name) -> the path of a new, good file."""
+
+    def write(name):
+        soundfile.write(tmp_path / name, make_voice(1, 2), 16000)
+        return tmp_path / name
+
+    return write
+
+
+def write_bytes(path, content):
+    path.write_bytes(content)
+    return path
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_16_khz_mono_is_what_speechbrain_reads_to_the_bit(voice, suffix):
+    path = voice(f"a.{suffix}")
+    found = read_speech(path)
+    assert found.dtype == torch.float32 and torch.equal(found, read_audio(str(path)))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 44099])
+def test_another_rate_is_resampled(rate, tmp_path):
+    time = np.arange(rate + 7) / rate
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 440 * time), rate, subtype="FLOAT")
+    found = read_speech(path)
+    assert len(found) == resampled_length(len(time), rate) == -(-len(time) * 16000 // rate)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(found)) / 16000)
+    assert np.abs(found.numpy() - expected)[200:-200].max() < 2e-3
+    if rate != 44099:
+        audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        other = torchaudio.functional.resample(audio, rate, 16000)
+        assert (found - other)[200:-200].abs().max() < 2e-3
+
+
+def test_what_16_khz_cannot_hold_is_filtered_out(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 11000 * np.arange(48000) / 48000), 48000)
+    assert read_speech(path)[200:-200].abs().max() < 0.01
+
+
+def test_channels_are_averaged(make_voice, tmp_path):
+    left, right = make_voice(1, 2)[:16000], make_voice(2, 3)[:16000]
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], 1), 16000, subtype="FLOAT")
+    assert np.allclose(read_speech(tmp_path / "a.wav"), (left + right) / 2, atol=1e-7)
+
+
+def test_the_number_of_threads_does_not_change_a_sample(make_voice, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.tile(make_voice(1, 2), 20), 44100)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(read_speech(tmp_path / "a.wav"))
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(3) as pool:
+        found += pool.map(read_speech, [tmp_path / "a.wav"] * 6)
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_inference_reads_the_same_samples(make_voice, tmp_path):
+    stereo = np.stack([np.tile(make_voice(speaker, 2)[:19200], 40) for speaker in (1, 2)], 1)
+    soundfile.write(tmp_path / "a.wav", stereo, 44100)
+    blocks = np.concatenate(list(read_blocks(tmp_path / "a.wav")))
+    assert np.array_equal(blocks, read_speech(tmp_path / "a.wav"))
+
+
+# The check of files
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "aiff"])
+@pytest.mark.parametrize("rate", [16000, 22050, 48000])
+def test_the_duration_is_that_of_what_is_read(suffix, rate, make_voice, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    for samples in (16000, 16001, 16319):
+        soundfile.write(path, np.stack([make_voice(1, 2)[:samples]] * 2, axis=1), rate)
+        duration, problem = check_audio(path, any_rate=True)
+        assert problem is None and round(duration * 16000) == len(read_speech(path))
+        assert "2 channel" in check_audio(path)[1]
+
+
+def test_an_mp3_without_a_length_of_its_own_passes_with_what_is_decoded(make_voice, tmp_path):
+    path = tmp_path / "a.mp3"
+    settings = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+    soundfile.write(path, np.tile(make_voice(1, 2), 5), 44100, **settings)
+    content = path.read_bytes()
+    write_bytes(path, content[content.index(content[:2], 10) :])
+    decoded = len(soundfile.read(path)[0])
+    assert soundfile.info(path).frames > decoded
+    duration, problem = check_audio(path, any_rate=True)
+    assert problem is None
+    assert round(duration * 16000) == len(read_speech(path)) == resampled_length(decoded, 44100)
+
+
+def test_channels_that_cancel_are_silent(make_voice, tmp_path):
+    audio = make_voice(1, 2)
+    soundfile.write(tmp_path / "a.wav", np.stack([audio, -audio], 1), 16000, subtype="FLOAT")
+    assert "silent" in check_audio(tmp_path / "a.wav", any_rate=True)[1]
+
+
+@pytest.mark.parametrize("rate", [500, 1_000_000])
+def test_a_rate_that_no_speech_has_is_refused(rate, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(1000)), rate)
+    assert f"{rate} Hz" in check_audio(tmp_path / "a.wav", any_rate=True)[1]
+
+
+def test_good_audio_has_its_duration(voice, make_voice):
+    seconds = len(make_voice(1, 2)) / 16000
+    assert check_audio(voice("a.wav")) == (seconds, None)
+    assert check_audio(voice("a.flac")) == (seconds, None)
+
+
+def test_what_is_passed_is_what_speechbrain_reads(voice):
+    path = voice("a.flac")
+    assert check_audio(path)[0] * 16000 == len(read_audio(str(path)))
+
+
+# FLAC fails while it decodes. A cut WAV decodes to the samples that are left, and libsndfile
+# corrects the header's count: only the header's own bytes tell.
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("keep", [lambda n: n - 2, lambda n: n // 2, lambda n: 60])
+def test_cut_audio_is_found(voice, suffix, keep):
+    path = voice(f"a{suffix}")
+    content = path.read_bytes()
+    write_bytes(path, content[: keep(len(content))])
+    duration, problem = check_audio(path)
+    assert duration == 0 and ("cut short" in problem or "cannot be decoded" in problem)
+
+
+def test_a_cut_mp3_is_found(voice):
+    path = voice("a.mp3")
+    assert check_audio(path)[1] is None
+    content = path.read_bytes()
+    assert "cut short" in check_audio(write_bytes(path, content[: len(content) // 2]))[1]
+
+
+def test_a_corrupt_flac_is_found(voice):
+    path = voice("a.flac")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
+
+
+def test_a_wav_from_a_pipe_is_good(voice):
+    path = voice("a.wav")
+    content = bytearray(path.read_bytes())
+    assert content[36:40] == b"data"
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    assert check_audio(write_bytes(path, content))[1] is None
+
+
+def test_a_wav_with_chunks_after_its_samples_is_judged_by_its_samples(voice):
+    path = voice("a.wav")
+    content = path.read_bytes()
+    assert check_audio(write_bytes(path, content + b"LIST\x04\0\0\0INFO"))[1] is None
+
+
+def test_a_flac_that_does_not_know_its_length_is_refused(voice):
+    path = voice("a.flac")
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
+
+
+CONTENTS = {
+    "empty": (np.zeros(0), 16000, "empty"),
+    "zeros": (np.zeros(1600), 16000, "silent"),
+    "constant": (np.full(1600, 0.25), 16000, "silent"),
+    "one NaN": (np.where(np.arange(1600) == 800, np.nan, 0.1), 16000, "not finite"),
+    "one infinity": (np.where(np.arange(1600) == 800, np.inf, 0.1), 16000, "not finite"),
+    "8 kHz": (np.sin(np.arange(1600)), 8000, "8000 Hz.*16000 Hz"),
+    "stereo": (np.sin(np.arange(3200)).reshape(-1, 2), 16000, "2 channel"),
+}
+
+
+@pytest.mark.parametrize("samples, rate, message", CONTENTS.values(), ids=CONTENTS)
+def test_what_a_recipe_cannot_use_is_found(samples, rate, message, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    duration, problem = check_audio(path)
+    assert duration == 0
+    pytest.raises(ValueError, _raise, problem).match(message)
+
+
+def _raise(message):
+    raise ValueError(message)
+
+
+def test_text_named_wav_and_no_file_are_found(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_text("not audio at all\n" * 9)
+    assert "cannot be decoded" in check_audio(path)[1]
+    assert "cannot be decoded" in check_audio(tmp_path / "gone.wav")[1]
+
+
+def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
+    bad = write_bytes(tmp_path / "bad.flac", b"no audio")
+    paths = sorted(librispeech.rglob("*.flac")) * 2 + [bad]
+    assert len(paths) > 100  # fewer are not worth processes
+    found = scan_audio(paths, num_workers=2)
+    assert found == scan_audio(paths, num_workers=1)
+    assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]

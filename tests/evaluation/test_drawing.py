@@ -1,0 +1,150 @@
+"""Drawings: they are PNGs, and hold the points of the error rates."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from recipes.common.evaluation import drawing
+from recipes.common.evaluation.drawing import det_curve, draw_det, draw_scores, draw_tradeoff
+from recipes.common.evaluation.metrics import eer, error_rates
+
+
+def trials(count=400, separation=1.5, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < 0.3
+    return separation * labels + rng.normal(size=count), labels
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Return a list that gets every figure that is written."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def colours(path):
+    """Return the size of a PNG and its colours."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return image.size, {pixel for _, pixel in image.convert("RGB").getcolors(2**24)}
+
+
+def curves(figure):
+    """Return the labelled lines of a figure."""
+    return [line for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+
+
+def test_the_curve_has_the_points_of_the_error_rates():
+    _, missed, accepted = error_rates(*trials())
+    deviate = np.vectorize(NormalDist().inv_cdf)
+    shown = (missed > 0.001) & (missed < 0.9) & (accepted > 0.001) & (accepted < 0.9)
+    assert 0.5 < shown.mean() < 1
+    found = np.array(det_curve(*trials()))
+    expected = deviate(accepted[shown]), deviate(missed[shown])
+    np.testing.assert_allclose(found[:, shown], expected, atol=1e-9)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose([found.min(), found.max()], deviate([0.001, 0.9]))
+
+
+def test_the_deviates_of_gaussian_scores_lie_on_a_line():
+    accepted, missed = det_curve(*trials(200_000, separation=1.5))
+    shown = (accepted > -2) & (missed > -2)
+    np.testing.assert_allclose(accepted[shown] + missed[shown], -1.5, atol=0.05)
+
+
+def test_every_system_is_drawn_and_its_eer_marked(drawn, tmp_path):
+    systems = {f"system {i}": trials(separation=1 + 0.2 * i, seed=i) for i in range(9)}
+    draw_det(systems, tmp_path / "det.png")
+    axis = drawn[0].axes[0]
+    lines = curves(drawn[0])
+    for line, (name, own) in zip(lines, systems.items(), strict=True):
+        np.testing.assert_array_equal(line.get_data(), det_curve(*own))
+        assert line.get_label() == f"{name}: EER {100 * eer(*own):.1f} %"
+    marks = [line.get_xydata() for line in axis.lines if line.get_marker() == "o"]
+    rates = [NormalDist().inv_cdf(eer(*own)) for own in systems.values()]
+    np.testing.assert_allclose(np.concatenate(marks), np.stack([rates, rates], 1), atol=1e-9)
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
+    assert len({line.get_linestyle() for line in lines[:4]}) == 4
+
+
+def test_the_axes_are_labelled_in_percent(drawn, tmp_path):
+    draw_det({"one": trials()}, tmp_path / "det.png")
+    for side in (drawn[0].axes[0].xaxis, drawn[0].axes[0].yaxis):
+        ticks = {label.get_text(): label for label in side.get_ticklabels()}
+        places = dict(zip(ticks, side.get_ticklocs(), strict=True))
+        for text in ("1", "10", "40"):
+            assert places[text] == pytest.approx(NormalDist().inv_cdf(int(text) / 100))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1, 1, 0, 0]])
+def test_perfect_separation_is_drawn(drawn, tmp_path, labels):
+    draw_det({"cosine": ([1, 2, 3, 4], labels)}, tmp_path / "det.png")
+    assert np.isfinite(curves(drawn[0])[0].get_xydata()).all()
+    assert colours(tmp_path / "det.png")[0] == (550, 550)
+
+
+def test_drawings_are_pngs_that_show_something(tmp_path):
+    draw_det({"one": trials(), "two": trials(separation=0.5)}, tmp_path / "det.png")
+    draw_scores(*trials(), tmp_path / "scores.png", threshold=0.7)
+    for name, expected in (("det", (550, 550)), ("scores", (650, 400))):
+        size, found = colours(tmp_path / f"{name}.png")
+        assert size == expected
+        wanted = {tuple(bytes.fromhex(colour[1:])) for colour in drawing.COLOURS[:2]}
+        assert wanted <= found
+
+
+def test_a_tradeoff_is_drawn_where_its_points_are(drawn, tmp_path):
+    curves = {"a": {"0": (90, 22), "40": (60, 21)}, "b": {"0": (80, 23)}}
+    points = {"c": [(70, 22), (50, 20)]}
+    draw_tradeoff(curves, points, ("speaker", "phone"), tmp_path / "tradeoff.png")
+    axis = drawn[0].axes[0]
+    (way,) = (line for line in axis.lines if line.get_label().startswith("_"))
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line != way}
+    assert lines == {"a": [[90, 22], [60, 21]], "b": [[80, 23]], "c": [[50, 20]]}
+    assert way.get_xydata().tolist() == [[70, 22], [50, 20]]
+    assert way.get_markerfacecolor() == "white" and way.get_marker() == axis.lines[-1].get_marker()
+    assert [(text.get_text(), text.xy) for text in axis.texts] == [
+        *(("0", (90, 22)), ("40", (60, 21))),
+        ("0", (80, 23)),
+    ]
+    assert len({line.get_markeredgecolor() for line in axis.lines}) == 3
+
+
+def test_histograms_are_those_of_both_kinds_of_trials(drawn, tmp_path):
+    scores, labels = trials()
+    draw_scores(scores, labels, tmp_path / "scores.png", threshold=0.7)
+    axis = drawn[0].axes[0]
+    for patch, part in zip(axis.patches, (scores[labels], scores[~labels]), strict=True):
+        heights, _ = np.histogram(part, np.histogram_bin_edges(scores, 50), density=True)
+        assert patch.get_xy()[:, 1].max() == pytest.approx(heights.max())
+        assert set(heights.round(9)) <= set(patch.get_xy()[:, 1].round(9))
+    (line,) = axis.lines
+    assert set(line.get_xdata()) == {0.7} and "0.7" in line.get_label()
+    assert [patch.get_label() for patch in axis.patches] == [
+        f"{labels.sum()} target trials",
+        f"{(~labels).sum()} other trials",
+    ]
+
+
+def test_no_threshold_draws_no_line(drawn, tmp_path):
+    draw_scores([1.0, 1.0, 1.0], [0, 1, 1], tmp_path / "scores.png")
+    assert not drawn[0].axes[0].lines
+
+
+def test_trials_that_cannot_be_judged_are_not_drawn(tmp_path):
+    for scores, labels in (([1, 2], [1, 1]), ([1, float("nan")], [0, 1])):
+        with pytest.raises(ValueError, match="Error rates need"):
+            draw_det({"one": (scores, labels)}, tmp_path / "a.png")
+        with pytest.raises(ValueError, match="Error rates need"):
+            draw_scores(scores, labels, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,304 @@
+"""Probes read what was put in, chance where nothing was, and say how sure they are."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import empirical_covariance
+from sklearn.linear_model import LogisticRegression
+
+from recipes.common.evaluation import probes
+from recipes.common.evaluation.metrics import bootstrap_mean
+from recipes.common.evaluation.probes import (
+    bootstrap_groups,
+    fit_probe,
+    group_scores,
+    leakage,
+    probe,
+    split_groups,
+)
+
+pytestmark = pytest.mark.long
+KINDS = ("linear", "mlp")
+
+
+def made_up(seed, strength=0.0, groups=16, items=12, classes=3, dim=6):
+    """Return noise with `strength` of a code of the label; each group has every label."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), items)
+    y = np.tile(np.arange(classes), groups * items // classes)
+    code = np.eye(dim)[:classes]
+    return rng.normal(size=(len(y), dim)) + strength * code[y], y, group
+
+
+def fingerprints(seed, speakers=20, utterances=10, dim=24):
+    """Return utterances with a mark of their speaker, the speaker's gender, and the speaker."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(speakers), utterances)
+    marks = 3 * rng.normal(size=(speakers, dim))
+    return marks[speaker] + rng.normal(size=(len(speaker), dim)), speaker % 2, speaker
+
+
+class Centroids:
+    """Reads the class whose mean is nearest: a probe that costs next to nothing."""
+
+    def __init__(self, kind, x, y, valid_x, valid_y, classes, seed):
+        self.means = np.stack([x[y == c].mean(0) for c in range(classes)])
+        self.log_prior = np.zeros(classes)
+
+    def __call__(self, x):
+        return -np.square(x[:, None] - self.means).sum(2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_representation_that_is_the_label_reads_all_of_it(kind):
+    _, y, groups = made_up(0, classes=3)
+    result = probe(np.eye(3)[y], y, groups, kind, seed=1)
+    assert result["value"] == result["plain_accuracy"] == 1.0
+    assert result["interval"] == (1.0, 1.0) and result["correct"].all()
+    assert result["selectivity"] > 0.4 and abs(result["control"] - 1 / 3) < 0.15
+    values = np.random.default_rng(0).normal(size=len(y))
+    result = probe(values[:, None], values, groups, kind, seed=1)
+    assert result["measure"] == "R2" and result["value"] > 0.98 and result["correct"] is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_reads_chance(kind):
+    runs = [probe(*made_up(seed, groups=12, dim=4), kind, seed) for seed in range(20)]
+    chance = runs[0]["chance"]
+    assert chance == runs[0]["majority"] == 1 / 3
+    assert 16 <= sum(low <= chance <= high for low, high in (run["interval"] for run in runs))
+    assert abs(np.mean([run["value"] for run in runs]) - chance) < 0.03
+    assert abs(np.mean([run["control"] for run in runs]) - chance) < 0.03
+    assert abs(np.mean([run["selectivity"] for run in runs])) < 0.04
+
+
+def test_noise_explains_no_variance():
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(240, 8)), np.repeat(np.arange(12), 20)
+    result = probe(x, rng.normal(size=240), groups, "linear", seed=1)
+    low, high = result["interval"]
+    assert -0.1 < low <= 0 <= high < 0.1 and abs(result["control"]) < 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_leakage_reads_more(kind):
+    runs = [probe(*made_up(3, strength), kind, seed=1) for strength in (0, 0.7, 1.4, 2.8, 5.6)]
+    values = [run["value"] for run in runs]
+    assert all(np.diff(values) > 0.03) and values[-1] > 0.98
+    low, high = runs[0]["interval"]
+    assert low <= 1 / 3 <= high and runs[2]["interval"][0] > 1 / 3
+
+
+def test_variance_explained_is_that_put_in():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(16), 40)
+    x = rng.normal(size=(640, 4))
+    for noise, truth in ((2.0, 0.2), (1.0, 0.5), (0.5, 0.8)):
+        result = probe(x, 7 + x[:, 0] + noise * rng.normal(size=640), groups, "linear", seed=1)
+        assert result["value"] == pytest.approx(truth, abs=0.08)
+        assert result["interval"][0] < truth < result["interval"][1]
+
+
+def test_a_leak_that_is_not_linear_is_seen_by_the_mlp_alone():
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(800, 4)), np.repeat(np.arange(16), 50)
+    y = (x[:, 0] > 0) ^ (x[:, 1] > 0)
+    linear, mlp = (probe(x, y, groups, kind, seed=1) for kind in KINDS)
+    assert linear["interval"][0] <= 0.5 <= linear["interval"][1]
+    assert mlp["value"] > 0.9
+
+
+def test_what_marks_a_group_is_no_leak_where_groups_are_held_out():
+    x, gender, speaker = fingerprints(seed=2)
+    by_item = probe(x, gender, np.arange(len(x)), "linear", seed=1)
+    by_speaker = probe(x, gender, speaker, "linear", seed=1)
+    assert by_item["value"] > 0.85 and by_item["interval"][0] > 0.75
+    assert by_speaker["interval"][0] <= 0.5 <= by_speaker["interval"][1]
+
+
+def test_a_leak_reads_the_same_where_the_representation_hides_it():
+    """Each coordinate is loud noise, the same in all but for a thousandth."""
+    x, y, groups = made_up(0, strength=4.0, groups=20, items=30)
+    mixing = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0]
+    loud = 1000 * np.random.default_rng(2).normal(size=(len(x), 1))
+    hidden = np.hstack([x, loud]) @ mixing
+    plain, scaled = (probe(v, y, groups, "linear", seed=1)["value"] for v in (x, hidden))
+    assert plain > 0.95 and scaled == pytest.approx(plain, abs=0.02)
+
+
+def test_a_linear_probe_is_as_good_as_another_library_makes_it():
+    x, y, _ = made_up(0, strength=1.0, groups=20, items=300, classes=6, dim=20)
+    train, valid, test = slice(0, 900), slice(900, 1200), slice(1200, None)
+    fitted = fit_probe("linear", x[train], y[train], x[valid], y[valid], 6, seed=1)
+    theirs = LogisticRegression(C=0.1).fit(x[train], y[train])
+    ours = np.mean(fitted(x[test]).argmax(1) == y[test])
+    assert ours == pytest.approx(theirs.score(x[test], y[test]), abs=0.015)
+    np.testing.assert_allclose(np.exp(fitted(x[test])).sum(1), 1, atol=1e-5)
+
+
+def test_whitened_features_are_white():
+    x = np.random.default_rng(0).normal(size=(200, 5)) @ np.diag([1, 10, 100, 0, 1]) + 3
+    x[:, 4] = x[:, 0] + x[:, 1]
+    project, variances = probes.principal_axes(x)
+    scales = probes._input_scales(variances)
+    assert len(variances) == 3  # a constant and a sum of others add nothing
+    whitened = project(x).numpy() * scales[-1]
+    np.testing.assert_allclose(empirical_covariance(whitened), np.eye(3), atol=1e-4)
+    standardised = project(x).numpy() * scales[0]
+    np.testing.assert_allclose(np.trace(empirical_covariance(standardised)), 3, atol=1e-4)
+
+
+def test_frequent_classes_do_not_pass_for_a_leak():
+    rng = np.random.default_rng(0)
+    y, groups = (rng.random(600) < 0.1).astype(int), np.repeat(np.arange(20), 30)
+    result = probe(rng.normal(size=(600, 4)), y, groups, "linear", seed=1)
+    assert result["chance"] == 0.5 and result["majority"] > 0.85
+    assert result["plain_accuracy"] == pytest.approx(result["majority"], abs=0.02)
+    assert result["interval"][0] <= 0.5 <= result["interval"][1]
+
+
+def slow_balanced_accuracy(correct, y):
+    return np.mean([np.mean(correct[y == label]) for label in np.unique(y)])
+
+
+def test_the_value_is_that_of_the_items_told():
+    x, y, groups = made_up(0, strength=1.0)
+    names = np.array([f"speaker {g}" for g in groups])
+    texts = np.array(["ah", "b", "zh"])[y]
+    result = probe(x[5:], texts[5:], names[5:], "linear", seed=1)
+    assert result["value"] == pytest.approx(slow_balanced_accuracy(result["correct"], y[5:]))
+    assert result["value"] == pytest.approx(result["group_scores"].mean())
+    assert result["selectivity"] == pytest.approx(result["value"] - result["control"])
+    assert result["group_names"].tolist() == np.unique(names).tolist()
+    assert result["items"].tolist() == list(range(len(x) - 5))
+
+
+def test_group_scores_spread_as_the_measure_does():
+    """Against balanced accuracy worked out anew for each draw of the groups."""
+    rng = np.random.default_rng(0)
+    groups = rng.integers(40, size=2000)
+    y = (rng.random(2000) < 0.2).astype(int)
+    correct = rng.random(2000) < np.array([0.9, 0.5])[y] - 0.3 * (groups % 2)
+    draws = []
+    for _ in range(400):
+        places = [np.flatnonzero(groups == g) for g in rng.integers(40, size=40)]
+        drawn = np.concatenate(places)
+        draws.append(slow_balanced_accuracy(correct[drawn], y[drawn]))
+    scores = group_scores(correct, np.ones(2000), y, groups)
+    assert scores.mean() == pytest.approx(slow_balanced_accuracy(correct, y))
+    assert scores.std() / 40**0.5 == pytest.approx(np.std(draws), rel=0.15)
+
+
+def test_an_interval_of_many_groups_is_that_of_the_plain_bootstrap():
+    scores = np.random.default_rng(0).normal(size=400)
+    expected = bootstrap_mean(scores, np.arange(400), seed=1)[1]
+    own = bootstrap_groups(scores[None], seed=1, paired_use=1.0)
+    np.testing.assert_allclose(own, expected, atol=0.01)
+    wide = bootstrap_groups(scores[None], seed=1)
+    assert np.ptp(wide) == pytest.approx(1.75**0.5 * np.ptp(own), rel=1e-6)
+
+
+def coverage(make, truth=None, count=400):
+    """Return in how many of the data sets the interval holds the truth, the mean where not told."""
+    runs = [probe(*make(seed), "linear", seed) for seed in range(count)]
+    truth = np.mean([run["value"] for run in runs]) if truth is None else truth
+    return np.mean([run["interval"][0] <= truth <= run["interval"][1] for run in runs])
+
+
+@pytest.mark.parametrize(
+    ("make", "truth"),
+    [(made_up, 1 / 3), (lambda s: made_up(s, 1.5), None), (fingerprints, 0.5)],
+    ids=["noise", "leak", "fingerprints"],
+)
+def test_intervals_cover_as_they_claim(monkeypatch, make, truth):
+    monkeypatch.setattr(probes, "fit_probe", Centroids)
+    monkeypatch.setattr(probes, "RESAMPLES", 500)
+    assert 0.90 <= coverage(make, truth) <= 0.98
+
+
+@pytest.mark.parametrize("case", ["phones", "gender", "speakers", "rare"])
+def test_groups_are_in_one_part_and_tested_classes_in_training(case):
+    rng = np.random.default_rng(0)
+    y, groups = {
+        "phones": (rng.integers(5, size=600), rng.integers(15, size=600)),
+        "gender": (np.repeat(np.arange(16), 10) % 2, np.repeat(np.arange(16), 10)),
+        "speakers": (np.repeat(np.arange(9), 20) // 2, np.arange(180)),
+        "rare": (np.array([0, 0, 1, 1, 2, 2, 2, 0]), np.array([0, 1, 2, 3, 0, 2, 1, 2])),
+    }[case]
+    for seed in range(10):
+        splits = split_groups(y, groups, seed)
+        tested = np.concatenate([test for _, _, test in splits])
+        assert sorted(tested) == list(range(len(y)))
+        for parts in splits:
+            sets = [set(groups[part]) for part in parts]
+            assert sum(map(len, sets)) == len(set(groups)) and all(sets)
+            assert set(y[parts[2]]) <= set(y[parts[0]])
+            if case in ("gender", "speakers"):
+                counts = np.bincount(y[parts[2]], minlength=y.max() + 1) / np.bincount(y)
+                assert np.ptp(counts) <= 0.26
+
+
+def test_a_seed_decides_everything():
+    data = made_up(0, strength=1.0, groups=8)
+    first, again, other = (probe(*data, "mlp", seed) for seed in (1, 1, 2))
+    assert first["value"] == again["value"] and first["control"] == again["control"]
+    assert (first["correct"] == again["correct"]).all()
+    assert (first["correct"] != other["correct"]).any()
+    state = torch.get_rng_state()
+    probe(*data, "linear", seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_many_items_are_thinned_alike_and_keep_every_class_of_every_group(monkeypatch):
+    monkeypatch.setattr(probes, "MAX_ITEMS", 80)
+    x, y, groups = made_up(0, groups=10, items=30)
+    y = np.where(np.arange(len(y)) % 30 == 0, 3, y)
+    first, other = (probe(v, y, groups, "linear", s) for v, s in ((x, 1), (x[:, ::-1] + 1, 2)))
+    items = first["items"]
+    assert len(items) == len(first["correct"]) == 80 and (items == other["items"]).all()
+    assert len(set(zip(y[items], groups[items], strict=True))) == 40
+
+
+def test_leakage_is_the_mean_over_seeds_with_an_interval_over_both():
+    data = made_up(0, strength=1.0, groups=8)
+    result = leakage(*data, ["linear"], seeds=[1, 2, 3])["linear"]
+    runs = [probe(*data, "linear", seed) for seed in (1, 2, 3)]
+    values = [run["value"] for run in runs]
+    assert result["values"] == values and result["spread"] == pytest.approx(np.std(values, ddof=1))
+    for name in ("value", "control", "selectivity", "plain_accuracy"):
+        assert result[name] == pytest.approx(np.mean([run[name] for run in runs]))
+    assert result["interval"][0] < result["value"] < result["interval"][1]
+    assert result["correct"].shape == (3, 96) and result["group_scores"].shape == (3, 8)
+    scores = np.arange(3.0)[:, None] + np.zeros((3, 8))
+    assert np.ptp(bootstrap_groups(scores, seed=1)) > 1  # seeds that differ widen the interval
+
+
+def test_what_cannot_be_probed_is_refused_by_name():
+    x, y, groups = made_up(0)
+    lonely = np.where(groups == 3, "zh", "ah")
+    cases = [
+        ("In one group alone: zh", (x, lonely, groups, "linear")),
+        ("1 class", (x, np.zeros(len(x), int), groups, "linear")),
+        ("features of item 7 are not finite", (put(x, 7), y, groups, "linear")),
+        ("value of item 9 is not finite", (x, put(y.astype(float), 9), groups, "linear")),
+        ("there is nothing to predict", (x, np.ones(len(x)), groups, "linear")),
+        ("191 labels, 192 groups", (x, y[1:], groups, "linear")),
+        ("192 labels, 191 groups", (x, y, groups[1:], "linear")),
+        ("3 groups", (x, y, groups % 3, "linear")),
+        ("no probe 'cubic'", (x, y, groups, "cubic")),
+        ("No feature varies", (np.ones_like(x), y, groups, "linear")),
+    ]
+    for message, arguments in cases:
+        with pytest.raises(ValueError, match=message):
+            probe(*arguments, seed=1)
+    with pytest.raises(ValueError, match="at least one seed"):
+        leakage(x, y, groups, ["linear"], [])
+    with pytest.raises(ValueError, match="Class 2 is not in"):
+        fit_probe("linear", x[:2], y[:2], x, y, 3, seed=1)
+
+
+def put(values, place):
+    """Return a copy with NaN in one item."""
+    changed = values.copy()
+    changed[place] = np.nan
+    return changed

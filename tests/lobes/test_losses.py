@@ -1,0 +1,217 @@
+"""The losses against slow references, with padding and over two ranks."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lobes.losses import (
+    masked_prediction_loss,
+    nt_xent,
+    retrieval_accuracy,
+    utterance_information,
+)
+from lobes.signal import length_mask
+from lobes.tdnn import MaskedBatchNorm1d
+from recipes.common.training.experiment import leave_together
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def prediction_batch(rows=5, frames=20, classes=7):
+    lens = torch.tensor([20, 3, 11, 8, 15])[:rows]
+    units = torch.randint(classes, (rows, frames)).masked_fill(~length_mask(lens, frames), -100)
+    return torch.randn(rows, frames, classes), units, torch.rand(rows, frames) < 0.5
+
+
+def slow_prediction_loss(logits, units, mask):
+    losses = []
+    for row in range(len(units)):
+        for frame in range(units.shape[1]):
+            if mask[row, frame] and units[row, frame] != -100:
+                losses.append(-logits[row, frame].log_softmax(0)[units[row, frame]])
+    return torch.stack(losses).mean()
+
+
+def slow_nt_xent(first, second, temperature):
+    views = [(row, x) for view in (first, second) for row, x in enumerate(view)]
+    losses = []
+    for i, (row, anchor) in enumerate(views):
+        others = [j for j in range(len(views)) if j != i]
+        scores = {j: torch.cosine_similarity(anchor, views[j][1], dim=0) for j in others}
+        positive = next(j for j in others if views[j][0] == row)
+        total = sum(torch.exp(s / temperature) for s in scores.values())
+        losses.append(-torch.log(torch.exp(scores[positive] / temperature) / total))
+    return torch.stack(losses).mean()
+
+
+def test_prediction_loss_counts_masked_valid_frames_only():
+    logits, units, mask = prediction_batch()
+    logits.requires_grad_()
+    loss = masked_prediction_loss(logits, units, mask)
+    torch.testing.assert_close(loss, slow_prediction_loss(logits, units, mask))
+    loss.backward()
+    assert (logits.grad[~(mask & (units != -100))] == 0).all()
+    assert (logits.grad[mask & (units != -100)] != 0).all()
+
+
+def test_prediction_loss_divides_by_a_given_count():
+    logits, units, mask = prediction_batch()
+    own = int((mask & (units != -100)).sum())
+    loss = masked_prediction_loss(logits, units, mask)
+    torch.testing.assert_close(masked_prediction_loss(logits, units, mask, 2 * own), loss / 2)
+
+
+def test_prediction_loss_without_a_masked_frame_is_zero():
+    logits, units, mask = prediction_batch()
+    logits.requires_grad_()
+    loss = masked_prediction_loss(logits, units, torch.zeros_like(mask))
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()
+
+
+def test_prediction_loss_is_float32_under_bfloat16():
+    logits, units, mask = prediction_batch()
+    assert masked_prediction_loss(logits.bfloat16(), units, mask).dtype == torch.float32
+
+
+@pytest.mark.parametrize("unit", [7, -1])
+def test_prediction_loss_refuses_a_unit_that_is_no_class(unit):
+    logits, units, mask = prediction_batch()
+    units[0, 0], mask[0, 0] = unit, True
+    with pytest.raises(ValueError, match=r"units must be in \[0, 7\)"):
+        masked_prediction_loss(logits, units, mask)
+
+
+def test_prediction_loss_refuses_other_shapes():
+    logits, units, mask = prediction_batch()
+    with pytest.raises(ValueError, match="must agree"):
+        masked_prediction_loss(logits, units[:, 1:], mask)
+
+
+@pytest.mark.parametrize("temperature", [0.03, 0.1, 1.0])
+def test_nt_xent_equals_the_slow_reference(temperature):
+    first, second = torch.randn(5, 8), torch.randn(5, 8)
+    expected = slow_nt_xent(first.double(), second.double(), temperature).float()
+    torch.testing.assert_close(nt_xent(first, second, temperature), expected)
+
+
+def test_nt_xent_extremes():
+    equal = torch.ones(6, 4)
+    assert nt_xent(equal, equal).item() == pytest.approx(math.log(11), abs=1e-5)
+    assert nt_xent(torch.eye(6), torch.eye(6), 0.01).item() == pytest.approx(0, abs=1e-5)
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(nt_xent(x, 3 * x + 0.0), nt_xent(x, x))
+
+
+def test_nt_xent_refuses_one_utterance_and_other_shapes():
+    with pytest.raises(ValueError, match="at least two utterances"):
+        nt_xent(torch.randn(1, 4), torch.randn(1, 4))
+    with pytest.raises(ValueError, match="alike"):
+        nt_xent(torch.randn(3, 4), torch.randn(2, 4))
+
+
+def test_retrieval_accuracy():
+    x = torch.randn(8, 16)
+    assert retrieval_accuracy(x, 2 * x).item() == 1
+    assert retrieval_accuracy(x, x.roll(1, 0)).item() == 0
+    assert retrieval_accuracy(torch.ones(8, 4), torch.ones(8, 4)).item() == pytest.approx(1 / 8)
+
+
+def utterances(between, frames=50, count=400, dim=4):
+    """Return frames of deviation 1 about means that deviate by `between`; all are valid."""
+    x = between * torch.randn(count, 1, dim) + torch.randn(count, frames, dim)
+    return x, torch.ones(count, frames, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("between", [0.2, 0.5, 1.0, 2.0])
+def test_utterance_information_is_its_closed_form(between):
+    mi = 4 / 2 * math.log(1 + between**2)
+    reading = utterance_information(*utterances(between), ridge=0.0).item()
+    assert reading == pytest.approx(mi + 4 / 2 / 50, rel=0.07)
+
+
+def test_utterances_that_do_not_differ_share_little_information():
+    reading = utterance_information(*utterances(0.0, frames=200, count=15)).item()
+    assert 0 < reading < 2 * 4 * 14 / 2 / 3000
+
+
+def test_utterance_information_is_wilks_lambda_of_valid_frames():
+    lens = torch.tensor([9, 4, 7, 9, 3, 8])
+    x, valid = utterances(0.7, frames=9, count=6)[0], length_mask(lens, 9)
+    parts = [row[:length] for row, length in zip(x, lens, strict=True)]
+    within = sum((part - part.mean(0)).T @ (part - part.mean(0)) for part in parts)
+    rows = torch.cat(parts) - torch.cat(parts).mean(0)
+    wilks = torch.linalg.det(within) / torch.linalg.det(rows.T @ rows)
+    reading = utterance_information(x, valid, ridge=0.0)
+    torch.testing.assert_close(reading, -wilks.log() / 2, rtol=1e-4, atol=1e-5)
+    moved = utterance_information((100 * x - 30).masked_fill(~valid[..., None], 1e6), valid, 0.0)
+    torch.testing.assert_close(moved, reading, rtol=1e-3, atol=1e-4)
+
+
+def batch_of(rows):
+    """Return the inputs of these rows of one fixed global batch of five."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 20, 7, generator=generator)
+    valid = length_mask(torch.tensor([20, 3, 11, 8, 15]), 20)
+    units = torch.randint(7, (5, 20), generator=generator).masked_fill(~valid, -100)
+    mask = torch.rand(5, 20, generator=generator) < 0.5
+    return [t[rows] for t in (x, valid, units, mask)]
+
+
+def all_losses(model, rows):
+    """Normalise frames, predict units, normalise row means and contrast them."""
+    x, valid, units, mask = batch_of(rows)
+    frames = model["frame_norm"](x.transpose(1, 2), valid)
+    logits = model["linear"](frames.transpose(1, 2))
+    pooled = model["row_norm"](logits.mean(1))
+    loss = masked_prediction_loss(logits, units, mask) - utterance_information(logits, valid, 0.1)
+    return loss + nt_xent(pooled, model["linear"](pooled) + pooled, 0.5)
+
+
+def small_model():
+    torch.manual_seed(1)
+    model = torch.nn.ModuleDict(
+        {
+            "frame_norm": MaskedBatchNorm1d(7),
+            "linear": torch.nn.Linear(7, 7),
+            "row_norm": MaskedBatchNorm1d(7),
+        }
+    )
+    # Without a scale of its own per channel, the gradient of a normalised sum would vanish.
+    torch.nn.init.normal_(model["frame_norm"].weight)
+    return model
+
+
+def run_rank(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    model = small_model()
+    loss = all_losses(model, slice(0, 1) if rank == 0 else slice(1, 5))
+    loss.backward()
+    for tensor in [loss.data, *(p.grad for p in model.parameters())]:
+        dist.all_reduce(tensor)
+        tensor /= 2
+    if rank == 0:
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        torch.save((loss.data, grads, model.state_dict()), folder / "rank0.pt")
+    leave_together()
+
+
+@pytest.mark.long
+def test_two_ranks_with_unequal_rows_equal_one_process(tmp_path):
+    mp.spawn(run_rank, (tmp_path,), nprocs=2)
+    loss, grads, state = torch.load(tmp_path / "rank0.pt")
+    model = small_model()
+    expected = all_losses(model, slice(0, 5))
+    expected.backward()
+    torch.testing.assert_close(loss, expected.data)
+    largest = max(p.grad.abs().max() for p in model.parameters())
+    for name, p in model.named_parameters():
+        assert (grads[name] - p.grad).abs().max() <= 1e-5 * largest, name
+    torch.testing.assert_close(state, model.state_dict())

@@ -1,0 +1,227 @@
+"""The ablations of stage C: every setting's command, what is kept, and the table."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lobes.frame_encoder import FrameEncoder
+from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.exported import save_model
+from recipes.common.data.alignments import write_ctm
+from recipes.common.data.manifest import read_manifest
+from recipes.common.training.experiment import place_overrides
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from recipes.LibriSpeech.pretrain import ablate
+
+FOLDER = ablate.HERE
+NAMES = list(ablate.read_yaml(ablate.SETTINGS))
+
+
+def figures(value):
+    probed = {"value": value, "scores": [value - 0.1, value + 0.1, value]}
+    return dict.fromkeys(ablate.PROBED.values(), probed) | dict.fromkeys(
+        ablate.PLAIN.values(), value
+    )
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Two settings, defaults, and a file of kept figures that is not there yet."""
+    path = tmp_path / "ablations.yaml"
+    path.write_text("control: {beta: 0.0}\nhard: {beta: 0.5}\n")
+    monkeypatch.setattr(ablate, "SETTINGS", path)
+    monkeypatch.setattr(ablate, "DEFAULTS", tmp_path / "joint_tiny.yaml")
+    ablate.DEFAULTS.write_text("seed: 1\ndata_folder: none\nbeta: 0.1\ngamma: 3.0\n")
+    monkeypatch.setattr(ablate, "KEPT", tmp_path / "ablations.json")
+    return path
+
+
+def add_run(folder, name, seed, value):
+    run = ablate.run_folder(folder, name, seed)
+    run.mkdir(parents=True)
+    (run / "dev.json").write_text(json.dumps(figures(value)))
+    beta = ablate.expected_values(name)["beta"]
+    values = f"seed: {seed}\nnumber_of_epochs: 4\nbeta: {beta} # of it\ngamma: 3.0\n"
+    (run / "hyperparams.yaml").write_text(f"{values}module: !ref <beta>\n")
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_options_of_each_setting_are_those_of_the_stage(name):
+    options = argparse.Namespace(
+        models=Path("/O"), data_folder=Path("/D"), output_folder=Path("/B")
+    )
+    _, script, yaml, *words = ablate.command_line(name, 2408, options)
+    assert (FOLDER / script).is_file()
+    given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
+    place_overrides(FOLDER / yaml, json.dumps(given))
+    assert given["seed"] == "2408" and given["frame_model"] == "/O/frame/model"
+
+
+def test_settings_differ_and_each_has_a_folder_of_its_own():
+    settings = ablate.read_yaml(ablate.SETTINGS)
+    assert len(settings) >= 12 and settings["default"] == {}
+    assert settings[ablate.CONTROL] == {"beta": 0.0}
+    assert len({json.dumps(options) for options in settings.values()}) == len(settings)
+    assert len({ablate.run_folder(Path("B"), name, 1) for name in settings}) == len(settings)
+
+
+def test_what_was_kept_is_joined_with_what_is_new(settings, tmp_path):
+    for part, (name, seed, value) in enumerate(
+        [("control", 2407, 0.5), ("hard", 2407, 0.3), ("hard", 2408, 0.4)]
+    ):
+        add_run(tmp_path / str(part), name, seed, value)
+        found = ablate.collect(tmp_path / str(part))
+    assert json.loads(ablate.KEPT.read_text()) == found
+    assert list(found["hard"]["runs"]) == ["2407", "2408"]
+    last = ablate.make_table(found).splitlines()[-1]
+    # Only the first seed has a control: the difference is that seed's.
+    assert last.startswith("| hard | `--beta 0.5` | 2 | 35.0 (-20.0 [-20.0, -20.0]) |")
+    assert last.endswith("| 35.0 [30.0, 40.0] |" + " 35.0 [30.0, 40.0] |" * 2)
+
+
+def test_changed_frames_are_a_row_of_their_own():
+    centred = {key: figures(0.2)[key] for key in ablate.PROBED.values()}
+    centred.pop("speaker_pooled")  # all means are 0
+    run = figures(0.5) | {ablate.CENTRED: centred}
+    found = {"control": {"options": {"beta": 0.0}, "runs": {"2407": run}}}
+    row = ablate.make_table(found).splitlines()[-1]
+    start = f"| control: {ablate.CENTRED} | `--beta 0.0` | 1 | - | 20.0 (-30.0 ["
+    assert row.startswith(start)
+    assert row.endswith("| 50.0 | 50.0 | 50.0 |")
+
+
+def test_the_curves_go_from_nothing_erased_to_most(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ablate, "draw_tradeoff", lambda *given: drawn.append(given))
+    probed = lambda value: {key: figures(value)[key] for key in ablate.PROBED.values()}  # noqa: E731
+    steps = {name: probed(0.4 - count / 1000) for name, count in ablate.ERASED.items()}
+    run = figures(0.3) | steps | {ablate.CENTRED: {"phone_frames": figures(0.1)["phone_frames"]}}
+    plain = {ablate.UNERASED: probed(0.4)}
+    found = {
+        "control": {"options": {}, "runs": {"1": run, "2": run}},
+        "default": {"options": {}, "runs": {"1": run | plain}},
+        "hard": {"options": {}, "runs": {"1": figures(0.2) | plain}},
+    }
+    ablate.draw(found, tmp_path / "it.png")
+    [(curves, points, labels, _)] = drawn
+    assert curves["control"]["0"] == pytest.approx((30, 30))
+    assert curves["default"]["0"] == pytest.approx((40, 40)) and len(curves) == 2
+    assert list(curves["default"]) == ["0", "20", "40", "60", "80", "100"]
+    assert curves["default"]["80"] == pytest.approx((32, 32))
+    assert points == {"hard": [pytest.approx((40, 40)), pytest.approx((20, 20))]}
+    assert len(labels) == 2
+
+
+def test_centring_takes_the_mean_of_each_utterance_off():
+    whole = [np.random.default_rng(n).normal(n, 1, (20 + n, 3)).astype(np.float16) for n in (1, 2)]
+    means = np.stack([x.astype(np.float32).mean(0) for x in whole])
+    frames = np.stack([x[:4] for x in whole]).astype(np.float32)
+    nothing, drawn, rest = ablate.centred(means, frames, whole)
+    assert nothing is None and all(abs(x.mean(0)).max() < 1e-5 for x in rest)
+    assert np.allclose(drawn[1], rest[1][:4], atol=1e-6)
+
+
+def test_erased_directions_tell_nothing_of_embeddings_and_the_others_stay():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(300, 3))
+    offsets = embeddings @ rng.normal(size=(3, 8))
+    whole = [rng.normal(size=(20 + n % 7, 8)) + x for n, x in enumerate(offsets)]
+    means = np.stack([x.mean(0) for x in whole])
+    erased = ablate.eraser(whole, embeddings, 3)(means)
+    explained = [
+        1 - np.linalg.lstsq(embeddings, x - x.mean(0))[1].sum() / x.var(0).sum() / len(x)
+        for x in (means, erased)
+    ]
+    assert explained[0] > 0.8 and explained[1] < 0.02
+    moved = np.linalg.svd(erased - means, compute_uv=False)
+    assert (moved > 1e-4).sum() == 3
+
+
+def test_a_setting_that_was_changed_is_forgotten(settings, tmp_path):
+    add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert "hard" in ablate.collect(tmp_path / "B")
+    settings.write_text("control: {beta: 0.0}\nhard: {beta: 0.6}\n")
+    assert ablate.collect(tmp_path / "none") == {}
+
+
+def test_a_setting_whose_defaults_were_changed_is_forgotten(settings, tmp_path):
+    add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert "hard" in ablate.collect(tmp_path / "B")
+    ablate.DEFAULTS.write_text("beta: 0.1\ngamma: 4.0\n")
+    assert ablate.collect(tmp_path / "none") == {}
+
+
+def test_runs_of_another_setting_are_neither_read_nor_gone_on_with(settings, tmp_path, capsys):
+    run = add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B")) is None
+    ablate.DEFAULTS.write_text("beta: 0.1\ngamma: 4.0\n")
+    assert ablate.collect(tmp_path / "B") == {}
+    assert f"{run} is left out: with gamma 3.0 instead of 4.0" in capsys.readouterr().out
+    problem = ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B"))
+    assert problem.startswith(f"{run} is of another setting, with gamma 3.0 instead of 4.0.")
+
+
+@pytest.fixture
+def erased_run(librispeech, tmp_path, monkeypatch):
+    """A run whose frames lost 3 of 16 directions, fitted on the speech that it is read on."""
+    monkeypatch.setattr(ablate, "ERASED", {"1 directions erased": 1, "3 directions erased": 3})
+    run, split = tmp_path / "run", "train-clean-100"  # six speakers: each phone needs four
+    prepare_librispeech(librispeech, run / "manifest", [split])
+    manifest = (run / "manifest" / f"{split}.csv").read_text()
+    (run / "manifest" / "dev-clean.csv").write_text(manifest)
+    valid = {"masked_accuracy": 0.1, "retrieval_accuracy": 0.2}
+    (run / "metrics.json").write_text(json.dumps({"figures": {"valid": valid}}))
+    rows = read_manifest(run / "manifest" / f"{split}.csv")
+    write_ctm({row["ID"]: sounds(float(row["duration"])) for row in rows}, tmp_path / "dev.ctm")
+    torch.manual_seed(0)
+    encoders = {
+        "frame_encoder": FrameEncoder("fbank", 16, d_model=16, num_layers=1, nhead=2, d_ffn=32),
+        "utterance_encoder": UtteranceEncoder("tdnn", channels=8, embedding_dim=12),
+    }
+    save_model(run / "model", encoders)
+    _, encoded = ablate.encode_run(run, split, librispeech)
+    whole = [torch.from_numpy(x.astype(np.float64)) for x in encoded.whole]
+    frames, means = torch.cat(whole), torch.stack([x.mean(0) for x in whole])
+    moments = frames.mean(0), torch.cov(frames.T, correction=0), means
+    encoders["frame_encoder"].erase(3, *moments, torch.from_numpy(encoded.embeddings))
+    save_model(run / "model", encoders)
+    return argparse.Namespace(read=run, data_folder=librispeech, alignments=tmp_path, ladder=True)
+
+
+def sounds(seconds):
+    """Return an alignment of a synthetic voice, whose sounds last 0.2 s: two phones in turn."""
+    edges = np.append(np.arange(0, seconds - 0.1, 0.2), seconds).tolist()
+    return [(a, b, "ab"[i % 2]) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
+
+
+def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
+    found = dict(ablate.changed_frames(erased_run))
+    _, encoded = ablate.encode_run(erased_run.read, "dev-clean", erased_run.data_folder)
+    own = ablate.arrays(encoded)
+    for name, same in {"3 directions erased": True, "1 directions erased": False}.items():
+        for one, other in zip(own[:2], found[name][:2], strict=True):
+            assert np.allclose(one, other, atol=0.01) == same
+    ranks = {
+        name: np.linalg.matrix_rank(np.cov(x.T), tol=1e-4)
+        for name, (x, *_) in found.items()
+        if x is not None
+    }
+    assert ranks == {ablate.UNERASED: 15, "1 directions erased": 14, "3 directions erased": 12}
+    _, _, whole = found[ablate.CENTRED]
+    assert np.allclose([x.mean(0) for x in whole], 0, atol=1e-3)
+
+
+def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
+    erased_run.ladder = False
+    ablate.read_run(erased_run)
+    found = json.loads((erased_run.read / "dev.json").read_text())
+    assert found.keys() == {*ablate.PROBED.values(), *ablate.PLAIN.values(), ablate.UNERASED}
+    assert found[ablate.UNERASED].keys() == set(ablate.PROBED.values())
+    for name in ablate.PROBED.values():
+        for figures in (found[name], found[ablate.UNERASED][name]):
+            assert 0 <= figures["value"] <= 1 and len(figures["scores"]) == 6

@@ -1,0 +1,136 @@
+"""A folder of any audio: what is found, how it is split, and a stage on it by its own command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder, utterance_id
+from recipes.common.data.audio import read_speech
+from recipes.common.data.manifest import (
+    BadAudioError,
+    CorpusError,
+    read_manifest,
+    validate_manifests,
+)
+
+PRETRAIN = Path(__file__).parents[2] / "recipes" / "AudioFolder" / "pretrain"
+SPLITS = ["train", "valid", "test"]
+FORMATS = (
+    {"file": "a.flac", "samplerate": 16000},
+    {"file": "b c.WAV", "samplerate": 44100},  # in stereo
+    {"file": "d.mp3", "samplerate": 22050},
+    {"file": "é.opus", "samplerate": 48000, "format": "OGG", "subtype": "OPUS"},
+    {"file": "deep/down/a.aiff", "samplerate": 8000},
+)
+BAD = {"Ann": "corrupt.flac", "Bo": "text.wav"}
+
+
+@pytest.fixture
+def folder(tmp_path, make_voice):
+    """Files of five kinds of each of six speakers, one corrupt, one that is text, and notes."""
+    root = tmp_path / "corpus"
+    for number, speaker in enumerate(("Ann", "Bo", "Cy", "Di", "Ed", "Flo")):
+        for seed, settings in enumerate(FORMATS):
+            path = root / speaker / settings["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            audio = np.tile(make_voice(number, seed), round(settings["samplerate"] / 16000) or 1)
+            if settings["samplerate"] == 44100:
+                audio = np.stack([audio, audio[::-1]], axis=1)
+            soundfile.write(data=audio, **{**settings, "file": path})
+    content = bytearray((root / "Ann" / "a.flac").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    (root / "Ann" / BAD["Ann"]).write_bytes(content)
+    (root / "Bo" / BAD["Bo"]).write_text("no audio\n" * 9)
+    (root / "notes.txt").write_text("of the recordings")
+    return root
+
+
+def prepare(folder, **options):
+    out = folder.parent / "manifest"
+    prepare_audio_folder(folder, out, SPLITS, num_workers=1, **options)
+    return {split: read_manifest(out / f"{split}.csv") for split in SPLITS}
+
+
+def test_all_bad_files_are_listed_before_anything_is_written(folder):
+    with pytest.raises(BadAudioError, match="2 audio file") as error:
+        prepare(folder)
+    assert all(str(folder / speaker / name) in str(error.value) for speaker, name in BAD.items())
+    assert not (folder.parent / "manifest").exists()
+
+
+def test_what_is_left_is_split_and_counted_where_asked(folder):
+    rows = prepare(folder, skip_bad=True)
+    assert sum(map(len, rows.values())) == 30 and min(map(len, rows.values())) >= 1
+    markers = [json.loads((folder.parent / "manifest" / f"{s}.json").read_text()) for s in SPLITS]
+    assert sum(marker["left_out"] for marker in markers) == 2
+    names = {row["ID"] for split in rows.values() for row in split}
+    assert {"Ann+a.flac", "Ann+b%20c.WAV", "Di+%C3%A9.opus", "Di+deep+down+a.aiff"} < names
+    for row in (row for split in rows.values() for row in split):
+        assert row["spk_id"] == row["ID"]
+        path = folder / row["wav"].removeprefix("$data_root/")
+        assert round(row["duration"] * 16000) == len(read_speech(path))
+
+
+def test_a_folder_is_a_speaker_where_asked(folder):
+    rows = prepare(folder, skip_bad=True, speakers_from_folders=True)
+    speakers = [{row["spk_id"] for row in rows[split]} for split in SPLITS]
+    assert list(map(len, speakers)) == [4, 1, 1]
+    assert set.union(*speakers) == {"Ann", "Bo", "Cy", "Di", "Ed", "Flo"}
+    paths = {split: folder.parent / "manifest" / f"{split}.csv" for split in SPLITS}
+    validate_manifests(paths, folder, {split: [split] for split in SPLITS})
+    soundfile.write(folder / "stray.wav", np.sin(np.arange(16000)), 16000)
+    with pytest.raises(CorpusError, match="stray.wav is in no speaker's folder"):
+        prepare(folder, skip_bad=True, speakers_from_folders=True)
+
+
+def test_names_that_look_alike_have_their_own_ids():
+    places = ("a/b.wav", "a+b.wav", "a b.wav", "a_b.wav", "a%20b.wav", "a/b.flac", "A/b.wav")
+    names = [utterance_id(Path(place)) for place in places]
+    assert len(set(names)) == len(places)
+    assert all(not set(name) & set("/ ,$\n") for name in names)
+
+
+def test_a_folder_without_audio_says_what_is_looked_for(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.m4a").write_text("")
+    with pytest.raises(CorpusError, match=r"no audio: expected .*\.flac.*\*\.m4a \(1\)"):
+        prepare(tmp_path / "corpus")
+
+
+def test_too_few_files_are_refused(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    for number in range(5):
+        audio = np.sin(np.arange(16000) / (number + 2))
+        soundfile.write(tmp_path / "corpus" / f"{number}.wav", audio, 16000)
+    with pytest.raises(CorpusError, match="5 utterance.* too few"):
+        prepare(tmp_path / "corpus")
+
+
+@pytest.mark.long
+def test_the_frame_stage_runs_on_it(folder, tmp_path):
+    options = {
+        "--data_folder": folder,
+        "--output_folder": tmp_path / "frame",
+        "--prepare_options": "{speakers_from_folders: True}",
+        "--skip_bad": True,
+        "--num_targets": 8,
+        "--kmeans_passes": 1,
+        "--number_of_epochs": 1,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "train.py", "hparams/frame_tiny.yaml", *words],
+        cwd=PRETRAIN,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((tmp_path / "frame" / "metrics.json").read_text())
+    assert metrics["figures"]["epochs"] == 1
+    assert (tmp_path / "frame" / "model" / "model.safetensors").is_file()

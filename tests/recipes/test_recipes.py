@@ -1,0 +1,181 @@
+"""The pretraining recipes, by their own command on made-up speech."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pretrained.exported import load_model
+from recipes.common.training.experiment import load_hparams
+from recipes.LibriSpeech.pretrain import evaluate
+
+TESTS = Path(__file__).parents[1]
+PRETRAIN = TESTS.parent / "recipes" / "LibriSpeech" / "pretrain"
+STAGES = ("frame", "utterance", "joint")
+POINTS = {
+    "frame": "kmeans,labelling,epoch,save,validation,end",
+    "utterance": "epoch,save,validation,end",
+    "joint": "epoch,save,validation,end",
+}
+SMALL = {
+    "frame": ["--num_targets", "16", "--kmeans_passes", "2"],
+    "utterance": [],
+    "joint": ["--num_targets", "16", "--critic_steps", "1", "--erased_directions", "12"],
+}
+
+pytestmark = pytest.mark.long
+
+
+def arguments(stage, data, output, *more):
+    """Return the command line of a small run of a stage."""
+    options = {
+        "--data_folder": data,
+        "--output_folder": Path(output) / stage,
+        "--number_of_epochs": 2,
+        "--max_batch_seconds": 20,
+        "--ckpt_interval_minutes": 0,
+        "--ckpt_interval_steps": 3,
+    }
+    pairs = [str(word) for pair in options.items() for word in pair]
+    return [f"hparams/{stage}_tiny.yaml", *pairs, *SMALL[stage], *map(str, more)]
+
+
+def interrupted(stage, points, *args):
+    """Run a stage, killed at each of the points and started again."""
+    script = [
+        sys.executable,
+        TESTS / "training" / "interrupted_run.py",
+        PRETRAIN / "train.py",
+        points,
+    ]
+    done = subprocess.run([*map(str, script), *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def left_alone(librispeech, tmp_path_factory):
+    """The three stages, run one after the other without interruption."""
+    output = tmp_path_factory.mktemp("left_alone")
+    for stage in STAGES:
+        interrupted(stage, "", *arguments(stage, librispeech, output))
+    return output
+
+
+def test_a_quick_look_leaves_nothing_that_a_run_would_read(librispeech, tmp_path):
+    for stage in STAGES:
+        words = arguments(stage, librispeech, tmp_path, "--debug")
+        if stage == "joint":
+            for name in ("frame", "utterance"):
+                words += [f"--{name}_model", str(tmp_path / name / "debug" / "model")]
+        interrupted(stage, "", *words)
+        folder = tmp_path / stage
+        assert json.loads((folder / "debug" / "metrics.json").read_text())["figures"]["test"]
+        left = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+        assert left == {"debug", "manifest"}
+
+
+def test_each_stage_leaves_its_results(left_alone):
+    expected = {"frame": {"frame_encoder"}, "utterance": {"utterance_encoder"}}
+    expected["joint"] = expected["frame"] | expected["utterance"]
+    for stage in STAGES:
+        folder = left_alone / stage
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["figures"]["epochs"] == 2 and metrics["seed"] == 2407
+        assert set(metrics["figures"]["test"]) >= {"loss"}
+        config = json.loads((folder / "model" / "config.json").read_text())
+        assert set(config) - {"format", "sha256"} == expected[stage]
+        assert (folder / "curves.png").stat().st_size > 1000
+        assert len((folder / "history.jsonl").read_text().splitlines()) == 2
+        assert len(list((folder / "save").glob("CKPT*"))) >= 1
+
+
+def test_the_exported_embeddings_are_those_of_training_whitened_by_half(left_alone):
+    folder = left_alone / "utterance"
+    exported = load_model(folder / "model")["utterance_encoder"].eval()
+    trained = load_model(folder / "model")["utterance_encoder"].eval()
+    (checkpoint,) = (folder / "save").glob("CKPT*/utterance_encoder.ckpt")
+    trained.load_state_dict(torch.load(checkpoint, weights_only=True))
+    wavs = torch.randn(8, 16000, generator=torch.Generator().manual_seed(0)) / 10
+    with torch.no_grad():
+        plain, projections = trained(wavs, project=True)
+        whitened, same = exported(wavs, project=True)
+    assert torch.allclose(projections, same, atol=1e-4 * projections.abs().max())
+    assert not torch.allclose(plain, whitened, atol=0.1 * plain.abs().max())
+    figures = json.loads((folder / "metrics.json").read_text())["figures"]
+    assert figures["test"]["embedding_deviation"] > 1.2 * figures["valid"]["embedding_deviation"]
+
+
+def test_the_exported_frames_are_those_of_training_with_directions_erased(left_alone):
+    folder = left_alone / "joint"
+    exported = load_model(folder / "model")["frame_encoder"]
+    trained = load_model(left_alone / "frame" / "model")["frame_encoder"]
+    (checkpoint,) = (folder / "save").glob("CKPT*/frame_encoder.ckpt")
+    trained.load_state_dict(torch.load(checkpoint, weights_only=True))
+    wavs = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0)) / 10
+    with torch.no_grad():
+        plain, logits = trained(wavs, return_logits=True)
+        erased, same = exported(wavs, return_logits=True)
+    assert torch.equal(logits, same)
+    assert torch.linalg.matrix_rank((plain - erased)[0], rtol=1e-4) == 12
+
+
+def evaluation(left_alone, data, model, draws=1):
+    """Return the hyperparameters of evaluate.py, with the joint stage as the control."""
+    given = {"data_folder": str(data), "output_folder": str(left_alone / "leakage")}
+    given["crop_draws"] = draws
+    given |= {"model": str(model), "control": str(left_alone / "joint" / "model")}
+    given["manifest_folder"] = str(left_alone / "joint" / "manifest")
+    return load_hparams(PRETRAIN / "hparams" / "evaluate.yaml", json.dumps(given))
+
+
+def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech):
+    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model", draws=2)
+    kept = evaluate.kept_accuracies(hparams)
+    assert [values["ratio"] for values in kept.values()] == [1.0] * 4
+    both = kept["test_retrieval_accuracy"]["model"]
+    once = evaluate.retrieval_accuracies({**hparams, "crop_draws": 1})
+    assert 0 < both <= 1 and both != once["test"]["model"]
+
+
+def test_a_run_of_a_recipe_that_adds_a_corpus_is_read_too(left_alone, librispeech, tmp_path):
+    """Such a run's hyperparams.yaml has all keys under `recipe`."""
+    run = tmp_path / "joint"
+    shutil.copytree(left_alone / "joint" / "model", run / "model")
+    lines = (left_alone / "joint" / "hyperparams.yaml").read_text().splitlines()
+    (run / "hyperparams.yaml").write_text("\n".join(["recipe:", *(f"  {x}" for x in lines)]))
+    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model")
+    expected = evaluate.retrieval_accuracies(hparams)
+    assert evaluate.retrieval_accuracies({**hparams, "control": run / "model"}) == expected
+
+
+def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):
+    with pytest.raises(ValueError, match="metrics.json is not there: --model is to be"):
+        evaluate.check_runs(evaluation(left_alone, librispeech, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_ends_with_the_same_weights(stage, workers, left_alone, librispeech, tmp_path):
+    earlier = {
+        "frame": [],
+        "utterance": [],
+        "joint": [
+            *("--frame_model", str(left_alone / "frame" / "model")),
+            *("--utterance_model", str(left_alone / "utterance" / "model")),
+        ],
+    }[stage]
+    args = arguments(stage, librispeech, tmp_path, "--num_workers", workers, *earlier)
+    interrupted(stage, "epoch" if workers else POINTS[stage], *args)
+    expected = load_file(left_alone / stage / "model" / "model.safetensors")
+    found = load_file(tmp_path / stage / "model" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    different = [name for name in expected if not expected[name].equal(found[name])]
+    assert not different, f"{len(different)} of {len(expected)} tensors differ: {different[:3]}"
+    records = (folder / stage / "metrics.json" for folder in (left_alone, tmp_path))
+    expected, found = (json.loads(path.read_text())["figures"]["test"] for path in records)
+    assert expected == found

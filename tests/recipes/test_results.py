@@ -1,0 +1,341 @@
+"""The table of results: which cells there are, how each is run, what the READMEs show."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from recipes import results
+from recipes.common.training.experiment import place_overrides
+from recipes.LibriSpeech.pretrain import results as stages
+from recipes.results import (
+    COLUMNS,
+    README_COLUMNS,
+    ROWS,
+    SEEDS,
+    Cell,
+    cells,
+    command_line,
+    make_parser,
+    make_table,
+    model_digest,
+    read_results,
+    run_all,
+    run_cell,
+    write_readmes,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+PER, SID = ("PER", "frames"), ("SID accuracy", "utterance")
+
+
+@pytest.fixture
+def options(tmp_path):
+    folders = {
+        name: tmp_path / name
+        for name in ("models", "librispeech", "voxceleb", "lexicon", "output_folder")
+    }
+    for run in filter(None, ROWS.values()):
+        pretrained = folders["models"] / run / "model"
+        pretrained.mkdir(parents=True, exist_ok=True)
+        (pretrained / "model.safetensors").write_bytes(f"weights of {run}".encode())
+        (pretrained / "config.json").write_text("{}")
+    return Namespace(**folders, jobs=1, seeds=2)
+
+
+def possible(row, column):
+    """Return whether a row's features can be given to a column's task."""
+    name, representation = column
+    if row == "frame only" and representation == "utterance":
+        return False
+    if row == "utterance only" and representation == "frames":
+        return False
+    return not (row == "log-mel" and name == "WER, fine-tuned")
+
+
+def write_figures(folder, cell, test, **more):
+    path = folder / cell.folder / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"figures": {"test": test, **more}}))
+
+
+# ---- Cells
+
+
+def test_the_cells_of_a_seed_are_all_that_are_possible():
+    found = [(cell.row, (cell.name, cell.representation)) for cell in cells([SEEDS[0]])]
+    expected = {(row, column) for row in ROWS for column in COLUMNS if possible(row, column)}
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_a_cosine_that_does_not_depend_on_the_seed_is_of_the_first_alone():
+    made = cells(list(SEEDS[:3]))
+    assert [cell.seed for cell in made] == sorted(cell.seed for cell in made)
+    cosines = [cell for cell in made if cell.name == "EER, cosine" and cell.seed != SEEDS[0]]
+    assert {cell.row for cell in cosines} == {"random weights"} and len(cosines) == 4
+    trained = [cell for cell in made if cell.name != "EER, cosine"]
+    assert len(trained) == 3 * sum(cell.seed == SEEDS[0] for cell in trained)
+
+
+def test_each_cell_has_a_folder_of_its_own():
+    made = cells(list(SEEDS))
+    made += [cell._replace(last_layers=1) for cell in made]
+    folders = [str(cell.folder) for cell in made]
+    assert len(set(folders)) == len(folders)
+    assert not any(sign in folder for folder in folders for sign in " ,")
+
+
+@pytest.mark.parametrize("cell", cells([SEEDS[0]]), ids=lambda cell: str(cell.folder.parent))
+def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
+    rates = None if cell.name == "EER, cosine" else [0.001]
+    python, script, yaml, *words = command_line(cell, options, rates)
+    folder = results.ROOT / COLUMNS[cell.name, cell.representation].recipe
+    assert python == sys.executable and (folder / script).is_file()
+    given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
+    place_overrides(folder / yaml, json.dumps(given))
+    assert given["representation"] == cell.representation and given["seed"] == str(SEEDS[0])
+    assert given["output_folder"] == str(options.output_folder / cell.folder)
+    assert given.get("lrs") == (None if rates is None else "[0.001]")
+
+
+def test_the_features_of_a_cell_are_those_of_its_row(options):
+    models = options.models
+    expected = {
+        "log-mel": "fbank",
+        "random weights": f"random:{models}/joint/model",
+        "frame only": f"{models}/frame/model",
+        "joint, beta 0": f"{models}/joint_beta0/model",
+        "joint": f"{models}/joint/model",
+    }
+    for row, value in expected.items():
+        words = command_line(Cell(row, *PER, SEEDS[0]), options, None)
+        assert words[words.index("--features") + 1] == value
+        assert words[words.index("--lexicon") + 1] == str(options.lexicon)
+        assert "--lrs" not in words
+        assert "--last_layers" not in words
+    words = command_line(Cell("joint", *PER, SEEDS[0], last_layers=1), options, None)
+    assert words[words.index("--last_layers") + 1] == "1"
+    words = command_line(Cell("joint", "WER, fine-tuned", "frames", SEEDS[0]), options, None)
+    assert words[words.index("--upstream") + 1] == "finetune"
+
+
+# ---- Runs
+
+RUN = """
+import json, pathlib, sys
+folder, rates, fails = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+print("begun", flush=True)
+if fails == "True":
+    sys.exit("no such speaker")
+figures = {"lr": rates[-1] if rates else 0.03, "rates": rates, "test": {"per": 0.5}}
+(folder / "metrics.json").write_text(json.dumps({"figures": figures}))
+"""
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Let each cell be a small script, and return the cells that were run and what fails."""
+    state = Namespace(ran=[], fails=set())
+
+    def command(cell, options, rates):
+        state.ran.append(cell)
+        fails = str((cell.row, cell.seed) in state.fails)
+        folder = str(options.output_folder / cell.folder)
+        return [sys.executable, "-S", "-c", RUN, folder, json.dumps(rates), fails]
+
+    few = {PER: COLUMNS[PER]}
+    monkeypatch.setattr(results, "COLUMNS", few)
+    monkeypatch.setattr(results, "ROWS", {"log-mel": None, "joint": "joint"})
+    monkeypatch.setattr(results, "command_line", command)
+    return state
+
+
+def figures_of(options, row, seed):
+    path = options.output_folder / Cell(row, *PER, seed).folder / "metrics.json"
+    return json.loads(path.read_text())["figures"]
+
+
+def test_later_seeds_train_at_the_rate_that_was_best_for_the_first(fake, options):
+    assert run_all(options) == []
+    assert [cell.seed for cell in fake.ran] == [SEEDS[0]] * 2 + [SEEDS[1]] * 2
+    for row in ("log-mel", "joint"):
+        assert figures_of(options, row, SEEDS[0])["rates"] is None
+        assert figures_of(options, row, SEEDS[1])["rates"] == [0.03]
+
+
+def test_a_finished_cell_is_not_run_again(fake, options):
+    run_all(options)
+    (options.output_folder / Cell("joint", *PER, SEEDS[1]).folder / "metrics.json").unlink()
+    fake.ran.clear()
+    assert run_all(options) == []
+    assert fake.ran == [Cell("joint", *PER, SEEDS[1])]
+
+
+def test_a_finished_cell_of_another_model_is_refused(fake, options):
+    run_all(options)
+    (options.models / "joint" / "model" / "model.safetensors").write_bytes(b"other weights")
+    fake.ran.clear()
+    problems = run_all(options)
+    assert not fake.ran and len(problems) == 2
+    for seed, problem in zip(SEEDS, problems, strict=False):
+        assert str(options.output_folder / Cell("joint", *PER, seed).folder) in problem
+        assert f"{options.models / 'joint'} holds now" in problem
+
+
+@pytest.mark.parametrize(
+    "row, file, depends",
+    [
+        ("log-mel", "model.safetensors", False),
+        ("random weights", "model.safetensors", False),
+        ("random weights", "config.json", True),
+        ("joint", "model.safetensors", True),
+    ],
+)
+def test_a_cell_depends_on_what_its_features_are_made_of(row, file, depends, options):
+    cell = Cell(row, *PER, SEEDS[0])
+    before = model_digest(cell, options)
+    (options.models / "joint" / "model" / file).write_bytes(b"other")
+    assert (model_digest(cell, options) != before) == depends
+
+
+def test_a_failed_cell_is_reported_with_its_log(fake, options):
+    fake.fails = {("joint", SEEDS[0])}
+    first, second = run_all(options)
+    log = options.output_folder / Cell("joint", *PER, SEEDS[0]).folder / "log.txt"
+    assert str(log) in first and "ended with 1" in first
+    assert log.read_text().splitlines() == ["begun", "no such speaker"]
+    assert f"{log.with_name('metrics.json')} is missing" in second
+    assert figures_of(options, "log-mel", SEEDS[1])["rates"] == [0.03]
+    fake.fails = set()
+    assert run_all(options) == []
+    assert log.read_text().splitlines()[-1] == "begun"
+
+
+def test_a_cosine_of_a_later_seed_needs_no_rate(options, monkeypatch):
+    monkeypatch.setattr(results, "command_line", lambda *_: [sys.executable, "-S", "-c", ""])
+    cell = Cell("random weights", "EER, cosine", "frames", SEEDS[1])
+    assert run_cell(cell, options) is None
+
+
+# ---- Tables
+
+
+def test_a_table_shows_means_ranges_and_what_is_missing():
+    found = {
+        ("joint", PER): [0.5, 0.6, 0.43],
+        ("frame only", PER): [0.25],
+        ("joint", SID): [1.0],
+    }
+    header, line, *lines = make_table(found, [PER, SID]).splitlines()
+    assert header == "| features | PER, frames | SID accuracy, utterance |"
+    assert line == "|---|--:|--:|"
+    assert lines == [
+        "| log-mel | not run | not run |",
+        "| random weights | not run | not run |",
+        "| frame only | 25.0 | - |",
+        "| utterance only | - | not run |",
+        "| joint, beta 0 | not run | not run |",
+        "| joint | 51.0 [43.0, 60.0] | 100.0 |",
+    ]
+
+
+def test_the_figures_of_a_column_are_read_from_its_runs(tmp_path):
+    write_figures(tmp_path, Cell("joint", *PER, SEEDS[0]), {"per": 0.5, "ctc_loss": 2.0})
+    write_figures(tmp_path, Cell("joint", *PER, SEEDS[1]), {"per": 0.4, "ctc_loss": 2.0})
+    systems = {name: {"eer": value} for name, value in (("frames", 0.1), ("fbank", 0.2))}
+    systems["random"] = {"eer": 0.3}
+    for row in ("joint", "log-mel", "random weights"):
+        write_figures(tmp_path, Cell(row, "EER, cosine", "frames", SEEDS[0]), {"systems": systems})
+    assert read_results(tmp_path) == {
+        ("joint", PER): [0.5, 0.4],
+        ("joint", ("EER, cosine", "frames")): [0.1],
+        ("log-mel", ("EER, cosine", "frames")): [0.2],
+        ("random weights", ("EER, cosine", "frames")): [0.3],
+    }
+
+
+@pytest.fixture
+def readmes(tmp_path, monkeypatch):
+    """Copies of the READMEs that show results, and no other."""
+    monkeypatch.setattr(results, "ROOT", tmp_path / "repository" / "recipes")
+    for place in README_COLUMNS:
+        path = results.ROOT / place / "README.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((REPOSITORY / "recipes" / place / "README.md").read_text())
+    return results.ROOT
+
+
+def test_results_are_written_into_every_readme(readmes, tmp_path):
+    write_figures(tmp_path, Cell("joint", *PER, SEEDS[0]), {"per": 0.123})
+    write_readmes(tmp_path)
+    for place, columns in README_COLUMNS.items():
+        before = (REPOSITORY / "recipes" / place / "README.md").read_text()
+        after = (readmes / place / "README.md").read_text()
+        head, _, rest = after.partition("<!-- results -->\n")
+        table, _, tail = rest.partition("\n<!-- /results -->")
+        assert table == make_table({("joint", PER): [0.123]}, columns)
+        assert before.startswith(head + "<!-- results -->") and before.endswith(tail)
+        assert ("12.3" in table) == (PER in columns)
+    assert json.loads((tmp_path / "results.json").read_text()) == [
+        {"row": "joint", "column": "PER", "representation": "frames", "values": [0.123]}
+    ]
+
+
+def test_every_column_is_shown_by_the_repository_and_one_recipe():
+    own = [
+        column for place, columns in README_COLUMNS.items() if place != ".." for column in columns
+    ]
+    assert sorted(own) == sorted(COLUMNS) == sorted(README_COLUMNS[".."])
+
+
+def test_a_folder_without_results_is_refused(readmes, tmp_path):
+    with pytest.raises(ValueError, match="holds no results: run the cells first"):
+        write_readmes(tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_missing_paths_are_named(monkeypatch, tmp_path, capsys):
+    given = ["--models", tmp_path, "--librispeech", tmp_path, "--voxceleb", tmp_path / "gone"]
+    monkeypatch.setattr(sys, "argv", ["results.py", *map(str, given)])
+    with pytest.raises(SystemExit):
+        results.main()
+    assert f"--voxceleb is {tmp_path / 'gone'}" in capsys.readouterr().err
+    assert make_parser().parse_args(["--write", "R"]).write == Path("R")
+
+
+# ---- The tables of pretraining
+
+
+def run_figures(**test):
+    return {"epochs": 3, "steps": 70, "valid": {"masked_accuracy": 0.25}, "test": test}
+
+
+def test_the_stages_tell_both_splits_and_what_was_not_run():
+    runs = {"joint": run_figures(masked_accuracy=0.101, retrieval_accuracy=0.5), "frame": None}
+    rows = stages.make_stage_table(runs).splitlines()
+    assert rows[2] == "| joint | 3 | 70 | valid | 25.0 | | | | | |"
+    assert rows[3] == "| | | | test | 10.1 | | | | 50.0 | |"
+    assert rows[4].startswith("| frame | not run |")
+    assert {row.count("|") for row in rows} == {11}
+
+
+def test_the_tables_of_pretraining_are_written_where_they_belong(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text(stages.README.read_text())
+    monkeypatch.setattr(stages, "README", readme)
+    reading = {"model": {"mean": 1.0, "std": 0.1}, "control": {"mean": 2.5, "std": 0.2}}
+    reading |= {"difference": -1.5, "interval": [-2.0, -1.0]}
+    leakage = {part: {key: reading for key in stages.READINGS.values()} for part in stages.PARTS}
+    for run, figures in (("joint", run_figures(majority_accuracy=0.031)), ("leakage", leakage)):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.json").write_text(json.dumps({"figures": figures}))
+    stages.main(tmp_path)
+    text = readme.read_text()
+    assert "| 3.1 |" in text and "| frame | not run |" in text
+    assert text.count("| 1.00 ± 0.10 | 2.50 ± 0.20 | -1.50 [-2.00, -1.00] |") == 8
+    assert text.index("| 3.1 |") < text.index("1.00 ± 0.10")
+    with pytest.raises(SystemExit, match="holds no metrics.json"):
+        stages.main(tmp_path / "gone")

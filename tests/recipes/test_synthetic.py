@@ -1,0 +1,253 @@
+"""The synthetic corpus: the same bytes, phones in step with the audio; and the demo's table."""
+
+import csv
+import filecmp
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.exported import save_model
+from recipes.common.data.manifest import CorpusError, read_manifest
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from recipes.Synthetic import corpus, demo
+
+SPEAKERS = {"train": 2, "valid": 2, "test": 1}
+EACH = corpus.SESSIONS * (corpus.SHARED + corpus.OWN)
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """A corpus of few speakers. Do not change it."""
+    pytest.importorskip("espeakng_loader", reason="the corpus needs requirements-demo.txt")
+    folder = tmp_path_factory.mktemp("synthetic") / "corpus"
+    corpus.make_corpus(folder, num_workers=2, speakers=SPEAKERS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def table(synthetic):
+    """The rows of its utterances.csv."""
+    with open(synthetic / "utterances.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def alignments(synthetic):
+    """Each utterance's phones as (start, duration, name)."""
+    phones = defaultdict(list)
+    for split in SPEAKERS:
+        for line in (synthetic / "alignments" / f"{split}.ctm").read_text().splitlines():
+            utterance, channel, start, duration, name = line.split()
+            assert channel == "1"
+            phones[utterance].append((float(start), float(duration), name))
+    return phones
+
+
+def read(folder, row):
+    path = folder / "wav" / row["speaker"] / corpus.path_of(row["ID"])
+    audio, rate = soundfile.read(path)
+    assert rate == 16000 and audio.ndim == 1
+    return audio
+
+
+@pytest.mark.long
+def test_the_same_bytes_again_in_another_order(synthetic, tmp_path):
+    again = tmp_path / "corpus"
+    corpus.make_corpus(again, num_workers=1, speakers=dict(reversed(SPEAKERS.items())))
+    names = [path.relative_to(synthetic).as_posix() for path in synthetic.rglob("*.[fc][lt]*")]
+    assert len(names) == 5 * (EACH + 1) + 3
+    _, mismatch, errors = filecmp.cmpfiles(synthetic, again, names, shallow=False)
+    assert not mismatch and not errors
+
+
+def test_what_is_there_is_kept_and_what_is_missing_made_again(synthetic, tmp_path):
+    again = tmp_path / "corpus"
+    again.mkdir()
+    (again / "corpus.json").write_bytes((synthetic / "corpus.json").read_bytes())
+    for name in ("train00", "train01", "valid00", "valid01"):
+        (again / "wav").mkdir(exist_ok=True)
+        (again / "wav" / name).symlink_to(synthetic / "wav" / name)
+    (again / "wav" / ".test00").mkdir()  # begun and interrupted
+    corpus.make_corpus(again, num_workers=1, speakers=SPEAKERS)
+    for name in ("utterances.csv", "alignments/test.ctm", "wav/test00/3/006.flac"):
+        assert (again / name).read_bytes() == (synthetic / name).read_bytes()
+    before = (again / "utterances.csv").stat().st_mtime_ns
+    corpus.make_corpus(again, speakers=SPEAKERS)
+    assert (again / "utterances.csv").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_something_else_is_refused(synthetic, tmp_path):
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(CorpusError, match="something else"):
+        corpus.make_corpus(tmp_path)
+    with pytest.raises(CorpusError, match="other settings"):
+        corpus.make_corpus(synthetic, speakers={"train": 3})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_phones_cover_the_audio(synthetic, table, alignments):
+    assert len(table) == len(alignments) == 5 * EACH
+    for row in table:
+        phones = alignments[row["ID"]]
+        ends = [start + duration for start, duration, _ in phones]
+        assert phones[0][0] == 0 and min(duration for _, duration, _ in phones) > 0
+        assert np.allclose(ends[:-1], [start for start, _, _ in phones[1:]], atol=2e-4)
+        assert ends[-1] == pytest.approx(len(read(synthetic, row)) / 16000, abs=2e-4)
+
+
+def test_phones_are_where_they_sound(synthetic, table, alignments):
+    levels = defaultdict(list)
+    for row in table:
+        audio = read(synthetic, row)
+        for start, duration, name in alignments[row["ID"]]:
+            if duration > 0.03:
+                part = audio[round(start * 16000) : round((start + duration) * 16000)]
+                levels[name].append(np.log10(np.mean(part**2)) - np.log10(np.mean(audio**2)))
+    mean = {name: 10 * np.mean(values) for name, values in levels.items()}  # dB
+    assert all(mean["sil"] < mean[vowel] - 6 for vowel in ("aI", "eI", "oU", "i:", "E"))
+    assert len(mean) > 35 and all(not name.startswith(("'", ",", "_")) for name in mean)
+    for row in table:
+        spoken = [name for _, _, name in alignments[row["ID"]] if name != "sil"]
+        assert 2 * len(row["words"].split()) <= len(spoken) <= 6 * len(row["words"].split())
+        assert 5 < len(spoken) / alignments[row["ID"]][-1][0] < 20  # in a second
+
+
+def test_splits_share_no_speaker_and_no_sentence():
+    for split, lines in corpus.SENTENCES.items():
+        for other, others in corpus.SENTENCES.items():
+            assert split == other or not set(lines) & set(others)
+    lines = corpus.read_sentences()
+    assert len(set(lines)) == len(lines) == sum(map(len, corpus.SENTENCES.values()))
+
+
+def test_all_speakers_of_a_split_share_sentences(table):
+    said = defaultdict(set)
+    for row in table:
+        said[row["speaker"]].add(row["sentence"])
+    assert all(len(sentences) == EACH for sentences in said.values())  # none twice
+    assert 8 <= len(said["train00"] & said["train01"]) < EACH
+    assert not said["train00"] & said["valid00"]
+
+
+def test_speakers_differ_as_full_splits(tmp_path):
+    for split, count in corpus.SPEAKERS.items():
+        voices = [corpus.voice(split, number, count) for number in range(count)]
+        pitches = sorted(float(voice["pitch"].split()[0]) for voice in voices)
+        assert len(set(map(str, voices))) == count >= 8
+        assert pitches[0] < 100 and pitches[-1] > 215
+    assert sum(corpus.SPEAKERS.values()) >= 40
+
+
+def test_sessions_of_a_speaker_have_channels_of_their_own(synthetic, table):
+    spectra = defaultdict(list)
+    for row in table:
+        if row["speaker"] == "train00":
+            frames = read(synthetic, row)[: 16000 * 2 // 512 * 512].reshape(-1, 512)
+            power = (np.abs(np.fft.rfft(frames * np.hanning(512))) ** 2).mean(0)
+            bands = power[1:].reshape(16, 16).mean(1)
+            spectra[row["session"]].append(10 * np.log10(bands))
+    means = np.stack([np.mean(values, 0) for _, values in sorted(spectra.items())])
+    within = np.mean([np.std(values, 0).mean() for values in spectra.values()])
+    assert len(means) == 4
+    for first in range(4):
+        for second in range(first):
+            difference = means[first] - means[second]
+            assert np.std(difference) > 2  # dB, beside the level
+    assert means.std(0).mean() > within
+
+
+def test_manifest(synthetic, tmp_path, monkeypatch):
+    from recipes.Synthetic import synthetic_prepare
+
+    monkeypatch.setattr(synthetic_prepare, "make_corpus", lambda *_: None)
+    synthetic_prepare.prepare_synthetic(synthetic, tmp_path, ["train", "test"])
+    rows = read_manifest(tmp_path / "train.csv")
+    assert len(rows) == 2 * EACH and {row["spk_id"] for row in rows} == {"train00", "train01"}
+    assert rows[0]["wrd"] == corpus.words(corpus.read_sentences()[0])
+    assert rows[0]["phn"].startswith("sil D @2 f E r i")
+
+
+@pytest.fixture
+def figures():
+    """Made-up figures of the demo."""
+    units = {"masked_accuracy": 0.3, "copy_accuracy": 0.1, "majority_accuracy": 0.05}
+    interval = {"value": 0.4, "interval": [0.3, 0.45]}
+    left = {"model": {"mean": 1.0}, "control": {"mean": 1.5}, "difference": -0.5}
+    return {
+        "units": {"frame": units, "joint": units, "joint_beta0": units},
+        "speakers": {
+            "trials": 1600,
+            "speakers": 8,
+            "eer": {"utterance": 0.1, "fbank": 0.25, "random": 0.25},
+            "ratio": {"fbank": interval, "random": {"value": None, "interval": None}},
+        },
+        "leakage": {
+            "likelihood_gain": {**left, "interval": [-0.7, -0.2]},
+            "info_nce": {**left, "interval": [-0.7, 0.2]},
+        },
+    }
+
+
+def test_table(figures):
+    text = demo.make_table(figures, "Synthetic")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {6}
+    assert "| 30.0% | copying the nearest visible unit | 10.0% | 3.00 times |" in text
+    assert "| 10.0% | log-mel statistics | 25.0% | 0.40 [0.30, 0.45] |" in text
+    assert "| 1.500 | -0.50 [-0.70, -0.20] |" in text and "not defined" in text
+    assert "copying: yes" in text and "baseline's: yes" in text and "find less of u" in text
+    assert "nothing here says how real speech fares" in text
+
+
+def test_the_table_says_where_an_aim_is_missed(figures):
+    figures["units"]["joint"] = {**figures["units"]["joint"], "masked_accuracy": 0.14}
+    figures["speakers"]["eer"]["random"] = 0.19
+    figures["leakage"]["likelihood_gain"]["interval"] = [-0.7, 0.1]
+    text = demo.make_table(figures, "LibriSpeech")
+    assert "copying: NO" in text and "baseline's: NO" in text
+    assert "neither clearly less nor clearly more" in text and "Read speech" in text
+
+
+def test_trials_are_balanced_and_across_sessions():
+    names = [(f"s{i}", f"s{i}-{j}-{k:03d}") for i in range(4) for j in range(3) for k in range(9)]
+    rows = [{"ID": name, "spk_id": speaker} for speaker, name in names]
+    trials = demo.make_trials(rows, seed=1)
+    assert trials == demo.make_trials(rows[::-1], seed=1)
+    assert len(set(trials)) == len(trials) == 2 * 4 * demo.TRIALS_PER_SPEAKER
+    speaker = {name: own for own, name in names}
+    for label, first, second in trials:
+        assert label == (speaker[first] == speaker[second])
+        assert demo.session(first) != demo.session(second)
+    assert sum(label for label, _, _ in trials) == len(trials) / 2
+
+
+def test_the_table_takes_the_figures_of_the_parts(figures, librispeech, tmp_path):
+    torch.manual_seed(0)
+    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=12)
+    save_model(tmp_path / "joint" / "model", {"utterance_encoder": encoder})
+    splits = demo.SPLITS["LibriSpeech"]
+    prepare_librispeech(librispeech, tmp_path / "manifest", splits.values(), num_workers=1)
+    demo.check_speakers(tmp_path, librispeech, splits)
+    for name, part in figures["units"].items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"figures": {"test": part}}))
+    (tmp_path / "leakage").mkdir()
+    leakage = {"figures": {demo.UNSEEN: figures["leakage"]}}
+    (tmp_path / "leakage" / "metrics.json").write_text(json.dumps(leakage))
+    found = demo.gather(tmp_path)
+    assert found["speakers"]["speakers"] == 3 and 0 <= found["speakers"]["eer"]["utterance"] <= 1
+    assert found["units"] == figures["units"] and found["leakage"] == figures["leakage"]
+    text = demo.make_table(found, "LibriSpeech")
+    assert text.count("| EER of u |") == 2
+
+
+def test_results_of_other_data_are_refused(tmp_path):
+    demo.claim(tmp_path, tmp_path / "a")
+    demo.claim(tmp_path, tmp_path / "a")
+    with pytest.raises(SystemExit, match="another --results"):
+        demo.claim(tmp_path, tmp_path / "b")

@@ -1,0 +1,129 @@
+"""Write the gradients of one training step of a stage, on one process or on two ranks.
+
+    python distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
+    torchrun --nproc_per_node=2 distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
+
+STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage.
+
+The global batch, its masks and its crops are given: two ranks take unequal parts of it.
+"""
+
+import os
+import sys
+
+import numpy as np
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain import Stage
+from speechbrain.utils.distributed import ddp_init_group
+
+from lobes.distributed import rank, world_size
+from recipes.common.data.dataio import LengthSortedBatches, collate
+from recipes.common.training.experiment import leave_together
+
+SECONDS = (1.0, 2.3, 1.4, 0.7, 1.9, 1.2, 2.6)
+PART = 3  # utterances of the first rank
+UNITS = 16
+
+
+def examples():
+    """Return the utterances of the global batch: other lengths, masks and crops each."""
+    for number, seconds in enumerate(SECONDS):
+        rng = np.random.default_rng(number)
+        wav = torch.from_numpy(rng.normal(size=int(seconds * 16000)).astype("float32")) * 0.1
+        frames = 1 + (len(wav) - 400) // 320
+        yield {
+            "id": f"utterance-{number}",
+            "sig": wav,
+            "units": torch.from_numpy(rng.integers(UNITS, size=frames)),
+            "mask": torch.from_numpy(rng.random(frames) < 0.1 * (number + 1)),
+            "first": wav[: len(wav) // 2 + 100 * number],
+            "second": wav[len(wav) // 2 :],
+        }
+
+
+def build(stage, output):
+    """Return a stage's Brain at its tiny size, without dropout."""
+    pretrain = os.path.join(
+        os.path.dirname(__file__), "..", "..", "recipes", "LibriSpeech", "pretrain"
+    )
+    overrides = f"data_folder: none\noutput_folder: {output}\n"
+    stage, _, critic_kind = stage.partition(" ")
+    overrides += "" if stage == "utterance" else f"num_targets: {UNITS}\n"
+    overrides += f"critic_kind: {critic_kind}\n" if critic_kind else ""
+    overrides += "gamma: 0.5\n" if stage == "joint" else ""
+    with open(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    for module in hparams["modules"].values():
+        for part in module.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+            for name in ("dropout", "attention_dropout", "activation_dropout", "layer_drop"):
+                if isinstance(getattr(part, name, None), float):
+                    setattr(part, name, 0.0)
+    if stage == "joint" and not critic_kind:
+        hparams["modules"]["critic"].ridge = 1.0  # 7 utterances determine no regression on 128
+    run_opts = {"device": "cpu", "distributed_backend": "gloo"}
+    checkpointer = hparams["checkpointer"]()
+    brain = hparams["stage"](
+        hparams["modules"], hparams["optimizer"], hparams, run_opts, checkpointer
+    )
+    brain._wrap_distributed()
+    brain.init_optimizers()
+    return brain
+
+
+def gradients(brain):
+    """Return every parameter's gradient after one step's loss, and the critics' after theirs."""
+    whole = list(examples())
+    parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
+    batch = collate(parts[rank()])
+    brain.modules.train()
+    # Late enough that beta has risen: the information is in the loss
+    brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
+    brain.train_sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
+    brain.on_stage_start(Stage.TRAIN, 1)
+    brain.step = 51
+    found = step_critics(brain, batch)
+    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    brain.compute_objectives(outputs, batch, Stage.TRAIN).backward()
+    return found | collect(brain)
+
+
+def step_critics(brain, batch):
+    """Return the gradients of the critics' step, which lets a linear one see the batch."""
+    found = {}
+    for name, critic in getattr(brain, "critics", {}).items():
+        with torch.no_grad():
+            _, _, frames, _, embeddings, _ = brain.compute_forward(batch, Stage.TRAIN)
+        objective = critic(*brain.draw_pairs(frames, embeddings, batch, 0), mode="objective")
+        if objective.requires_grad:
+            (-objective).backward()
+        found |= {f"{name} step: {key}": value for key, value in collect(brain).items()}
+    return found
+
+
+def collect(brain):
+    """Return the gradients by parameter and forget them."""
+    found = {}
+    for name, parameter in brain.modules.named_parameters():
+        if parameter.grad is not None:
+            found[name.replace(".module.", ".")] = parameter.grad.clone()
+            parameter.grad = None
+    return found
+
+
+def main():
+    """Compute the gradients and write them from the first rank."""
+    stage, output, path = sys.argv[1:]
+    ddp_init_group({"distributed_backend": "gloo"})
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    found = gradients(build(stage, output))
+    if rank() == 0:
+        torch.save(found, path)
+    leave_together()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""The stages' Brains: which step reaches which weights, and what stops a run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain import Stage
+
+from recipes.common.data.dataio import LengthSortedBatches, collate
+from recipes.common.training.brain import TrainingError, record_epoch
+from recipes.common.training.checkpoints import AtomicCheckpointer
+from recipes.LibriSpeech.pretrain.joint import JointBrain, check_receivers, joint_moments
+from tests.training import distributed_gradients as steps
+
+JOINT = ["joint", "joint network", "joint classifier"]  # with each critic
+
+
+def make_brain(stage, folder):
+    """Return a Brain in the middle of its stage, and a batch."""
+    torch.manual_seed(0)
+    brain = steps.build(stage, folder)
+    brain.train_sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
+    brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
+    brain.modules.train()
+    brain.on_stage_start(Stage.TRAIN, 1)
+    brain.step = 51
+    return brain, collate(list(steps.examples()))
+
+
+def forward(brain, batch):
+    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    return outputs, brain.compute_objectives(outputs, batch, Stage.TRAIN)
+
+
+def has_gradient(module):
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def weights(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def same(module, before):
+    return all(map(torch.equal, module.parameters(), before))
+
+
+def averages(module):
+    return [b.detach().clone() for b in module.buffers()]
+
+
+@pytest.mark.parametrize("stage", JOINT)
+def test_the_encoders_step_leaves_the_critics_alone(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    before = averages(brain.modules["critic"])
+    assert brain.beta() > 0
+    forward(brain, batch)[1].backward()
+    for name in ("frame_encoder", "utterance_encoder"):
+        assert has_gradient(brain.modules[name])
+    for name in ("critic", "lower_bound"):
+        assert not has_gradient(brain.modules[name])
+        assert all(p.requires_grad for p in brain.modules[name].parameters())
+    assert all(map(torch.equal, brain.modules["critic"].buffers(), before))
+
+
+@pytest.mark.parametrize("name", ["frame_encoder", "utterance_encoder"])
+def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    outputs, loss = forward(brain, batch)
+    for _ in range(5):
+        brain.on_fit_batch_end(batch, outputs, loss, True)
+    brain.hparams.information_trains = [name]
+    forward(brain, batch)
+    frames = brain.compute_forward(batch, Stage.TRAIN)[2]
+    closed = brain.frame_information(frames, batch.units.data >= 0, 1.0)
+    assert closed.requires_grad == (name == "frame_encoder")
+    brain.information(1.0).backward()
+    trained = {key: has_gradient(brain.modules[key]) for key in brain.architecture()}
+    assert trained == {key: key == name for key in brain.architecture()}
+
+
+def joint_hparams(folder, **overrides):
+    """Return what joint_tiny.yaml builds."""
+    pretrain = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
+    overrides |= {"data_folder": "none", "output_folder": str(folder)}
+    with open(pretrain / "joint_tiny.yaml", encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
+
+
+def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
+    critic = joint_hparams(tmp_path, critic_momentum=0.25, critic_ridge=0.5)["modules"]["critic"]
+    assert (critic.momentum, critic.ridge) == (0.25, 0.5)
+
+
+def test_refuses_to_erase_more_than_there_is_before_it_trains(tmp_path):
+    with pytest.raises(ValueError, match="erased_directions is 129: .* from 0 to 128"):
+        JointBrain.initialise(joint_hparams(tmp_path, erased_directions=129))
+
+
+@pytest.mark.parametrize("names", ["frame_encoder", [], ["frames"]])
+def test_refuses_to_train_what_is_no_encoder(names):
+    with pytest.raises(ValueError, match="information_trains is .* such as"):
+        check_receivers(names, "linear")
+
+
+def test_refuses_a_critic_that_does_not_reach_whom_it_is_to_train():
+    with pytest.raises(ValueError, match="which critic_kind: classifier does not reach"):
+        check_receivers(["utterance_encoder"], "classifier")
+    check_receivers(["frame_encoder"], "classifier")
+
+
+@pytest.mark.parametrize("stage", JOINT)
+def test_the_critics_steps_leave_the_encoders_alone(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    outputs, loss = forward(brain, batch)
+    names = ("frame_encoder", "utterance_encoder", "critic", "lower_bound")
+    before = {name: weights(brain.modules[name]) for name in names}
+    fitted = averages(brain.modules["critic"])
+    brain.on_fit_batch_end(batch, outputs, loss, True)
+    for name in ("frame_encoder", "utterance_encoder"):
+        assert not has_gradient(brain.modules[name]) and same(brain.modules[name], before[name])
+    assert not same(brain.modules["lower_bound"], before["lower_bound"])
+    assert not all(map(torch.equal, brain.modules["critic"].buffers(), fitted))
+    if before["critic"]:  # else it is in closed form
+        assert not same(brain.modules["critic"], before["critic"])
+
+
+@pytest.mark.parametrize("stage", JOINT)
+def test_the_information_is_added_to_the_loss(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    outputs, loss = forward(brain, batch)
+    for _ in range(20):
+        brain.on_fit_batch_end(batch, outputs, loss, True)
+    brain.modules.eval()
+    brain.hparams.beta = 0.0
+    without = forward(brain, batch)[1]
+    brain.hparams.beta = 0.7
+    with_it = forward(brain, batch)[1]
+    frames, valid = brain.compute_forward(batch, Stage.TRAIN)[2], batch.units.data >= 0
+    critics, closed = brain.information(0.0), brain.frame_information(frames, valid, 0.0)
+    assert critics.abs() > 1e-3 and closed > 0.1
+    information = critics + brain.hparams.gamma * closed
+    assert torch.allclose(with_it - without, brain.beta() * information, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", JOINT)
+def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    brain.hparams.alpha = 0.0
+    outputs, loss = forward(brain, batch)
+    for _ in range(20):
+        brain.on_fit_batch_end(batch, outputs, loss, True)
+    optimizer = torch.optim.SGD(brain.modules["frame_encoder"].parameters(), 1e-3)
+    values = []
+    for _ in range(6):
+        outputs = brain.compute_forward(batch, Stage.TRAIN)
+        brain.pairs = brain.draw_pairs(outputs[2], outputs[4], batch, "encoders")
+        information = brain.information(1.0)
+        optimizer.zero_grad()
+        (brain.beta() / brain.hparams.beta * information).backward()
+        optimizer.step()
+        values.append(information.item())
+    assert values[-1] < values[0]
+
+
+def test_steps_on_what_frames_tell_of_their_utterance_lower_it(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    optimizer = torch.optim.SGD(brain.modules["frame_encoder"].parameters(), 1e-3)
+    values = []
+    for _ in range(6):
+        frames = brain.compute_forward(batch, Stage.TRAIN)[2]
+        information = brain.frame_information(frames, batch.units.data >= 0, 1.0)
+        optimizer.zero_grad()
+        information.backward()
+        optimizer.step()
+        values.append(information.item())
+    assert values[-1] < values[0]
+
+
+def test_beta_waits_for_the_critic_and_rises(tmp_path):
+    brain, _ = make_brain("joint", tmp_path)
+    brain.hparams.epoch_counter.current = 1
+    brain.step = 1
+    assert brain.beta() == 0.0
+    brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs
+    assert brain.beta() == brain.hparams.beta
+
+
+@pytest.mark.parametrize("frames_per_pair", [1, 8, None])
+def test_draws_are_of_valid_frames_and_their_own_utterance(frames_per_pair, tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.frames_per_pair = frames_per_pair
+    count, width = batch.units.data.shape
+    rows = torch.arange(count)[:, None].expand(count, width)
+    padded = batch.units.data < 0
+    frames = torch.stack([rows, padded], -1).float()
+    embeddings = torch.arange(count).repeat(2)[:, None].float()
+    x, y, groups = brain.draw_pairs(frames, embeddings, batch, "test")
+    assert padded.any() and (x[:, 1] == 0).all()
+    assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(groups.float(), y[:, 0])
+
+
+def test_without_a_number_the_mean_is_over_all_valid_frames(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.frames_per_pair = None
+    brain.hparams.pairs_per_utterance = 1
+    frames = torch.randn(*batch.units.data.shape, 4)
+    x, _, _ = brain.draw_pairs(frames, torch.zeros(2 * len(frames), 1), batch, "test")
+    spoken = zip(frames, batch.units.data >= 0, strict=True)
+    torch.testing.assert_close(x, torch.stack([row[valid].mean(0) for row, valid in spoken]))
+
+
+def test_draws_are_means_of_several_frames(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    frames = torch.randn(*batch.units.data.shape, 4)
+    embeddings = torch.zeros(2 * len(frames), 1)
+    brain.hparams.pairs_per_utterance = 2000
+    variances = {}
+    for count in (1, 16):
+        brain.hparams.frames_per_pair = count
+        x, _, _ = brain.draw_pairs(frames, embeddings, batch, "test")
+        variances[count] = x.var().item()
+    assert variances[16] == pytest.approx(variances[1] / 16, rel=0.3)
+
+
+def test_units_are_predicted_at_every_valid_frame_without_masks_too(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.modules.eval()
+    brain.hparams.plain_weight = 0.0
+    outputs, without = forward(brain, batch)
+    brain.hparams.plain_weight = 0.7
+    _, with_it = forward(brain, batch)
+    units = batch.units.data
+    valid = units >= 0
+    expected = torch.nn.functional.cross_entropy(outputs[3][valid], units[valid])
+    assert not valid.all()
+    torch.testing.assert_close(with_it - without, 0.7 * expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_critic_sees_frames_without_masks(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    first = brain.compute_forward(batch, Stage.TRAIN)
+    batch.mask.data[:] = ~batch.mask.data
+    second = brain.compute_forward(batch, Stage.TRAIN)
+    assert not torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
+
+
+def test_moments_for_erasing_are_those_of_each_utterance_alone(tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    encoders = [brain.modules[name].eval() for name in ("frame_encoder", "utterance_encoder")]
+    found = joint_moments(*encoders, [batch, batch])
+    with torch.no_grad():
+        wavs = [example["sig"][None] for example in steps.examples()] * 2
+        frames, embeddings = ([encoder(wav)[0] for wav in wavs] for encoder in encoders)
+    rows = torch.cat(frames).double()
+    expected = rows.mean(0), torch.cov(rows.T, correction=0)
+    expected += torch.stack([x.mean(0) for x in frames]), torch.stack(embeddings)
+    for ours, slow in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, slow.double(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("beta", "erased"), [(0.03, 5), (0.0, 0)])
+def test_directions_are_erased_at_the_end_and_from_the_control_none(beta, erased, tmp_path):
+    brain, batch = make_brain("joint", tmp_path)
+    brain.hparams.beta, brain.hparams.erased_directions = beta, 5
+    brain.loaders = {"plain": [batch]}
+    brain.on_evaluate_start()
+    assert brain.architecture()["frame_encoder"]["erased_directions"] == erased
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    brain, batch = make_brain("utterance", tmp_path)
+    before = weights(brain.modules["utterance_encoder"])
+    batch.first.data[0, 100] = float("nan")
+    with pytest.raises(TrainingError, match="epoch 20, step 51"):
+        brain.fit_batch(batch)
+    assert same(brain.modules["utterance_encoder"], before)
+
+
+def test_a_collapsed_representation_stops_the_run(tmp_path):
+    brain, _ = make_brain("frame", tmp_path)
+    brain.check_collapse({"frame_deviation": 0.5})
+    with pytest.raises(TrainingError, match="frame_deviation.*collapsed"):
+        brain.check_collapse({"frame_deviation": 1e-5})
+
+
+def test_dropout_depends_on_the_step_alone(tmp_path):
+    brain, batch = make_brain("frame", tmp_path)
+    draws = []
+    for step in (3, 4, 3):
+        torch.rand(7)
+        brain.step = step
+        brain.on_fit_batch_start(batch, True)
+        draws.append(torch.rand(5))
+    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    brain, _ = make_brain("frame", tmp_path)
+    architecture = brain.architecture()
+    brain.checkpointer.save_checkpoint(meta={"architecture": architecture})
+    brain.check_architecture()
+    brain.modules["frame_encoder"].config["d_model"] = 999
+    with pytest.raises(ValueError, match="frame_encoder.d_model is 128 there and 999 here"):
+        brain.check_architecture()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    layer, full = torch.nn.Linear(2, 2), [False]
+    checkpointer = AtomicCheckpointer(tmp_path / "save", {"layer": layer})
+
+    def save(module, path):
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        torch.save(module.state_dict(), path)
+
+    checkpointer.custom_save_hooks["layer"] = save
+    checkpointer.save_and_keep_only()
+    good = layer.weight.detach().clone()
+    full[0] = True
+    torch.nn.init.zeros_(layer.weight)
+    with pytest.raises(OSError, match="No space left.*Earlier checkpoints there are intact"):
+        checkpointer.save_and_keep_only()
+    assert len(list((tmp_path / "save").iterdir())) == 1
+    checkpointer.recover_if_possible()
+    assert torch.equal(layer.weight, good)
+
+
+def test_the_history_has_each_epoch_once(tmp_path):
+    path = tmp_path / "history.jsonl"
+    for epoch in (1, 2, 3, 2):
+        record_epoch(path, epoch, {"train": {}, "valid": {}})
+    assert [line[:12] for line in path.read_text().splitlines()] == ['{"epoch": 1,', '{"epoch": 2,']

@@ -1,0 +1,57 @@
+"""Two ranks compute what one process does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "distributed_gradients.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def run(*words, seconds=None):
+    """Run a Python command to its end."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, env=env, timeout=seconds
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["frame", "utterance", "joint", "joint network"])
+def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
+    run(SCRIPT, stage, tmp_path, tmp_path / "one.pt")
+    run(*TORCHRUN, SCRIPT, stage, tmp_path, tmp_path / "two.pt")
+    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    assert one.keys() == two.keys() and len(one) > 20
+    largest = max(gradient.abs().max() for gradient in one.values())
+    for name in one:
+        difference = (one[name] - two[name]).abs().max()
+        assert difference <= 1e-5 * largest, f"{name}: {difference / largest:.1e} of the largest"
+
+
+SAVE_OFTEN = """
+import sys
+import torch
+from speechbrain.utils.distributed import ddp_init_group
+from recipes.common.training.checkpoints import AtomicCheckpointer
+from recipes.common.training.experiment import leave_together
+
+ddp_init_group({"distributed_backend": "gloo"})
+checkpointer = AtomicCheckpointer(sys.argv[1], {"layer": torch.nn.Linear(2, 3)})
+for _ in range(5):
+    checkpointer.save_and_keep_only(num_to_keep=1)
+leave_together()
+"""
+
+
+@pytest.mark.long
+def test_ranks_agree_on_the_checkpoints_to_delete(tmp_path):
+    script = tmp_path / "save_often.py"
+    script.write_text(SAVE_OFTEN)
+    run(*TORCHRUN, script, tmp_path / "save", seconds=120)
+    assert len(list((tmp_path / "save").iterdir())) == 1
