@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 _alone = False
 
@@ -124,3 +125,8 @@ def _row_range(x):
     counts[dist.get_rank()] = len(x)
     dist.all_reduce(counts)
     return int(counts[: dist.get_rank()].sum()), int(counts.sum())
+
+
+def unwrap(module):
+    """Return the module inside DistributedDataParallel, or the module itself."""
+    return module.module if isinstance(module, DistributedDataParallel) else module

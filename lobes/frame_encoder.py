@@ -366,12 +366,21 @@ class FrameEncoder(nn.Module):
         >>> encoder.config["erased_directions"]
         4
         """
+        self.add_erasure(directions)
+        self.erasure.fit(mean, covariance, means, embeddings)
+
+    def add_erasure(self, directions):
+        """Make the encoder one from whose frames so many directions are erased: none until `erase`.
+
+        Arguments and errors are those of `erase`. The state dict of an encoder that has been erased
+        then fits.
+        """
+        d_model = self.config["d_model"]
         if self.erasure is not None:
             raise ValueError("directions have been erased from these frames: erase once")
-        if not 1 <= directions <= len(mean):
-            raise ValueError(f"directions is {directions}: frames have {len(mean)}")
-        erasure = Erasure(len(mean), directions).to(mean.device)
-        self.erasure = erasure.fit(mean, covariance, means, embeddings)
+        if not 1 <= directions <= d_model:
+            raise ValueError(f"directions is {directions}: frames have {d_model}")
+        self.erasure = Erasure(d_model, directions).to(self.mask_embedding.device)
         self.config["erased_directions"] = directions
 
     def forward(

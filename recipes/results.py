@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from recipes.common.data.manifest import replace_text
 from recipes.common.evaluation.metrics import percent_and_range, write_between
-from recipes.common.training.experiment import check_paths, run_logged, runs_parser
+from recipes.common.training.run import check_paths, run_logged, runs_parser
 
 ROOT = Path(__file__).resolve().parent
 SEEDS = (2407, 2408, 2409, 2410, 2411)

@@ -40,12 +40,12 @@ from lobes.losses import masked_prediction_loss, nt_xent
 from lobes.signal import num_frames
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
-from recipes.common.data.dataio import make_loader
+from recipes.common.data.crops import both_crops
+from recipes.common.data.loaders import make_loader
 from recipes.common.evaluation.metrics import write_between, write_metrics
-from recipes.common.training.experiment import keep_freed_memory
+from recipes.common.training.run import keep_freed_memory
 from recipes.LibriSpeech.pretrain.frame import frame_loaders
 from recipes.LibriSpeech.pretrain.joint import joint_loaders
-from recipes.LibriSpeech.pretrain.utterance import both_crops
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000

@@ -21,7 +21,7 @@ from recipes.common.evaluation.verification import (
     compare_systems,
     score_trials,
 )
-from recipes.common.training.experiment import manifest_paths
+from recipes.common.training.run import manifest_paths
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
 HELD_OUT = ("valid", "test")

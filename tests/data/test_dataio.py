@@ -6,17 +6,9 @@ import torch
 
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import num_frames
-from recipes.common.data.dataio import (
-    Clock,
-    KeptBatches,
-    LengthSortedBatches,
-    add_crops,
-    add_frame_items,
-    collate,
-    load_split,
-    make_loader,
-    two_crops,
-)
+from recipes.common.data.crops import add_crops, add_frame_items, collate, two_crops
+from recipes.common.data.loaders import KeptBatches, load_split, make_loader
+from recipes.common.data.sampler import Clock, LengthSortedBatches
 
 SECONDS = np.random.default_rng(0).uniform(1, 9, 200)
 SETTINGS = {
@@ -172,5 +164,5 @@ def test_only_little_validation_data_is_kept(training, librispeech, tmp_path, mo
     first, second = list(loader), list(loader)
     assert [b.id for b in first] == [b.id for b in second]
     assert all(a is b for a, b in zip(first, second, strict=True)) != training
-    monkeypatch.setattr("recipes.common.data.dataio.MAX_KEPT_SECONDS", 1)
+    monkeypatch.setattr("recipes.common.data.loaders.MAX_KEPT_SECONDS", 1)
     assert not isinstance(make_loader(dataset, hparams, clock), KeptBatches)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.common.data.dataio import span_mask
+from recipes.common.data.crops import span_mask
 from recipes.common.training.meters import nearest_visible_units
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
-from recipes.common.data.dataio import load_split
+from recipes.common.data.loaders import load_split
 from recipes.common.data.units import UnitArray, fit_kmeans, make_units, manifest_rows, write_units
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 

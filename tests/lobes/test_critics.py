@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from lobes.critics.classifier import PseudoSpeakerCritic
 from lobes.critics.club import CLUB, GroupIndex, LinearCLUB, Standardise, repeat_rows
 from lobes.critics.infonce import InfoNCE
-from recipes.common.training.experiment import leave_together
+from recipes.common.training.run import leave_together
 from tests.lobes.reference_critics import MINE, SampledCLUB, sample_negatives
 
 DIM = 20

@@ -15,7 +15,7 @@ from lobes.losses import (
 )
 from lobes.signal import length_mask
 from lobes.tdnn import MaskedBatchNorm1d
-from recipes.common.training.experiment import leave_together
+from recipes.common.training.run import leave_together
 
 
 @pytest.fixture(autouse=True)

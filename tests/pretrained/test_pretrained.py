@@ -28,7 +28,7 @@ from pretrained.card import write_card
 from pretrained.exported import load_folder, load_model, save_model
 from pretrained.interfaces import Learn2DissInterface
 from pretrained.toolkits.layouts import to_huggingface, to_speechbrain, to_torchaudio
-from recipes.common.training.experiment import finish
+from recipes.common.training.run import finish
 
 RATE = 16000
 SIZES = {"conv_channels": 32, "d_model": 32, "num_layers": 2, "nhead": 4, "d_ffn": 64}

@@ -13,7 +13,7 @@ from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.alignments import write_ctm
 from recipes.common.data.manifest import read_manifest
-from recipes.common.training.experiment import place_overrides
+from recipes.common.training.hparams import check_options
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.LibriSpeech.pretrain import ablate
 
@@ -58,7 +58,7 @@ def test_the_options_of_each_setting_are_those_of_the_stage(name):
     _, script, yaml, *words = ablate.command_line(name, 2408, options)
     assert (FOLDER / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    place_overrides(FOLDER / yaml, json.dumps(given))
+    check_options(FOLDER / yaml, json.dumps(given))
     assert given["seed"] == "2408" and given["frame_model"] == "/O/frame/model"
 
 

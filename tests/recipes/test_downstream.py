@@ -25,7 +25,8 @@ from lobes.utterance_encoder import UtteranceEncoder
 from pretrained import SpeakerVerifier, Transcriber
 from pretrained.exported import load_folder, save_model
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
-from recipes.common.data.dataio import LengthSortedBatches, collate
+from recipes.common.data.crops import collate
+from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.downstream import features
 from recipes.common.downstream.features import open_cache
 from recipes.common.downstream.sweep import (

@@ -12,7 +12,7 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
-from recipes.common.data.dataio import Clock
+from recipes.common.data.sampler import Clock
 from recipes.common.downstream.features import (
     StateCache,
     Upstream,

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from recipes.common.training.experiment import place_overrides
+from recipes.common.training.hparams import check_options
 from recipes.LibriSpeech.pretrain import judge
 
 SPEAKERS = 20
@@ -115,4 +115,4 @@ def test_the_options_of_each_run_are_those_of_its_stage():
         for name, words in step.items():
             given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
             yaml = judge.HERE / "hparams" / f"{name.partition('_')[0]}_tiny.yaml"
-            place_overrides(yaml, str(given or ""))
+            check_options(yaml, str(given or ""))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pretrained.exported import load_model
-from recipes.common.training.experiment import load_hparams
+from recipes.common.training.hparams import load_hparams
 from recipes.LibriSpeech.pretrain import evaluate
 
 TESTS = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipes import results
-from recipes.common.training.experiment import place_overrides
+from recipes.common.training.hparams import check_options
 from recipes.LibriSpeech.pretrain import results as stages
 from recipes.results import (
     COLUMNS,
@@ -95,7 +95,7 @@ def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
     folder = results.ROOT / COLUMNS[cell.name, cell.representation].recipe
     assert python == sys.executable and (folder / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    place_overrides(folder / yaml, json.dumps(given))
+    check_options(folder / yaml, json.dumps(given))
     assert given["representation"] == cell.representation and given["seed"] == str(SEEDS[0])
     assert given["output_folder"] == str(options.output_folder / cell.folder)
     assert given.get("lrs") == (None if rates is None else "[0.001]")

@@ -13,13 +13,16 @@ import sys
 
 import numpy as np
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain import Stage
 from speechbrain.utils.distributed import ddp_init_group
+from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
-from recipes.common.data.dataio import LengthSortedBatches, collate
-from recipes.common.training.experiment import leave_together
+from recipes.common.data.crops import collate
+from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.training.hparams import load_hparams
+from recipes.common.training.run import leave_together
+from recipes.LibriSpeech.pretrain.train import STAGES
 
 SECONDS = (1.0, 2.3, 1.4, 0.7, 1.9, 1.2, 2.6)
 PART = 3  # utterances of the first rank
@@ -52,8 +55,7 @@ def build(stage, output):
     overrides += "" if stage == "utterance" else f"num_targets: {UNITS}\n"
     overrides += f"critic_kind: {critic_kind}\n" if critic_kind else ""
     overrides += "gamma: 0.5\n" if stage == "joint" else ""
-    with open(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    hparams = load_hparams(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), overrides)
     for module in hparams["modules"].values():
         for part in module.modules():
             if isinstance(part, torch.nn.Dropout):
@@ -65,8 +67,14 @@ def build(stage, output):
         hparams["modules"]["critic"].ridge = 1.0  # 7 utterances determine no regression on 128
     run_opts = {"device": "cpu", "distributed_backend": "gloo"}
     checkpointer = hparams["checkpointer"]()
-    brain = hparams["stage"](
-        hparams["modules"], hparams["optimizer"], hparams, run_opts, checkpointer
+    sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
+    brain = STAGES[stage](
+        hparams["modules"],
+        hparams["optimizer"],
+        hparams,
+        run_opts,
+        checkpointer,
+        loaders={"train": DataLoader(range(100), batch_sampler=sampler)},
     )
     brain._wrap_distributed()
     brain.init_optimizers()
@@ -81,9 +89,8 @@ def gradients(brain):
     brain.modules.train()
     # Late enough that beta has risen: the information is in the loss
     brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
-    brain.train_sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
-    brain.on_stage_start(Stage.TRAIN, 1)
     brain.step = 51
+    brain.on_stage_start(Stage.TRAIN, 1)
     found = step_critics(brain, batch)
     outputs = brain.compute_forward(batch, Stage.TRAIN)
     brain.compute_objectives(outputs, batch, Stage.TRAIN).backward()
@@ -95,8 +102,9 @@ def step_critics(brain, batch):
     found = {}
     for name, critic in getattr(brain, "critics", {}).items():
         with torch.no_grad():
-            _, _, frames, _, embeddings, _ = brain.compute_forward(batch, Stage.TRAIN)
-        objective = critic(*brain.draw_pairs(frames, embeddings, batch, 0), mode="objective")
+            outputs = brain.compute_forward(batch, Stage.TRAIN)
+        pairs = brain.draw_pairs(outputs.frames, outputs.embeddings, batch, 0)
+        objective = critic(*pairs, mode="objective")
         if objective.requires_grad:
             (-objective).backward()
         found |= {f"{name} step: {key}": value for key, value in collect(brain).items()}

@@ -1,15 +1,18 @@
 """The stages' Brains: which step reaches which weights, and what stops a run."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain import Stage
+from torch.utils.data import DataLoader
 
-from recipes.common.data.dataio import LengthSortedBatches, collate
-from recipes.common.training.brain import TrainingError, record_epoch
+from recipes.common.data.crops import collate
+from recipes.common.training.brain import TrainingError
 from recipes.common.training.checkpoints import AtomicCheckpointer
+from recipes.common.training.history import record_epoch
+from recipes.common.training.hparams import load_hparams
 from recipes.LibriSpeech.pretrain.joint import JointBrain, check_receivers, joint_moments
 from tests.training import distributed_gradients as steps
 
@@ -20,11 +23,10 @@ def make_brain(stage, folder):
     """Return a Brain in the middle of its stage, and a batch."""
     torch.manual_seed(0)
     brain = steps.build(stage, folder)
-    brain.train_sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
     brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
     brain.modules.train()
-    brain.on_stage_start(Stage.TRAIN, 1)
     brain.step = 51
+    brain.on_stage_start(Stage.TRAIN, 1)
     return brain, collate(list(steps.examples()))
 
 
@@ -53,7 +55,7 @@ def averages(module):
 def test_the_encoders_step_leaves_the_critics_alone(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
     before = averages(brain.modules["critic"])
-    assert brain.beta() > 0
+    assert brain.beta > 0
     forward(brain, batch)[1].backward()
     for name in ("frame_encoder", "utterance_encoder"):
         assert has_gradient(brain.modules[name])
@@ -70,11 +72,10 @@ def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
     for _ in range(5):
         brain.on_fit_batch_end(batch, outputs, loss, True)
     brain.hparams.information_trains = [name]
-    forward(brain, batch)
-    frames = brain.compute_forward(batch, Stage.TRAIN)[2]
-    closed = brain.frame_information(frames, batch.units.data >= 0, 1.0)
+    outputs, _ = forward(brain, batch)
+    closed = brain.frame_information(outputs.frames, batch.units.data >= 0)
     assert closed.requires_grad == (name == "frame_encoder")
-    brain.information(1.0).backward()
+    brain.information(*outputs.pairs).backward()
     trained = {key: has_gradient(brain.modules[key]) for key in brain.architecture()}
     assert trained == {key: key == name for key in brain.architecture()}
 
@@ -83,8 +84,7 @@ def joint_hparams(folder, **overrides):
     """Return what joint_tiny.yaml builds."""
     pretrain = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
     overrides |= {"data_folder": "none", "output_folder": str(folder)}
-    with open(pretrain / "joint_tiny.yaml", encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+    return load_hparams(pretrain / "joint_tiny.yaml", json.dumps(overrides))
 
 
 def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
@@ -132,15 +132,15 @@ def test_the_information_is_added_to_the_loss(stage, tmp_path):
     for _ in range(20):
         brain.on_fit_batch_end(batch, outputs, loss, True)
     brain.modules.eval()
-    brain.hparams.beta = 0.0
+    brain.beta = 0.0
     without = forward(brain, batch)[1]
-    brain.hparams.beta = 0.7
-    with_it = forward(brain, batch)[1]
-    frames, valid = brain.compute_forward(batch, Stage.TRAIN)[2], batch.units.data >= 0
-    critics, closed = brain.information(0.0), brain.frame_information(frames, valid, 0.0)
+    brain.beta = 0.3
+    outputs, with_it = forward(brain, batch)
+    critics = brain.information(*outputs.pairs)
+    closed = brain.frame_information(outputs.frames, batch.units.data >= 0)
     assert critics.abs() > 1e-3 and closed > 0.1
     information = critics + brain.hparams.gamma * closed
-    assert torch.allclose(with_it - without, brain.beta() * information, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(with_it - without, 0.3 * information, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", JOINT)
@@ -154,10 +154,10 @@ def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
     values = []
     for _ in range(6):
         outputs = brain.compute_forward(batch, Stage.TRAIN)
-        brain.pairs = brain.draw_pairs(outputs[2], outputs[4], batch, "encoders")
-        information = brain.information(1.0)
+        pairs = brain.draw_pairs(outputs.frames, outputs.embeddings, batch, "encoders")
+        information = brain.information(*pairs)
         optimizer.zero_grad()
-        (brain.beta() / brain.hparams.beta * information).backward()
+        information.backward()
         optimizer.step()
         values.append(information.item())
     assert values[-1] < values[0]
@@ -168,8 +168,8 @@ def test_steps_on_what_frames_tell_of_their_utterance_lower_it(tmp_path):
     optimizer = torch.optim.SGD(brain.modules["frame_encoder"].parameters(), 1e-3)
     values = []
     for _ in range(6):
-        frames = brain.compute_forward(batch, Stage.TRAIN)[2]
-        information = brain.frame_information(frames, batch.units.data >= 0, 1.0)
+        frames = brain.compute_forward(batch, Stage.TRAIN).frames
+        information = brain.frame_information(frames, batch.units.data >= 0)
         optimizer.zero_grad()
         information.backward()
         optimizer.step()
@@ -181,9 +181,11 @@ def test_beta_waits_for_the_critic_and_rises(tmp_path):
     brain, _ = make_brain("joint", tmp_path)
     brain.hparams.epoch_counter.current = 1
     brain.step = 1
-    assert brain.beta() == 0.0
+    brain.on_fit_batch_start(None, True)
+    assert brain.beta == 0.0
     brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs
-    assert brain.beta() == brain.hparams.beta
+    brain.on_stage_start(Stage.VALID)
+    assert brain.beta == brain.hparams.beta
 
 
 @pytest.mark.parametrize("frames_per_pair", [1, 8, None])
@@ -232,7 +234,7 @@ def test_units_are_predicted_at_every_valid_frame_without_masks_too(tmp_path):
     _, with_it = forward(brain, batch)
     units = batch.units.data
     valid = units >= 0
-    expected = torch.nn.functional.cross_entropy(outputs[3][valid], units[valid])
+    expected = torch.nn.functional.cross_entropy(outputs.plain_logits[valid], units[valid])
     assert not valid.all()
     torch.testing.assert_close(with_it - without, 0.7 * expected, rtol=1e-4, atol=1e-5)
 
@@ -242,7 +244,8 @@ def test_the_critic_sees_frames_without_masks(tmp_path):
     first = brain.compute_forward(batch, Stage.TRAIN)
     batch.mask.data[:] = ~batch.mask.data
     second = brain.compute_forward(batch, Stage.TRAIN)
-    assert not torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
+    assert not torch.equal(first.masked, second.masked)
+    assert torch.equal(first.frames, second.frames)
 
 
 def test_moments_for_erasing_are_those_of_each_utterance_alone(tmp_path):
@@ -264,8 +267,53 @@ def test_directions_are_erased_at_the_end_and_from_the_control_none(beta, erased
     brain, batch = make_brain("joint", tmp_path)
     brain.hparams.beta, brain.hparams.erased_directions = beta, 5
     brain.loaders = {"plain": [batch]}
-    brain.on_evaluate_start()
+    brain.checkpointer.save_checkpoint(meta={"epoch": 3})
+    brain.finalise()
     assert brain.architecture()["frame_encoder"]["erased_directions"] == erased
+
+
+@pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
+def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    brain.loaders = {"plain": [batch]}
+    brain.hparams.erased_directions = 5
+    with pytest.raises(RuntimeError, match="Call finalise"):
+        brain.evaluate([batch])
+    brain.checkpointer.save_checkpoint(meta={"epoch": 3})
+    trained = all_tensors(brain)
+    brain.finalise()
+    made = all_tensors(brain)
+    assert (made.keys() == trained.keys() and same_tensors(made, trained)) == (stage == "frame")
+    brain.step, figures = 0, []
+    for _ in range(2):
+        brain.evaluate(DataLoader([0], collate_fn=lambda _: batch))
+        figures.append(brain.test_figures)
+    assert figures[0] == figures[1] and same_tensors(made, all_tensors(brain))
+
+    again, _ = make_brain(stage, tmp_path)  # as after a kill
+    again.loaders, again.hparams.erased_directions = {}, 5
+    again.finalise()
+    assert same_tensors(made, all_tensors(again))
+    longer, _ = make_brain(stage, tmp_path)
+    longer.checkpointer.save_checkpoint(meta={"epoch": 4})  # training has gone on since
+    longer.loaders, longer.hparams.erased_directions = {"plain": [batch]}, 5
+    taken = []
+    longer.last_step = lambda: taken.append(stage)
+    longer.finalise()
+    assert taken == [stage]
+
+
+def all_tensors(brain):
+    """Return the tensors of all encoders."""
+    return {
+        f"{name}.{key}": value.clone()
+        for name in brain.architecture()
+        for key, value in brain.modules[name].state_dict().items()
+    }
+
+
+def same_tensors(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

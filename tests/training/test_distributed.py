@@ -39,7 +39,7 @@ import sys
 import torch
 from speechbrain.utils.distributed import ddp_init_group
 from recipes.common.training.checkpoints import AtomicCheckpointer
-from recipes.common.training.experiment import leave_together
+from recipes.common.training.run import leave_together
 
 ddp_init_group({"distributed_backend": "gloo"})
 checkpointer = AtomicCheckpointer(sys.argv[1], {"layer": torch.nn.Linear(2, 3)})

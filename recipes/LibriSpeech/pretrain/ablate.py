@@ -30,7 +30,8 @@ from recipes.common.evaluation.probes import bootstrap_groups
 from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
 from recipes.common.report.representations import encode, load_systems
 from recipes.common.report.speech import drawn_phones, load_rows
-from recipes.common.training.experiment import check_paths, read_yaml, run_logged, runs_parser
+from recipes.common.training.hparams import read_tree as read_yaml
+from recipes.common.training.run import check_paths, run_logged, runs_parser
 from recipes.results import SEEDS
 
 HERE = Path(__file__).resolve().parent

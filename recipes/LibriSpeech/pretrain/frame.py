@@ -5,20 +5,20 @@ HuBERT (https://arxiv.org/abs/2106.07447), equation 1, on masked frames alone.
 
 from pathlib import Path
 
-import torch
 from speechbrain.utils.distributed import run_on_main
 
-from lobes.losses import IGNORED_UNIT, masked_prediction_loss
-from lobes.signal import SAMPLE_RATE
+from lobes.losses import masked_prediction_loss
 from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
-from recipes.common.data.dataio import Clock, add_frame_items, make_loader
+from recipes.common.data.crops import add_frame_items
+from recipes.common.data.loaders import make_loader
+from recipes.common.data.sampler import Clock
 from recipes.common.data.units import UnitArray, make_units, manifest_rows
-from recipes.common.training.brain import ResumableBrain
-from recipes.common.training.meters import nearest_visible_units
+from recipes.common.training.brain import PretrainingBrain
+from recipes.common.training.meters import FrameMeter
 
 
-class FrameBrain(ResumableBrain):
+class FrameBrain(PretrainingBrain):
     """Masked prediction of pseudo-phonemes."""
 
     @staticmethod
@@ -43,77 +43,16 @@ class FrameBrain(ResumableBrain):
 
     def compute_objectives(self, predictions, batch, stage):
         """Return the cross-entropy at the masked frames."""
-        frames, logits = predictions
-        track_frames(self, frames, logits, batch)
+        _, logits = predictions
         return masked_prediction_loss(logits, batch.units.data, batch.mask.data.bool())
 
-    def summarise(self):
-        """Return the accuracies beside those of copying and of the most frequent unit."""
-        return frame_figures(self)
+    def make_meters(self, all_ranks):
+        """Return the meter of the frame encoder."""
+        return {"frame": FrameMeter(all_ranks)}
 
-
-@torch.no_grad()
-def track_frames(brain, frames, logits, batch):
-    """Track what `frame_figures` reports.
-
-    Arguments
-    ---------
-    brain : ResumableBrain
-        Keeps the averages.
-    frames : torch.Tensor
-        Shape (batch, frames, d_model).
-    logits : torch.Tensor
-        Shape (batch, frames, num_targets).
-    batch : PaddedBatch
-        With `sig`, `units` and `mask`.
-    """
-    units, mask = batch.units.data, batch.mask.data.bool()
-    valid = units != IGNORED_UNIT
-    hidden, visible = mask & valid, ~mask & valid
-    predicted = logits.argmax(-1)
-    copied = nearest_visible_units(units, mask, valid.sum(1))
-    for name, guess, where in (
-        ("masked_accuracy", predicted, hidden),
-        ("unmasked_accuracy", predicted, visible),
-        ("copy_accuracy", copied, hidden),
-    ):
-        brain.track(name, (guess == units)[where].sum(), where.sum())
-    classes = logits.shape[-1]
-    brain.track("predicted", torch.bincount(predicted[hidden], minlength=classes), hidden.sum())
-    brain.track("true", torch.bincount(units[hidden], minlength=classes), hidden.sum())
-    rows = frames[valid].double()
-    brain.track("frame_mean", rows.sum(0), valid.sum())
-    brain.track("frame_square", rows.square().sum(0), valid.sum())
-    wavs, wav_lens = batch.sig
-    brain.track("audio_seconds", wav_lens.sum() * wavs.shape[1] / SAMPLE_RATE, len(wavs))
-
-
-def frame_figures(brain):
-    """Return what is told of a frame encoder.
-
-    Arguments
-    ---------
-    brain : ResumableBrain
-        Has tracked batches by `track_frames`.
-
-    Returns
-    -------
-    dict
-        Accuracy at masked and unmasked frames; of copying the nearest visible unit and of the most
-        frequent unit, at masked frames; the perplexity of the predicted and of the true units; the
-        frames' standard deviation, averaged over dimensions.
-    """
-    figures = {
-        name: float(brain.average(name))
-        for name in ("masked_accuracy", "unmasked_accuracy", "copy_accuracy")
-    }
-    figures["majority_accuracy"] = float(brain.average("true").max())
-    for name in ("predicted", "true"):
-        share = brain.average(name)
-        figures[f"{name}_perplexity"] = float(torch.special.entr(share).sum().exp())
-    variance = brain.average("frame_square") - brain.average("frame_mean").square()
-    figures["frame_deviation"] = float(variance.clamp(min=0).sqrt().mean())
-    return figures
+    def measure(self, outputs, batch):
+        """Add a batch to the meter."""
+        self.meters["frame"].update(*outputs, batch.units.data, batch.mask.data.bool())
 
 
 def load_teacher(folder):

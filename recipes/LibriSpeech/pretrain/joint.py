@@ -16,6 +16,7 @@ form: see `FrameEncoder.erase`.
 
 import copy
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +24,20 @@ import torch
 from speechbrain import Stage
 
 from lobes.critics.club import repeat_rows
-from lobes.distributed import row_offset
+from lobes.distributed import row_offset, unwrap
 from lobes.erasure import check_directions
 from lobes.losses import masked_prediction_loss, nt_xent, utterance_information
 from lobes.signal import masked_mean
 from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
-from recipes.common.data.dataio import Clock, add_crops, add_frame_items, make_loader
+from recipes.common.data.crops import add_crops, add_frame_items, both_crops
+from recipes.common.data.loaders import make_loader, plain_loader
+from recipes.common.data.sampler import Clock
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.units import UnitArray, manifest_rows
-from recipes.common.training.brain import ResumableBrain, unwrap
-from recipes.LibriSpeech.pretrain.frame import corpus_units, frame_figures, track_frames
-from recipes.LibriSpeech.pretrain.utterance import (
-    both_crops,
-    embedding_figures,
-    plain_loader,
-    track_embeddings,
-)
+from recipes.common.training.brain import PretrainingBrain
+from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
+from recipes.LibriSpeech.pretrain.frame import corpus_units
 
 FREE_SETTINGS = {
     "dropout",
@@ -52,7 +50,35 @@ FREE_SETTINGS = {
 CRITIC_FIGURES = {"critic": "critic_log_likelihood", "lower_bound": "lower_bound"}
 
 
-class JointBrain(ResumableBrain):
+@dataclass
+class JointOutputs:
+    """What both encoders make of a batch, and the parts of the loss.
+
+    Attributes
+    ----------
+    masked, logits : torch.Tensor
+        Frames (batch, frames, d_model) with masks, and logits (batch, frames, num_targets).
+    frames, plain_logits : torch.Tensor
+        Likewise of the same utterances without masks.
+    embeddings, projections : torch.Tensor
+        Of the first crops, then of the second: (2 * batch, E) and (2 * batch, P).
+    pairs : tuple of torch.Tensor
+        What the critic estimates on, see `draw_pairs`; set by `compute_objectives`.
+    parts : dict
+        The terms of the loss by name, likewise.
+    """
+
+    masked: torch.Tensor
+    logits: torch.Tensor
+    frames: torch.Tensor
+    plain_logits: torch.Tensor
+    embeddings: torch.Tensor
+    projections: torch.Tensor
+    pairs: tuple = ()
+    parts: dict = field(default_factory=dict)
+
+
+class JointBrain(PretrainingBrain):
     """Masked prediction and contrast of utterances, with the information they share driven down."""
 
     @staticmethod
@@ -100,71 +126,77 @@ class JointBrain(ResumableBrain):
         for name, optimizer in self.critic_optimizers.items():
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
+    def on_stage_start(self, stage, epoch=None):
+        """Start the meters, and set the weight of the information."""
+        super().on_stage_start(stage, epoch)
+        self.beta = self.scheduled_beta()
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Seed dropout, and set the learning rate and the weight of the information."""
+        super().on_fit_batch_start(batch, should_step)
+        self.beta = self.scheduled_beta()
+
+    def scheduled_beta(self):
+        """Return the weight of the information: 0 while the critic warms up, then rising."""
+        start, stop = self.hparams.beta_starts, self.hparams.beta_reached
+        risen = (self.progress() - start) / (stop - start)
+        return self.hparams.beta * min(max(risen, 0.0), 1.0)
+
     def compute_forward(self, batch, stage):
-        """Return frames and logits with masks, without masks, and embeddings and projections."""
+        """Encode utterances with masks and without, and both crops of each: `JointOutputs`."""
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
         mask = batch.mask.data.bool()
         masked, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
         frames, plain_logits = self.modules.frame_encoder(wavs, wav_lens, return_logits=True)
         embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
-        return masked, logits, frames, plain_logits, embeddings, projections
+        return JointOutputs(masked, logits, frames, plain_logits, embeddings, projections)
 
     def compute_objectives(self, predictions, batch, stage):
         """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
-        masked, logits, frames, plain_logits, embeddings, projections = predictions
-        track_frames(self, masked, logits, batch)
-        first, second = projections.chunk(2)
-        track_embeddings(self, embeddings, first, second)
         units, mask = batch.units.data, batch.mask.data.bool()
-        frame_loss = masked_prediction_loss(logits, units, mask)
-        plain_loss = masked_prediction_loss(plain_logits, units, torch.ones_like(mask))
-        utterance_loss = nt_xent(first, second, self.hparams.temperature)
-        self.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
-        beta, gamma = self.beta(), self.hparams.gamma
-        information = self.information(beta)
-        information = information + gamma * self.frame_information(frames, units >= 0, beta * gamma)
-        self.track("frame_loss", frame_loss, 1)
-        self.track("plain_frame_loss", plain_loss, 1)
-        self.track("utterance_loss", utterance_loss, 1)
-        loss = frame_loss + self.hparams.plain_weight * plain_loss
-        loss = loss + self.hparams.alpha * utterance_loss
-        self.track("beta", torch.tensor(beta, device=loss.device), 1)
-        return loss + beta * information if beta else loss
+        everywhere = torch.ones_like(mask)
+        first, second = predictions.projections.chunk(2)
+        predictions.pairs = self.draw_pairs(
+            predictions.frames, predictions.embeddings, batch, "encoders"
+        )
+        parts = predictions.parts
+        parts["frame_loss"] = masked_prediction_loss(predictions.logits, units, mask)
+        parts["plain_frame_loss"] = masked_prediction_loss(
+            predictions.plain_logits, units, everywhere
+        )
+        parts["utterance_loss"] = nt_xent(first, second, self.hparams.temperature)
+        parts["club"] = self.information(*predictions.pairs)
+        parts["utterance_information"] = self.frame_information(predictions.frames, units >= 0)
+        loss = parts["frame_loss"] + self.hparams.plain_weight * parts["plain_frame_loss"]
+        loss = loss + self.hparams.alpha * parts["utterance_loss"]
+        if not self.beta:
+            return loss
+        gamma = self.hparams.gamma
+        return loss + self.beta * (parts["club"] + gamma * parts["utterance_information"])
 
-    def beta(self):
-        """Return the weight of the information: 0 while the critic warms up, then rising."""
-        start, stop = self.hparams.beta_starts, self.hparams.beta_reached
-        risen = (self.progress() - start) / (stop - start)
-        return self.hparams.beta * min(max(risen, 0.0), 1.0)
-
-    def information(self, beta):
+    def information(self, frames, embeddings, groups):
         """Return the critic's estimate, whose gradient reaches encoders and not the critic."""
         critic = unwrap(self.modules.critic).requires_grad_(False)
-        frames, embeddings, groups = self.pairs
         trains = self.hparams.information_trains
         frames = frames if "frame_encoder" in trains else frames.detach()
         embeddings = embeddings if "utterance_encoder" in trains else embeddings.detach()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.beta > 0):
             information = critic(frames, embeddings, groups)
         critic.requires_grad_(True)
-        self.track("club", information, 1)
-        if not critic.training:
-            self.track("critic_log_likelihood", critic(*self.pairs, mode="objective"), 1)
-            self.track("lower_bound", unwrap(self.modules.lower_bound)(*self.pairs), 1)
         return information
 
-    def frame_information(self, frames, valid, weight):
+    def frame_information(self, frames, valid):
         """Return what single frames tell of their utterance, with a gradient if it has a weight."""
-        trained = weight > 0 and "frame_encoder" in self.hparams.information_trains
+        weighted = self.beta * self.hparams.gamma > 0
+        trained = weighted and "frame_encoder" in self.hparams.information_trains
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            information = utterance_information(frames, valid)
-        self.track("utterance_information", information, 1)
-        return information
+            return utterance_information(frames, valid)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Train the critics on this batch's frames and embeddings, cut off from the encoders."""
-        _, _, frames, _, embeddings, _ = (output.detach().float() for output in outputs)
+        super().on_fit_batch_end(batch, outputs, loss, should_step)
+        frames, embeddings = (x.detach().float() for x in (outputs.frames, outputs.embeddings))
         for step in range(self.hparams.critic_steps):
             pairs = self.draw_pairs(frames, embeddings, batch, step)
             for name, critic in self.critics.items():
@@ -175,7 +207,7 @@ class JointBrain(ResumableBrain):
                     self.critic_optimizers[name].step()
                     self.critic_optimizers[name].zero_grad(set_to_none=True)
                 if step == 0:
-                    self.track(CRITIC_FIGURES[name], objective, 1)
+                    self.meters["joint"].add(CRITIC_FIGURES[name], objective, 1)
 
     def draw_pairs(self, frames, embeddings, batch, purpose):
         """Draw frames and embeddings for the critics: other ones for each step and purpose."""
@@ -188,33 +220,44 @@ class JointBrain(ResumableBrain):
             (self.hparams.seed, "pairs", self.epoch, self.step, purpose),
         )
 
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Recover the last checkpoint and erase, unless beta is 0, directions from its frames."""
-        super().on_evaluate_start(max_key, min_key)
-        directions = self.hparams.erased_directions
-        if self.hparams.beta and directions:
-            frame_encoder = unwrap(self.modules.frame_encoder).eval()
-            utterance_encoder = unwrap(self.modules.utterance_encoder).eval()
-            moments = joint_moments(frame_encoder, utterance_encoder, self.loaders["plain"])
-            frame_encoder.erase(directions, *moments)
-
-    def summarise(self):
-        """Return the figures of both encoders and what the critics read."""
-        names = (
-            "frame_loss",
-            "plain_frame_loss",
-            "utterance_loss",
-            "club",
-            "critic_log_likelihood",
-            "lower_bound",
-            "utterance_information",
-        )
-        names += ("beta",) if self.stage == Stage.TRAIN else ()
+    def make_meters(self, all_ranks):
+        """Return the meters of both encoders, and one of what joins them."""
         return {
-            **frame_figures(self),
-            **embedding_figures(self),
-            **{name: float(self.average(name)) for name in names},
+            "frame": FrameMeter(all_ranks),
+            "utterance": UtteranceMeter(all_ranks),
+            "joint": Meter(all_ranks),
         }
+
+    def measure(self, outputs, batch):
+        """Add a batch to the meters; in evaluation the critics are read as well."""
+        mask = batch.mask.data.bool()
+        self.meters["frame"].update(outputs.masked, outputs.logits, batch.units.data, mask)
+        self.meters["utterance"].update(outputs.embeddings, *outputs.projections.chunk(2))
+        joint = self.meters["joint"]
+        for name, part in outputs.parts.items():
+            joint.add(name, part, 1)
+        if self.stage == Stage.TRAIN:
+            joint.add("beta", torch.tensor(self.beta, device=self.device), 1)
+        else:
+            for name, critic in self.critics.items():
+                objective = unwrap(critic)(*outputs.pairs, mode="objective")
+                joint.add(CRITIC_FIGURES[name], objective, 1)
+
+    def last_step(self):
+        """Erase, unless beta is 0, the directions of frames that tell most of the embeddings."""
+        if self.erases():
+            encoders = [unwrap(self.modules[n]) for n in ("frame_encoder", "utterance_encoder")]
+            moments = joint_moments(*encoders, self.loaders["plain"])
+            encoders[0].erase(self.hparams.erased_directions, *moments)
+
+    def prepare_for(self, checkpoint):
+        """Give the frame encoder a place for what is erased."""
+        if self.erases():
+            unwrap(self.modules.frame_encoder).add_erasure(self.hparams.erased_directions)
+
+    def erases(self):
+        """Return whether the last step takes directions off the frames."""
+        return bool(self.hparams.beta and self.hparams.erased_directions)
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from recipes.common.report.measures import (
     read_mix,
     read_probes,
 )
-from recipes.common.training.experiment import check_paths, run_logged, runs_parser
+from recipes.common.training.run import check_paths, run_logged, runs_parser
 from recipes.LibriSpeech.pretrain.ablate import TRIALS, encode_run
 from recipes.results import SEEDS, Cell, run_cell
 

@@ -10,41 +10,50 @@ On several GPUs: torchrun --nproc_per_node=8 train.py ...
 
 import sys
 import time
-from pathlib import Path
 
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
-from recipes.common.training.experiment import (
+from recipes.common.training.hparams import load_hparams, save_hparams
+from recipes.common.training.run import (
     finish,
     keep_freed_memory,
     leave_together,
-    load_hparams,
-    place_overrides,
     prepare,
     quick_look,
     split_datasets,
 )
+from recipes.LibriSpeech.pretrain.frame import FrameBrain
+from recipes.LibriSpeech.pretrain.joint import JointBrain
+from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
+
+STAGES = {"frame": FrameBrain, "utterance": UtteranceBrain, "joint": JointBrain}
+
+
+def choose_stage(name):
+    """Return the Brain of a stage; ValueError where there is no such stage."""
+    if name not in STAGES:
+        raise ValueError(f"stage is {name!r}, not one of {', '.join(STAGES)}.")
+    return STAGES[name]
 
 
 def main(arguments):
-    """Prepare the data, train the stage, evaluate it and export its encoders."""
+    """Prepare the data, train the stage, take its last step, evaluate it, export its encoders."""
     began = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    overrides = place_overrides(hparams_file, overrides)
     keep_freed_memory()
 
     run_on_main(prepare, args=[hparams])
     datasets = split_datasets(hparams)
     if run_opts["debug"]:
         hparams, datasets = quick_look(hparams, datasets)
-        hparams["train_logger"].save_file = str(Path(hparams["output_folder"]) / "train_log.txt")
 
-    stage = hparams["stage"]
+    stage = choose_stage(hparams["stage"])
     stage.initialise(hparams)
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    sb.create_experiment_directory(hparams["output_folder"])
+    save_hparams(hparams_file, overrides, hparams["output_folder"])
     loaders = stage.make_loaders(hparams, datasets)
 
     brain = stage(
@@ -53,9 +62,10 @@ def main(arguments):
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"](),
+        loaders=loaders,
     )
-    brain.loaders, brain.train_sampler = loaders, loaders["train"].batch_sampler
     brain.fit(hparams["epoch_counter"], loaders["train"], loaders["valid"])
+    brain.finalise()
     brain.evaluate(loaders["test"])
     finish(brain, hparams, began)
     leave_together()

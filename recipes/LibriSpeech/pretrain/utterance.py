@@ -6,19 +6,18 @@ embeddings are whitened by half: see `UtteranceEncoder.whiten`.
 """
 
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
-from lobes.losses import nt_xent, retrieval_accuracy
+from lobes.distributed import unwrap
+from lobes.losses import nt_xent
 from lobes.signal import SAMPLE_RATE
-from recipes.common.data.audio import read_speech
-from recipes.common.data.dataio import Clock, add_crops, make_loader
-from recipes.common.data.seeding import derive_rng
-from recipes.common.training.brain import ResumableBrain, unwrap
+from recipes.common.data.crops import add_crops, both_crops
+from recipes.common.data.loaders import make_loader, plain_loader
+from recipes.common.data.sampler import Clock
+from recipes.common.training.brain import PretrainingBrain
+from recipes.common.training.meters import UtteranceMeter
 
-WHITENING_UTTERANCES = 10_000  # whose covariance whitens the embeddings
 
-
-class UtteranceBrain(ResumableBrain):
+class UtteranceBrain(PretrainingBrain):
     """Contrasting pooled embeddings."""
 
     @staticmethod
@@ -38,21 +37,26 @@ class UtteranceBrain(ResumableBrain):
 
     def compute_objectives(self, predictions, batch, stage):
         """Return NT-Xent between the two crops of each utterance."""
-        embeddings, projections = predictions
-        first, second = projections.chunk(2)
-        track_embeddings(self, embeddings, first, second)
+        _, projections = predictions
+        return nt_xent(*projections.chunk(2), self.hparams.temperature)
+
+    def make_meters(self, all_ranks):
+        """Return the meter of the utterance encoder."""
+        return {"utterance": UtteranceMeter(all_ranks)}
+
+    def measure(self, outputs, batch):
+        """Add a batch to the meter."""
+        embeddings, projections = outputs
+        self.meters["utterance"].update(embeddings, *projections.chunk(2))
+
+    def audio_seconds(self, batch):
+        """Return how much audio the crops hold, s."""
         wavs, wav_lens = both_crops(batch)
-        self.track("audio_seconds", wav_lens.sum() * wavs.shape[1] / SAMPLE_RATE, len(wavs))
-        return nt_xent(first, second, self.hparams.temperature)
+        return wav_lens.sum() * wavs.shape[1] / SAMPLE_RATE
 
-    def summarise(self):
-        """Return the retrieval accuracy and how much the embeddings vary."""
-        return embedding_figures(self)
-
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Recover the last checkpoint and whiten its embeddings by half."""
-        super().on_evaluate_start(max_key, min_key)
-        encoder = unwrap(self.modules.utterance_encoder).eval()
+    def last_step(self):
+        """Whiten the embeddings by half."""
+        encoder = unwrap(self.modules.utterance_encoder)
         encoder.whiten(*embedding_moments(encoder, self.loaders["plain"]))
 
 
@@ -77,73 +81,6 @@ def embedding_moments(encoder, loader):
     device = next(encoder.parameters()).device
     rows = torch.cat([encoder(*batch.to(device).sig).double() for batch in loader])
     return rows.mean(0), torch.cov(rows.T, correction=0)
-
-
-def both_crops(batch):
-    """Return the first crops of a batch followed by the second ones.
-
-    Arguments
-    ---------
-    batch : PaddedBatch
-        With `first` and `second`.
-
-    Returns
-    -------
-    wavs : torch.Tensor
-        Shape (2 * batch, samples).
-    wav_lens : torch.Tensor
-        Relative lengths, shape (2 * batch,).
-    """
-    parts = (batch.first, batch.second)
-    samples = max(part.data.shape[1] for part in parts)
-    wavs = [torch.nn.functional.pad(part.data, (0, samples - part.data.shape[1])) for part in parts]
-    lens = [part.lengths * (part.data.shape[1] / samples) for part in parts]
-    return torch.cat(wavs), torch.cat(lens)
-
-
-@torch.no_grad()
-def track_embeddings(brain, embeddings, first, second):
-    """Track what `embedding_figures` reports.
-
-    Arguments
-    ---------
-    brain : ResumableBrain
-        Keeps the averages.
-    embeddings : torch.Tensor
-        Shape (rows, E).
-    first, second : torch.Tensor
-        Projections of two crops of each utterance, shape (utterances, P).
-    """
-    count = len(first)
-    brain.track("retrieval_accuracy", retrieval_accuracy(first, second) * count, count)
-    brain.track("retrieval_chance", torch.tensor(1.0, device=first.device), count)
-    rows = torch.nn.functional.normalize(embeddings.double(), dim=-1)
-    brain.track("embedding_mean", rows.sum(0), len(rows))
-    brain.track("embedding_square", rows.square().sum(0), len(rows))
-
-
-def embedding_figures(brain):
-    """Return what is told of an utterance encoder.
-
-    Arguments
-    ---------
-    brain : ResumableBrain
-        Has tracked batches by `track_embeddings`.
-
-    Returns
-    -------
-    dict
-        The share of first crops whose nearest second crop in the batch is of the same utterance,
-        its chance level, and the standard deviation of the embeddings at unit length, averaged
-        over dimensions and multiplied by sqrt(E): 1 where they spread over the whole sphere.
-    """
-    variance = brain.average("embedding_square") - brain.average("embedding_mean").square()
-    deviation = variance.clamp(min=0).sqrt().mean() * len(variance) ** 0.5
-    return {
-        "retrieval_accuracy": float(brain.average("retrieval_accuracy")),
-        "retrieval_chance": float(brain.average("retrieval_chance")),
-        "embedding_deviation": float(deviation),
-    }
 
 
 def utterance_loaders(hparams, datasets, augment):
@@ -172,27 +109,3 @@ def utterance_loaders(hparams, datasets, augment):
         clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
     return loaders
-
-
-def plain_loader(dataset, hparams):
-    """Return a loader of utterances, drawn at random, as they are: the first `max_seconds` of each.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-    hparams : dict
-        See `make_loader`.
-
-    Returns
-    -------
-    torch.utils.data.DataLoader
-        Of batches with `id` and `sig`.
-    """
-    rng = derive_rng(hparams["seed"], "plain")
-    places = rng.permutation(len(dataset))[:WHITENING_UTTERANCES].tolist()
-    longest = round(hparams["max_seconds"] * SAMPLE_RATE)
-    with dataset.output_keys_as(["wav", "duration"]):
-        plain = DynamicItemDataset({dataset.data_ids[place]: dataset[place] for place in places})
-    plain.add_dynamic_item(lambda path: read_speech(path)[:longest], takes="wav", provides="sig")
-    plain.set_output_keys(["id", "sig"])
-    return make_loader(plain, hparams)

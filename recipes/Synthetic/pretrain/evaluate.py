@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure what stage C left between frames and embeddings of the synthetic corpus.
 
-    python evaluate.py hparams/evaluate.yaml --data_folder DATA --output_folder O/leakage
-        --model O/joint/model --control O/joint_beta0/model
+python evaluate.py hparams/evaluate.yaml --data_folder DATA --output_folder O/leakage
+    --model O/joint/model --control O/joint_beta0/model
 """
 
 import sys

@@ -31,7 +31,8 @@ from recipes.common.evaluation.verification import (
     verify,
     with_baselines,
 )
-from recipes.common.training.experiment import load_hparams, report
+from recipes.common.training.hparams import load_hparams
+from recipes.common.training.run import report
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
 

@@ -26,7 +26,7 @@ from recipes.common.data.text import (
 )
 from recipes.common.downstream.sweep import DownstreamBrain, deal
 from recipes.common.evaluation.metrics import cer, error_counts, wer
-from recipes.common.training.experiment import manifest_paths
+from recipes.common.training.run import manifest_paths
 
 logger = get_logger(__name__)
 

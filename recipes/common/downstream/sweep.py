@@ -21,20 +21,21 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
+from lobes.distributed import unwrap
 from lobes.heads import check_layers
 from pretrained.card import write_card
 from pretrained.exported import save_model
-from recipes.common.data.dataio import Clock, make_loader
+from recipes.common.data.loaders import make_loader
+from recipes.common.data.sampler import Clock
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
-from recipes.common.training.brain import ResumableBrain, TrainingError, unwrap
-from recipes.common.training.experiment import (
+from recipes.common.training.brain import ResumableBrain, TrainingError
+from recipes.common.training.hparams import load_hparams, save_hparams
+from recipes.common.training.run import (
     count_parameters,
     keep_freed_memory,
     leave_together,
-    load_hparams,
     manifest_paths,
-    place_overrides,
     prepare,
     quick_look,
     report,
@@ -90,9 +91,24 @@ class DownstreamBrain(ResumableBrain):
             upstream = self.optimizers_dict["upstream_optimizer"]
             self.set_learning_rate(upstream, self.hparams.upstream_lr)
 
+    def track(self, name, total, count):
+        """Add to an average of this stage; see `Meter.add`."""
+        self.meters["figures"].add(name, total, count)
+
+    def average(self, name):
+        """Return an average of this stage; see `Meter.average`."""
+        return self.meters["figures"].average(name)
+
+    def figures(self):
+        """Return what the task's Brain tells of the stage."""
+        return self.summarise() if self.meters["figures"].totals else {}
+
+    def audio_seconds(self, batch):
+        """Return how much audio a batch holds, s."""
+        return torch.as_tensor(batch.duration).sum()
+
     def states(self, batch):
         """Return the states of a batch on the Brain's device, cached or computed, and lengths."""
-        self.track("audio_seconds", torch.as_tensor(batch.duration).sum(), len(batch.id))
         if self.cache is None:
             return self.run_upstream(*batch.sig)
         states, relative = batch.states
@@ -157,14 +173,12 @@ def run(arguments):
     loaders = make_loaders(hparams, datasets, cache)
     steps = len(loaders["train"]) * hparams["number_of_epochs"]
     warn_of_rest(hparams, steps // run_opts["grad_accumulation_factor"])
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, place_overrides(hparams_file, overrides)
-    )
+    sb.create_experiment_directory(hparams["output_folder"])
+    save_hparams(hparams_file, overrides, hparams["output_folder"])
 
     def train_at(rate):
         own = hparams_at(hparams_file, overrides, hparams["output_folder"], rate)
-        brain = make_brain(own, run_opts, labels, cache)
-        brain.loaders, brain.train_sampler = loaders, loaders["train"].batch_sampler
+        brain = make_brain(own, run_opts, labels, cache, loaders)
         brain.debug_batches = math.inf  # there are few, and a trial needs both its utterances
         brain.fit(own["epoch_counter"], loaders["train"], loaders["valid"])
         return brain
@@ -241,7 +255,7 @@ def make_loaders(hparams, datasets, cache):
     return loaders
 
 
-def make_brain(hparams, run_opts, labels, cache):
+def make_brain(hparams, run_opts, labels, cache, loaders):
     """Return a task's Brain, its head fresh.
 
     Arguments
@@ -253,6 +267,8 @@ def make_brain(hparams, run_opts, labels, cache):
         What `add_labels` returned.
     cache : StateCache or None
         Without one, the upstream is part of the Brain.
+    loaders : dict
+        By split.
 
     Returns
     -------
@@ -274,6 +290,7 @@ def make_brain(hparams, run_opts, labels, cache):
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=checkpointer,
+        loaders=loaders,
     )
     brain.labels, brain.cache, brain.upstream = labels, cache, upstream
     brain.digest = upstream.digest()

@@ -44,14 +44,8 @@ from recipes.common.report.notes import NOTES
 from recipes.common.report.page import write_page
 from recipes.common.report.representations import encode, learn_layer_weights, load_systems
 from recipes.common.report.speech import gather
-from recipes.common.training.experiment import (
-    keep_freed_memory,
-    load_hparams,
-    manifest_paths,
-    place_overrides,
-    prepare,
-    read_yaml,
-)
+from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
+from recipes.common.training.run import keep_freed_memory, manifest_paths, prepare
 
 logger = get_logger(__name__)
 
@@ -102,9 +96,8 @@ def run(arguments):
     hparams = {**hparams, "valid_splits": [], "test_splits": hparams["read_splits"]}
     prepare(hparams)
     speech = gather(hparams)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, place_overrides(hparams_file, overrides)
-    )
+    sb.create_experiment_directory(hparams["output_folder"])
+    save_hparams(hparams_file, overrides, hparams["output_folder"])
     measured = {system.name: measure_once(system, speech, hparams) for system in systems}
     write_report(systems, measured, speech, hparams, began)
 
@@ -553,8 +546,7 @@ def describe(system):
     if system.kind == "model":
         path = Path(system.folder).resolve().parent / "hyperparams.yaml"
         if path.is_file():
-            tree = read_yaml(path)
-            settings = tree.get("recipe", tree)
+            settings = read_tree(path)
     return {
         "name": system.name,
         "kind": system.kind,

@@ -16,7 +16,7 @@ from recipes.common.evaluation.abx import SILENCES
 from recipes.common.evaluation.probes import FOLDS
 from recipes.common.report.measures import make_trials, often_enough, phone_mix
 from recipes.common.report.representations import draw_places
-from recipes.common.training.experiment import manifest_paths
+from recipes.common.training.run import manifest_paths
 
 LABELS = ("gender", "session", "channel")  # what a manifest may know of an utterance
 VALUES = ("age", "noise", "duration")

@@ -1,21 +1,21 @@
 """What all Brains here share: the schedule, the seeds, the checkpoints, the logs, the alarms."""
 
-import json
 import time
 from pathlib import Path
 
-import matplotlib
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import main_process_only
-from torch.nn.parallel import DistributedDataParallel
+from speechbrain.utils.logger import get_logger
 
-from lobes.distributed import all_reduce_sum, alone, rank
+from lobes.distributed import all_reduce_sum, alone, rank, unwrap
+from lobes.signal import SAMPLE_RATE
 from recipes.common.data.seeding import derive_seed
+from recipes.common.training.checkpoints import AtomicCheckpointer
+from recipes.common.training.history import draw_curves, record_epoch
+from recipes.common.training.meters import Meter
 
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
+logger = get_logger(__name__)
 MIN_DEVIATION = 1e-3
 
 
@@ -26,12 +26,24 @@ class TrainingError(RuntimeError):
 class ResumableBrain(sb.Brain):
     """A Brain whose result does not depend on where it was interrupted.
 
-    A recipe's Brain defines `compute_forward` and `compute_objectives`, tells `track` what to
-    average and `summarise` what to report.
+    A recipe's Brain defines `compute_forward` and `compute_objectives`, makes the `meters` of a
+    stage and adds to them in `measure`.
 
     The learning rate rises linearly over the first `warmup` of the run and falls linearly to 0 at
     its end. It and dropout depend on (seed, epoch, step) alone.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As `speechbrain.Brain` takes them.
+    loaders : dict
+        By split; that of "train" has a `LengthSortedBatches` as its batch sampler.
     """
+
+    def __init__(self, *args, loaders, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loaders = loaders
+        self.train_sampler = loaders["train"].batch_sampler
 
     def on_fit_start(self):
         """Refuse a checkpoint of another architecture, then recover the latest."""
@@ -57,7 +69,7 @@ class ResumableBrain(sb.Brain):
     def architecture(self):
         """Return the configuration of each encoder, by its key in `modules`."""
         encoders = {name: unwrap(module) for name, module in self.modules.items()}
-        return {name: e.config for name, e in encoders.items() if hasattr(e, "config")}
+        return {name: dict(e.config) for name, e in encoders.items() if hasattr(e, "config")}
 
     def progress(self):
         """Return how much of the run is done, in [0, 1]; in validation all of the epoch is."""
@@ -74,12 +86,43 @@ class ResumableBrain(sb.Brain):
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, scale)
 
+    def make_meters(self, all_ranks):
+        """Return the meters of a stage, by name; what all of them tell is reported.
+
+        Arguments
+        ---------
+        all_ranks : bool
+            As `Meter` takes it.
+
+        Returns
+        -------
+        dict
+        """
+        return {"figures": Meter(all_ranks)}
+
+    def measure(self, outputs, batch):
+        """Add a batch to the meters.
+
+        Arguments
+        ---------
+        outputs : object
+            As `compute_forward` returned them, after `compute_objectives`.
+        batch : PaddedBatch
+        """
+
+    def audio_seconds(self, batch):
+        """Return how much audio a batch holds, s: a tensor of no dimension."""
+        wavs, wav_lens = batch.sig
+        return wav_lens.sum() * wavs.shape[1] / SAMPLE_RATE
+
     def on_stage_start(self, stage, epoch=None):
-        """Start the averages; in training skip the batches that a checkpoint has behind it."""
-        self.totals, self.counts, self.stage = {}, {}, stage
+        """Start the meters; in training skip the batches that a checkpoint has behind it."""
+        self.stage = stage
+        training = stage == sb.Stage.TRAIN
+        self.meters, self.audio = self.make_meters(training), Meter(training)
         self.stage_began = time.monotonic()
         self.epoch = self.hparams.epoch_counter.current
-        if stage == sb.Stage.TRAIN:
+        if training:
             self.train_sampler.start = self.step
 
     def on_fit_batch_start(self, batch, should_step):
@@ -88,11 +131,20 @@ class ResumableBrain(sb.Brain):
         torch.manual_seed(seed)
         self.set_learning_rate(self.optimizer, self.hparams.lr)
 
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Add the batch to the meters."""
+        with torch.no_grad(), self.training_ctx:
+            self.measure(outputs, batch)
+            self.audio.add("seconds", self.audio_seconds(batch), 1)
+
     def evaluate_batch(self, batch, stage):
         """Evaluate a batch: every rank has the same, and contrasts it with itself alone."""
         torch.manual_seed(derive_seed(self.hparams.seed, "evaluation", *batch.id))
-        with alone():
-            return super().evaluate_batch(batch, stage)
+        with alone(), self.evaluation_ctx:
+            outputs = self.compute_forward(batch, stage)
+            loss = self.compute_objectives(outputs, batch, stage)
+            self.measure(outputs, batch)
+        return loss.detach().cpu()
 
     def check_loss_isfinite(self, loss):
         """Stop all ranks at the first loss that is not finite, before it reaches a weight."""
@@ -103,35 +155,22 @@ class ResumableBrain(sb.Brain):
                 "utterance with extreme values."
             )
 
-    def track(self, name, total, count):
-        """Add to an average.
-
-        Arguments
-        ---------
-        name : str
-            What is averaged.
-        total : torch.Tensor
-            A sum over items, of any shape.
-        count : torch.Tensor or int
-            The number of items.
-        """
-        self.totals[name] = self.totals.get(name, 0) + total.detach().double()
-        self.counts[name] = self.counts.get(name, 0) + torch.as_tensor(count).to(total.device)
-
-    def average(self, name):
-        """Return a tracked average: over all ranks in training, else over this rank's data."""
-        total, count = self.totals[name], self.counts[name].double()
-        if self.stage == sb.Stage.TRAIN:
-            total, count = all_reduce_sum(total), all_reduce_sum(count)
-        return total / count.clamp(min=1)
+    def figures(self):
+        """Return what the meters of this stage tell, by name."""
+        return {
+            name: value
+            for meter in self.meters.values()
+            if meter.totals
+            for name, value in meter.figures().items()
+        }
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Report a stage; after validation also save, log, draw and look for a collapse."""
-        figures = {"loss": float(stage_loss), **(self.summarise() if self.totals else {})}
+        figures = {"loss": float(stage_loss), **self.figures()}
         if stage == sb.Stage.TRAIN:
             seconds = time.monotonic() - self.stage_began
-            audio = all_reduce_sum(torch.as_tensor(self.totals.get("audio_seconds", 0.0)))
-            figures["audio_seconds_per_second"] = float(audio) / seconds
+            audio = float(self.audio.total("seconds")) if self.audio.totals else 0.0
+            figures["audio_seconds_per_second"] = audio / seconds
             self.train_figures = figures
             return
         self.check_collapse(figures)
@@ -180,36 +219,43 @@ class ResumableBrain(sb.Brain):
         )
 
 
-def unwrap(module):
-    """Return the module inside DistributedDataParallel, or the module itself."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
+class PretrainingBrain(ResumableBrain):
+    """A stage of pretraining: training, then a last step in closed form, then the test.
 
+    A stage's Brain says in `last_step` what is done to the trained encoders, and in
+    `prepare_for` what they need to take what was done from a checkpoint.
+    """
 
-def record_epoch(path, epoch, figures):
-    """Append an epoch to a history of JSON lines, in the place of what came from there on."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
-    kept.append(json.dumps({"epoch": epoch, **figures}))
-    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    finalised = False
 
+    def finalise(self):
+        """Recover the end of training and take the last step: once, logged and checkpointed.
 
-def draw_curves(history, path):
-    """Draw every figure of a history over the epochs, a panel each, as a PNG."""
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    names = sorted({name for row in rows for part in ("train", "valid") for name in row[part]})
-    columns = 3
-    height = -(-len(names) // columns)
-    figure, axes = pyplot.subplots(height, columns, figsize=(12, 2.6 * height), squeeze=False)
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    for name, axis in zip(names, axes.flat, strict=False):
-        for part in ("train", "valid"):
-            points = [(row["epoch"], row[part][name]) for row in rows if name in row[part]]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=part, marker=".")
-        axis.set_title(name.replace("_", " "), fontsize=9)
-        if name == "loss":
-            axis.legend(fontsize=7)
-    figure.subplots_adjust(0.05, 0.05, 0.98, 0.97, hspace=0.4)
-    figure.savefig(path, dpi=70)
-    pyplot.close(figure)
+        The checkpoint of training stays as it is, for a longer run to go on from. What the last
+        step made of it is kept in the folder `final` beside it, and is made anew where training
+        has gone on since.
+        """
+        trained = self.checkpointer.recover_if_possible()
+        encoders = {name: unwrap(self.modules[name]).eval() for name in self.architecture()}
+        final = AtomicCheckpointer(self.checkpointer.checkpoints_dir.with_name("final"), encoders)
+        source = {"epoch": trained.meta["epoch"], "time": trained.meta["unixtime"]}
+        found = final.find_checkpoint(ckpt_predicate=lambda saved: saved.meta["of"] == source)
+        if found is None:
+            logger.info(f"{type(self).__name__}: the last step, after epoch {source['epoch']}")
+            self.last_step()
+            final.save_and_keep_only(meta={"of": source}, num_to_keep=1)
+        else:
+            self.prepare_for(found)
+            final.load_checkpoint(found)
+        self.finalised = True
+
+    def last_step(self):
+        """Change the encoders, which are in evaluation mode."""
+
+    def prepare_for(self, checkpoint):
+        """Make the encoders such that a checkpoint of after the last step can be loaded."""
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Leave the encoders as `finalise` made them."""
+        if not self.finalised:
+            raise RuntimeError("Call finalise() before evaluate(): the model is not complete.")

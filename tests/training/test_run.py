@@ -1,18 +1,19 @@
-"""Hyperparameters files: the command line's overrides, and files that include another."""
+"""Hyperparameters files: the command line's overrides, and files that change another."""
 
 import pytest
 
-from recipes.common.training.experiment import load_hparams, prepare
+from recipes.common.training.hparams import load_hparams
+from recipes.common.training.run import prepare
 
 
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "base.yaml").write_text("seed: 1\nlr: 0.1\nfolder: !ref runs/<lr>\n")
-    (tmp_path / "other.yaml").write_text("recipe: !include:base.yaml\n    lr: 0.2\n")
+    (tmp_path / "other.yaml").write_text("base: base.yaml\nlr: 0.2\n")
     return tmp_path
 
 
-def test_an_included_file_takes_the_overrides_beneath_and_those_of_the_command_line(files):
+def test_a_base_takes_the_keys_of_the_file_and_those_of_the_command_line(files):
     assert load_hparams(files / "base.yaml", "") == {"seed": 1, "lr": 0.1, "folder": "runs/0.1"}
     assert load_hparams(files / "other.yaml", "") == {"seed": 1, "lr": 0.2, "folder": "runs/0.2"}
     found = load_hparams(files / "other.yaml", "{seed: 3, lr: 0.4}")

@@ -10,18 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ruamel.yaml
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import is_distributed_initialized, main_process_only
 from torch import nn
 
+from lobes.distributed import unwrap
 from pretrained.card import write_card
 from pretrained.exported import save_model
-from recipes.common.data.dataio import load_split
+from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import validate_manifests
 from recipes.common.evaluation.metrics import write_metrics
-from recipes.common.training.brain import unwrap
 
 SPLITS = ("train", "valid", "test")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -55,62 +53,6 @@ def leave_together():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-def load_hparams(path, overrides):
-    """Load a hyperparameters file with the command line's overrides.
-
-    A file whose only key is `recipe` adds a corpus to a recipe: under the key it includes that
-    recipe's file and overrides some of its keys. Options of the command line override any.
-
-    Arguments
-    ---------
-    path : str
-        The YAML file.
-    overrides : str
-        YAML, as `speechbrain.parse_arguments` gives it.
-
-    Returns
-    -------
-    dict
-        What the file builds.
-
-    Raises
-    ------
-    ValueError
-        Where an override names a key that the file does not have.
-    """
-    overrides = place_overrides(path, overrides)
-    with open(path, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    return hparams.get("recipe", hparams)
-
-
-def place_overrides(path, overrides):
-    """Return the command line's overrides in the structure of a hyperparameters file.
-
-    Arguments and errors are those of `load_hparams`.
-    """
-    given = ruamel.yaml.YAML().load(overrides) or {}
-    tree = read_yaml(path)
-    included = tree.get("recipe")
-    known = {key for key in (tree if included is None else included) if key[:2] != "__"}
-    if included is not None and included.tag.value:
-        base = Path(path).resolve().parent / included.tag.value.removeprefix("!include:")
-        known |= {key for key in read_yaml(base) if key[:2] != "__"}
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise ValueError(
-            f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
-            f"{', '.join(sorted(known))}."
-        )
-    return given if included is None else {"recipe": given}
-
-
-def read_yaml(path):
-    """Return the mapping of a hyperparameters file as it stands, with nothing built."""
-    with open(path, encoding="utf-8") as file:
-        return ruamel.yaml.YAML().load(file)
 
 
 def runs_parser(description, paths, seeds, most_seeds):
@@ -247,7 +189,9 @@ def split_datasets(hparams, disjoint_speakers=True):
 
 def quick_look(hparams, datasets, utterances=40):
     """Return what `--debug` runs on: a few utterances, with results in a folder of their own."""
-    hparams = {**hparams, "output_folder": str(Path(hparams["output_folder"]) / "debug")}
+    output = Path(hparams["output_folder"]) / "debug"
+    hparams = {**hparams, "output_folder": str(output)}
+    hparams["train_logger"].save_file = str(output / "train_log.txt")
     few = {name: data.filtered_sorted(select_n=utterances) for name, data in datasets.items()}
     return hparams, few
 

@@ -1,0 +1,210 @@
+"""What a batch holds of an utterance: crops, masks, units; drawn by (seed, epoch, utterance).
+
+Spans are masked as in HuBERT (arXiv 2106.07447, section II-B). Items are objects at the top of this
+module, so that a worker process can be started by spawn.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+
+from lobes.losses import IGNORED_UNIT
+from lobes.signal import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+from recipes.common.data.audio import read_speech
+from recipes.common.data.seeding import derive_rng, derive_seed
+
+
+def collate(examples):
+    """Return a `PaddedBatch` in which padded frames have no unit."""
+    return PaddedBatch(examples, per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}})
+
+
+def add_frame_items(dataset, hparams, clock, units):
+    """Give each utterance the items `sig`, `units` and `mask`, cropped to `max_seconds`.
+
+    The crop begins on a frame, so that the units stay in step with the audio.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Changed in place.
+    hparams : dict
+        `max_seconds`, `mask_prob`, `mask_length`, `seed`.
+    clock : Clock
+        The epoch that crops and masks are drawn for.
+    units : UnitArray
+        Gives an utterance's units by its ID.
+    """
+    items = partial(
+        frame_items,
+        clock=clock,
+        units=units,
+        max_frames=num_frames(round(hparams["max_seconds"] * SAMPLE_RATE)),
+        mask_prob=hparams["mask_prob"],
+        mask_length=hparams["mask_length"],
+        seed=hparams["seed"],
+    )
+    dataset.add_dynamic_item(items, takes=["id", "wav"], provides=["sig", "units", "mask"])
+
+
+def frame_items(utterance, path, *, clock, units, max_frames, mask_prob, mask_length, seed):
+    """Return an utterance's samples, units and mask; see `add_frame_items`.
+
+    Returns
+    -------
+    tuple
+        Samples, (samples,) float32; units, (frames,) int64; mask, (frames,) bool.
+    """
+    wav = read_speech(path)
+    frames, start = num_frames(len(wav)), 0
+    if frames > max_frames:
+        rng = derive_rng(seed, "crop", clock.epoch, utterance)
+        start = int(rng.integers(frames - max_frames + 1))
+        frames = max_frames
+        wav = wav[start * HOP : (start + frames - 1) * HOP + RECEPTIVE_FIELD]
+    own = torch.from_numpy(units[utterance][start : start + frames].astype(np.int64))
+    rng = derive_rng(seed, "mask", clock.epoch, utterance)
+    return wav, own, span_mask(frames, mask_prob, mask_length, rng)
+
+
+def add_crops(dataset, hparams, clock, augment, change_voice=None):
+    """Give each utterance the items `first` and `second`: two crops, augmented apart.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Changed in place.
+    hparams : dict
+        `min_crop_seconds`, `max_crop_seconds`, `seed`.
+    clock : Clock
+        The epoch that crops and their augmentation are drawn for.
+    augment : callable
+        Takes a crop, shape (samples,), and a seed; returns a tensor of the same shape.
+    change_voice : callable, optional
+        Comes before it, with the same seed for both crops, and may change their length.
+    """
+    items = partial(
+        crop_items,
+        clock=clock,
+        shortest=round(hparams["min_crop_seconds"] * SAMPLE_RATE),
+        longest=round(hparams["max_crop_seconds"] * SAMPLE_RATE),
+        augment=augment,
+        change_voice=change_voice,
+        seed=hparams["seed"],
+    )
+    dataset.add_dynamic_item(items, takes=["id", "wav"], provides=["first", "second"])
+
+
+def crop_items(utterance, path, *, clock, shortest, longest, augment, change_voice, seed):
+    """Return two crops of an utterance, (samples,) float32 each; see `add_crops`."""
+    wav = read_speech(path)
+    rng = derive_rng(seed, "crops", clock.epoch, utterance)
+    crops = []
+    for place, (start, stop) in enumerate(two_crops(len(wav), shortest, longest, rng)):
+        crop = wav[start:stop]
+        if change_voice is not None:
+            crop = change_voice(crop, derive_seed(seed, "voice", clock.epoch, utterance))
+        crops.append(augment(crop, derive_seed(seed, "augment", clock.epoch, utterance, place)))
+    return crops
+
+
+def two_crops(samples, shortest, longest, rng):
+    """Return where two crops of an utterance begin and end, apart wherever there is room.
+
+    Each is half of the utterance long, within the limits. Crops overlap only where the utterance
+    is shorter than two of the shortest; then they share as little as can be.
+
+    Arguments
+    ---------
+    samples : int
+        Length of the utterance.
+    shortest, longest : int
+        Limits of a crop's length, in samples.
+    rng : numpy.random.Generator
+        Where the places are drawn from.
+
+    Returns
+    -------
+    list of tuple
+        Two pairs (start, stop), in random order.
+
+    Example
+    -------
+    >>> two_crops(64000, 16000, 32000, np.random.default_rng(0))
+    [(0, 32000), (32000, 64000)]
+    """
+    length = min(samples, max(shortest, min(longest, samples // 2)))
+    slack = max(0, samples - 2 * length)
+    cuts = np.sort(rng.integers(slack + 1, size=2))
+    first = int(cuts[0])
+    second = min(int(cuts[1]) + length, samples - length)
+    crops = [(first, first + length), (second, second + length)]
+    return crops[:: int(rng.choice([-1, 1]))]
+
+
+def span_mask(num_frames, prob=0.08, length=10, rng=None, min_masks=1):
+    """Draw the mask of one utterance: spans of frames that the encoder does not see.
+
+    Each frame starts a span with probability `prob`. Spans may overlap and end with the
+    utterance. An utterance of two frames or more keeps at least one masked and one visible
+    frame; one of a single frame is left visible, since there is nothing to predict it from.
+
+    Arguments
+    ---------
+    num_frames : int
+        The number of valid frames.
+    prob : float
+        The probability that a frame starts a span, in [0, 1].
+    length : int
+        Frames per span.
+    rng : numpy.random.Generator, optional
+        The source of randomness; the same state gives the same mask. A fresh one if None.
+    min_masks : int
+        The least number of spans, drawn in addition where chance gave fewer.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (num_frames,), bool, True where masked.
+
+    Example
+    -------
+    >>> mask = span_mask(200, rng=np.random.default_rng(0))
+    >>> mask.shape, mask.dtype
+    (torch.Size([200]), torch.bool)
+    """
+    if num_frames < 2:
+        return torch.zeros(num_frames, dtype=torch.bool)
+    rng = np.random.default_rng() if rng is None else rng
+    starts = rng.random(num_frames) < prob
+    missing = min(min_masks, num_frames) - int(starts.sum())
+    if missing > 0:
+        starts[rng.choice(np.flatnonzero(~starts), size=missing, replace=False)] = True
+    mask = np.convolve(starts, np.ones(length, dtype=int))[:num_frames] > 0
+    if mask.all():
+        mask[rng.integers(num_frames)] = False
+    return torch.from_numpy(mask)
+
+
+def both_crops(batch):
+    """Return the first crops of a batch followed by the second ones.
+
+    Arguments
+    ---------
+    batch : PaddedBatch
+        With `first` and `second`.
+
+    Returns
+    -------
+    wavs : torch.Tensor
+        Shape (2 * batch, samples).
+    wav_lens : torch.Tensor
+        Relative lengths, shape (2 * batch,).
+    """
+    parts = (batch.first, batch.second)
+    samples = max(part.data.shape[1] for part in parts)
+    wavs = [torch.nn.functional.pad(part.data, (0, samples - part.data.shape[1])) for part in parts]
+    lens = [part.lengths * (part.data.shape[1] / samples) for part in parts]
+    return torch.cat(wavs), torch.cat(lens)

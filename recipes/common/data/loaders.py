@@ -1,0 +1,136 @@
+"""From manifests to datasets, and from datasets to loaders."""
+
+from functools import partial
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from torch.utils.data import DataLoader
+
+from lobes.distributed import rank, world_size
+from lobes.signal import SAMPLE_RATE
+from recipes.common.data.audio import read_speech
+from recipes.common.data.crops import collate
+from recipes.common.data.manifest import load_dataset
+from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.data.seeding import derive_rng
+
+PLAIN_UTTERANCES = 10_000  # from which the last step of a stage takes its moments
+MAX_KEPT_SECONDS = 3600  # of validation audio that is decoded once, and stays in memory
+
+
+class KeptBatches(DataLoader):
+    """A loader that keeps its batches, for data that never changes and is little.
+
+    Example
+    -------
+    >>> loader = KeptBatches([1, 2, 3])
+    >>> all(first is second for first, second in zip(loader, loader))
+    True
+    """
+
+    kept = None
+
+    def __iter__(self):
+        if self.kept is None:
+            self.kept = list(super().__iter__())
+        return iter(self.kept)
+
+
+def make_loader(dataset, hparams, clock=None, min_batch_size=1):
+    """Return a loader of `PaddedBatch` whose batches are `LengthSortedBatches`.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        With its items and output keys set.
+    hparams : dict
+        `max_batch_seconds`, `max_seconds` (an utterance is cropped to it), `num_workers`, `seed`.
+    clock : Clock, optional
+        For training: reshuffle each epoch and share the batches among the ranks. In
+        validation every rank sees all of them.
+    min_batch_size : int
+        Fewest utterances in a batch.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+    """
+    training = clock is not None
+    with dataset.output_keys_as(["duration"]):
+        seconds = [min(row["duration"], hparams["max_seconds"]) for row in dataset]
+    sampler = LengthSortedBatches(
+        seconds,
+        hparams["max_batch_seconds"],
+        hparams["seed"],
+        clock,
+        world_size() if training else 1,
+        rank() if training else 0,
+        min_batch_size,
+    )
+    little = not training and sum(seconds) < MAX_KEPT_SECONDS
+    return (KeptBatches if little else DataLoader)(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=hparams["num_workers"],
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def load_split(manifests, hparams):
+    """Return the utterances of one or more manifests, without what is too short.
+
+    Arguments
+    ---------
+    manifests : list of Path
+        CSV files.
+    hparams : dict
+        `data_folder`, `min_seconds`.
+
+    Returns
+    -------
+    DynamicItemDataset
+        In the manifests' order.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is left.
+    """
+    data = {}
+    for path in manifests:
+        data.update(load_dataset(path, hparams["data_folder"]).data)
+    shortest = hparams["min_seconds"]
+    kept = DynamicItemDataset(data).filtered_sorted(key_min_value={"duration": shortest})
+    if len(kept) == 0:
+        raise ValueError(f"{manifests[0]}: no utterance is as long as min_seconds, {shortest} s.")
+    return kept
+
+
+def plain_loader(dataset, hparams):
+    """Return a loader of utterances, drawn at random, as they are: the first `max_seconds` of each.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+    hparams : dict
+        See `make_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        Of batches with `id` and `sig`.
+    """
+    rng = derive_rng(hparams["seed"], "plain")
+    places = rng.permutation(len(dataset))[:PLAIN_UTTERANCES].tolist()
+    longest = round(hparams["max_seconds"] * SAMPLE_RATE)
+    with dataset.output_keys_as(["wav", "duration"]):
+        plain = DynamicItemDataset({dataset.data_ids[place]: dataset[place] for place in places})
+    plain.add_dynamic_item(partial(read_start, longest=longest), takes="wav", provides="sig")
+    plain.set_output_keys(["id", "sig"])
+    return make_loader(plain, hparams)
+
+
+def read_start(path, longest):
+    """Return the first samples of a file, at most so many: (samples,) float32."""
+    return read_speech(path)[:longest]

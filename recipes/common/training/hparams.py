@@ -1,0 +1,134 @@
+"""Hyperparameters files: HyperPyYAML, and files that change a few keys of another one.
+
+A file with the key `base` is the file that this key names, relative to its own folder, with the
+file's other keys in the place of the base's; `!ref` works as in one file. Of a mapping under the
+same tag, or under none, single keys are replaced; anything else is replaced whole. The base may
+have a base itself.
+"""
+
+import io
+from datetime import date
+from pathlib import Path
+
+import ruamel.yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml.tag import Tag
+from speechbrain.utils.distributed import main_process_only
+
+INCLUDE = "!include:"
+
+
+def load_hparams(path, overrides=""):
+    """Build what a hyperparameters file says, with the command line's overrides.
+
+    Arguments
+    ---------
+    path : str or Path
+        The YAML file.
+    overrides : str
+        YAML, as `speechbrain.parse_arguments` gives it.
+
+    Returns
+    -------
+    dict
+        What the file builds.
+
+    Raises
+    ------
+    ValueError
+        Where an override names a key that the file does not have.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "big.yaml").write_text("layers: 12\\nname: !ref big <layers>\\n")
+    >>> _ = (folder / "tiny.yaml").write_text("base: big.yaml\\nlayers: 3\\n")
+    >>> load_hparams(folder / "tiny.yaml")
+    {'layers': 3, 'name': 'big 3'}
+    """
+    check_options(path, overrides)
+    return load_hyperpyyaml(_dump(read_tree(path)), overrides)
+
+
+def check_options(path, overrides):
+    """Raise ValueError where an option of the command line is no key of a hyperparameters file.
+
+    Arguments are those of `load_hparams`.
+    """
+    given = ruamel.yaml.YAML().load(overrides) or {}
+    known = {key for key in read_tree(path) if key[:2] != "__"}
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+@main_process_only
+def save_hparams(path, overrides, folder):
+    """Write hyperparams.yaml, which stands by itself: one file, references resolved.
+
+    Arguments
+    ---------
+    path : str or Path
+        The hyperparameters file of the run.
+    overrides : str
+        The command line's.
+    folder : str or Path
+        Receives `hyperparams.yaml`.
+    """
+    resolved = resolve_references(_dump(read_tree(path)), overrides)
+    header = f"# Generated {date.today()} from:\n# {Path(path).resolve()}\n# yamllint disable\n"
+    file = Path(folder) / "hyperparams.yaml"
+    file.write_text(header + resolved.getvalue(), encoding="utf-8")
+
+
+def read_tree(path):
+    """Return the mapping of a hyperparameters file, its base merged in, with nothing built.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Returns
+    -------
+    ruamel.yaml.comments.CommentedMap
+        Tags stand as they are; the files of `!include` have absolute paths.
+    """
+    path = Path(path)
+    with open(path, encoding="utf-8") as file:
+        tree = ruamel.yaml.YAML().load(file)
+    folder = path.resolve().parent
+    _place_includes(tree, folder)
+    base = tree.pop("base", None)
+    return tree if base is None else _merge(read_tree(folder / base), tree)
+
+
+def _place_includes(node, folder):
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        _place_includes(child, folder)
+    tag = _tag(node)
+    if tag.startswith(INCLUDE):
+        node.yaml_set_ctag(Tag(suffix=f"{INCLUDE}{folder / tag.removeprefix(INCLUDE)}"))
+
+
+def _merge(base, changes):
+    for key, value in changes.items():
+        own = base.get(key)
+        both = isinstance(own, dict) and isinstance(value, dict)
+        base[key] = _merge(own, value) if both and _tag(own) == _tag(value) else value
+    return base
+
+
+def _tag(node):
+    tag = getattr(node, "tag", None)
+    return (tag.value or "") if tag is not None else ""
+
+
+def _dump(tree):
+    stream = io.StringIO()
+    ruamel.yaml.YAML().dump(tree, stream)
+    stream.seek(0)
+    return stream
