@@ -67,13 +67,23 @@ class UnitArray:
         self.index = self.description["index"]
         self.units = self._open_array()
         self._check(rows, num_units)
-        if shuffle_seed is not None:
+        self.shuffled = shuffle_seed is not None
+        if self.shuffled:
             self.units = derive_rng(shuffle_seed, "shuffled units").permutation(self.units)
 
     def __getitem__(self, utterance):
         """Return an utterance's units: int16, shape (frames,)."""
         start, length = self.index[utterance]
         return self.units[start : start + length]
+
+    def __getstate__(self):
+        """Leave the array on the disk: a worker that is spawned maps it anew."""
+        return {**vars(self), "units": self.units if self.shuffled else None}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if not self.shuffled:
+            self.units = self._open_array()
 
     def _open_array(self):
         path = self.folder / "units.npy"

@@ -1,4 +1,6 @@
-"""Batches, crops and masks: what may repeat, what may overlap, what stays in step."""
+"""Crops, masks and units of a batch: what may overlap, what stays in step, what is kept."""
+
+import pickle
 
 import numpy as np
 import pytest
@@ -6,11 +8,11 @@ import torch
 
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import num_frames
-from recipes.common.data.crops import add_crops, add_frame_items, collate, two_crops
+from recipes.common.data.crops import add_crops, add_frame_items, collate, span_mask, two_crops
 from recipes.common.data.loaders import KeptBatches, load_split, make_loader
-from recipes.common.data.sampler import Clock, LengthSortedBatches
+from recipes.common.data.sampler import Clock
+from recipes.common.data.units import UnitArray, write_units
 
-SECONDS = np.random.default_rng(0).uniform(1, 9, 200)
 SETTINGS = {
     "data_folder": None,
     "min_seconds": 0.5,
@@ -21,53 +23,6 @@ SETTINGS = {
     "max_crop_seconds": 1.0,
     "seed": 1,
 }
-
-
-def batches_of(epoch, seed=0, **options):
-    clock = Clock()
-    sampler = LengthSortedBatches(SECONDS, 40, seed, clock, **options)
-    sampler.set_epoch(epoch)
-    return sampler
-
-
-def test_every_utterance_is_in_one_batch_within_the_limit():
-    batches = list(batches_of(1))
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    assert all(len(batch) * SECONDS[batch].max() <= 40 for batch in batches)
-
-
-def test_batches_waste_little_on_padding():
-    padded = sum(len(batch) * SECONDS[batch].max() for batch in batches_of(1))
-    assert padded < 1.2 * SECONDS.sum()
-
-
-def test_epochs_differ_and_each_is_the_same_again():
-    assert list(batches_of(1)) == list(batches_of(1))
-    one, two = ({frozenset(batch) for batch in batches_of(epoch)} for epoch in (1, 2))
-    assert len(one & two) < 0.2 * len(one)
-    assert list(batches_of(1)) != list(batches_of(1, seed=5))
-
-
-def test_a_start_skips_batches_once():
-    sampler = batches_of(1)
-    whole = list(sampler)
-    sampler.start = 3
-    assert list(sampler) == whole[3:]
-    assert list(sampler) == whole and len(sampler) == len(whole)
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_the_batches_evenly(ranks):
-    parts = [list(batches_of(1, ranks=ranks, this_rank=rank)) for rank in range(ranks)]
-    assert len({len(part) for part in parts}) == 1
-    assert sorted(i for part in parts for batch in part for i in batch) == list(range(200))
-
-
-def test_no_batch_is_smaller_than_asked():
-    sampler = LengthSortedBatches([30.0] * 5, 40, 0, min_batch_size=2)
-    assert sorted(map(len, sampler)) == [2, 3]
-    with pytest.raises(ValueError, match="too few"):
-        LengthSortedBatches([1.0], 40, 0, min_batch_size=2)
 
 
 @pytest.mark.parametrize("samples", [100, 8000, 15999, 16000, 20001, 40000, 64000, 300000])
@@ -83,6 +38,10 @@ def test_crops_overlap_only_where_they_must(samples):
             assert stop <= next_start and stop - start >= 8000
 
 
+def mark_seed(crop, seed):
+    return crop + 1e-6 * (seed % 97)
+
+
 def dataset_with_items(librispeech, tmp_path, units, epoch=1):
     from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
@@ -92,7 +51,7 @@ def dataset_with_items(librispeech, tmp_path, units, epoch=1):
     clock = Clock()
     clock.epoch = epoch
     add_frame_items(dataset, hparams, clock, units)
-    add_crops(dataset, hparams, clock, lambda crop, seed: crop + 1e-6 * (seed % 97))
+    add_crops(dataset, hparams, clock, mark_seed)
     dataset.set_output_keys(["id", "sig", "units", "mask", "first", "second"])
     return dataset
 
@@ -154,6 +113,39 @@ def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
     assert not batch.mask.data[0, 24:].any()
 
 
+@pytest.mark.long
+def test_two_spawned_workers_give_the_batches_of_none(librispeech, tmp_path):
+    rows = [{"id": name, "wav": name, "duration": 9.0} for name in speech_ids(librispeech)]
+    write_units(
+        tmp_path, rows, lambda _: [(r["id"], np.arange(449)) for r in rows], {"num_units": 449}
+    )
+    units = UnitArray(tmp_path, rows, num_units=449)
+    dataset = dataset_with_items(librispeech, tmp_path, units)
+    settings = {**SETTINGS, "max_batch_seconds": 4.0, "num_workers": 0}
+    alone = list(make_loader(dataset, settings, Clock()))
+    loader = make_loader(dataset, {**settings, "num_workers": 2}, Clock())
+    loader.multiprocessing_context = "spawn"
+    for ours, theirs in zip(alone, loader, strict=True):
+        assert ours.id == theirs.id
+        for name in ("sig", "units", "mask", "first", "second"):
+            assert torch.equal(getattr(ours, name).data, getattr(theirs, name).data)
+
+
+def test_pickled_units_do_not_carry_the_corpus(tmp_path):
+    rows = [{"id": "a", "wav": "a", "duration": 2000.0}]
+    write_units(tmp_path, rows, lambda _: [("a", np.arange(99999) % 90)], {"num_units": 90})
+    units = UnitArray(tmp_path, rows, num_units=90)
+    pickled = pickle.dumps(units)
+    assert len(pickled) < 2000 and np.array_equal(pickle.loads(pickled)["a"], units["a"])
+    shuffled = UnitArray(tmp_path, rows, num_units=90, shuffle_seed=1)
+    assert np.array_equal(pickle.loads(pickle.dumps(shuffled))["a"], shuffled["a"])
+    assert not np.array_equal(shuffled["a"], units["a"])
+
+
+def speech_ids(librispeech):
+    return [path.stem for path in sorted((librispeech / "dev-clean").rglob("*.flac"))]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_only_little_validation_data_is_kept(training, librispeech, tmp_path, monkeypatch):
     dataset = dataset_with_items(librispeech, tmp_path, FrameNumbers())
@@ -166,3 +158,54 @@ def test_only_little_validation_data_is_kept(training, librispeech, tmp_path, mo
     assert all(a is b for a, b in zip(first, second, strict=True)) != training
     monkeypatch.setattr("recipes.common.data.loaders.MAX_KEPT_SECONDS", 1)
     assert not isinstance(make_loader(dataset, hparams, clock), KeptBatches)
+
+
+def runs_of(mask):
+    """Return the lengths of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.numpy().astype(int), [0]])))
+    return (edges[1::2] - edges[::2]).tolist()
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 5, 9, 10, 11, 12, 49, 300])
+@pytest.mark.parametrize("prob", [0.0, 0.08, 1.0])
+def test_some_frames_are_masked_and_some_are_visible(num_frames, prob):
+    for seed in range(50):
+        mask = span_mask(num_frames, prob=prob, rng=np.random.default_rng(seed))
+        assert mask.shape == (num_frames,) and mask.dtype == torch.bool
+        assert 0 < mask.sum() < num_frames
+
+
+@pytest.mark.parametrize("num_frames", [0, 1])
+def test_nothing_is_masked_where_nothing_would_be_visible(num_frames):
+    mask = span_mask(num_frames, rng=np.random.default_rng(0))
+    assert mask.shape == (num_frames,) and not mask.any()
+
+
+def test_masks_follow_their_generator():
+    masks = [span_mask(400, rng=np.random.default_rng(seed)) for seed in (3, 3, 4)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+
+
+def test_spans_have_their_length_unless_the_utterance_ends():
+    for seed in range(50):
+        mask = span_mask(100, prob=0.01, length=7, rng=np.random.default_rng(seed))
+        runs = runs_of(mask)
+        assert all(run >= 7 for run in (runs[:-1] if mask[-1] else runs))
+
+
+def test_each_frame_starts_a_span_with_the_given_probability():
+    rng = np.random.default_rng(0)
+    share = torch.stack([span_mask(500, 0.08, 10, rng) for _ in range(400)]).float().mean(0)
+    # Away from the beginning, a frame is visible if none of ten frames starts a span.
+    assert share[9:].mean().item() == pytest.approx(1 - 0.92**10, abs=0.01)
+    assert share[0].item() == pytest.approx(0.08, abs=0.05)
+    assert abs(share[9:250].mean() - share[250:].mean()) < 0.02
+
+
+@pytest.mark.parametrize("min_masks", [1, 3])
+def test_the_least_number_of_spans(min_masks):
+    starts = [
+        sum(runs_of(span_mask(10_000, 0.0, 1, np.random.default_rng(seed), min_masks)))
+        for seed in range(10)
+    ]
+    assert starts == [min_masks] * 10
