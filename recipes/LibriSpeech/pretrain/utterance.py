@@ -10,7 +10,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from lobes.losses import nt_xent, retrieval_accuracy
 from lobes.signal import SAMPLE_RATE
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.dataio import Clock, add_crops, make_loader
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.brain import ResumableBrain, unwrap

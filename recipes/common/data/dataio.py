@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 from lobes.distributed import rank, world_size
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.manifest import load_dataset
 from recipes.common.data.seeding import derive_rng, derive_seed
 
