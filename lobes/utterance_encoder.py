@@ -9,8 +9,6 @@ row end where it ends, and statistics, those of training included, are over vali
 """
 
 import torch
-from speechbrain.lobes.features import Fbank
-from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
 from lobes.ecapa import ECAPATDNN
@@ -43,6 +41,8 @@ class LogMel(nn.Module):
     """
 
     def __init__(self, hop=160, centre_bands=True):
+        from speechbrain.lobes.features import Fbank  # a second, which frames alone do without
+
         super().__init__()
         self.hop = hop
         self.centre_bands = centre_bands
@@ -76,6 +76,8 @@ class LogMel(nn.Module):
 
     def power(self, wavs):
         """Return the power spectrum of waveforms (batch, samples): (batch, frames, bins)."""
+        from speechbrain.processing.features import spectral_magnitude
+
         return spectral_magnitude(self.fbank.compute_STFT(wavs))
 
     def decibels(self, power):

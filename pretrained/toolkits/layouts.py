@@ -178,13 +178,6 @@ def to_torchaudio(encoders, folder):
     _write_json(folder / "config.json", {"function": function, "arguments": arguments})
 
 
-LAYOUTS = {
-    "speechbrain": to_speechbrain,
-    "huggingface": to_huggingface,
-    "torchaudio": to_torchaudio,
-}
-
-
 def _new_folder(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
