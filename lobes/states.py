@@ -176,7 +176,7 @@ class PooledStates(nn.Module):
         return self.pool(states, length_mask(lens, states.shape[1])), torch.ones_like(lens)
 
     def pool(self, states, valid=None):
-        """Pool (batch, frames, layers, dim) over frames, those of `valid`, (batch, frames), alone."""
+        """Pool (batch, frames, layers, dim) over the frames of `valid`, (batch, frames), or all."""
         statistics = masked_mean_std(states.flatten(2).transpose(1, 2), valid)
         parts = [part.unflatten(1, states.shape[2:]) for part in statistics]
         return torch.cat(parts, dim=2).unsqueeze(1)

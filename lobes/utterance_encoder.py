@@ -1,7 +1,7 @@
 """The utterance-level encoder: log-mel bands, a convolutional backbone and attentive pooling.
 
 The backbone is ECAPA-TDNN (Desplanques et al., arXiv 2005.07143), into which SpeechBrain's weights
-load (`pretrained.toolkits.names`), or a small TDNN (Snyder et al., x-vectors, ICASSP 2018) for two
+load (`pretrained.import_weights`), or a small TDNN (Snyder et al., x-vectors, ICASSP 2018) for two
 CPU cores.
 
 What comes out for an utterance does not depend on what it is batched with: convolutions see each
