@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lobes.signal import length_mask, masked_mean, masked_mean_std
+from lobes.signal import length_mask, masked_mean, masked_mean_std, mean_std_of_parts
 from lobes.tdnn import TDNNBlock
 
 BLANK = 0  # of CTC
@@ -134,7 +134,10 @@ class CTCHead(nn.Module):
             Logits (batch, ceil(frames / stride), num_symbols), those of padded frames arbitrary;
             lengths (batch,), int64.
         """
-        x = self.weighted_sum(states)
+        return self.classify(self.weighted_sum(states), lens)
+
+    def classify(self, x, lens):
+        """Return what `forward` does, from states summed over layers, (batch, frames, in_dim)."""
         x = x.where(length_mask(lens, x.shape[1])[..., None], 0.0)
         x = self.projection(self._stack(x))
         lens = self.output_lens(lens)
@@ -235,15 +238,58 @@ class SpeakerHead(nn.Module):
         torch.Tensor
             Shape (batch, embedding_dim), float32.
         """
-        valid = length_mask(lens, states.shape[1])
-        x = self.projection(self.weighted_sum(states)).transpose(1, 2)
+        return self.embed(self.weighted_sum(states), lens)
+
+    def embed(self, x, lens):
+        """Return what `forward` does, from states summed over layers, (batch, frames, in_dim)."""
+        valid = length_mask(lens, x.shape[1])
+        x = self.frames(x, (lens, valid))
         if self.blocks is None:
             return masked_mean(x, valid)
-        x = x.where(valid[:, None], 0.0)
+        return self._embed_statistics(masked_mean_std(x, valid))
+
+    def frames(self, x, padding=None):
+        """Return what is pooled over time.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Shape (batch, frames, in_dim), states summed over layers.
+        padding : tuple of torch.Tensor, optional
+            Lengths (batch,) and validity (batch, frames); None where nothing is padded.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, hidden_dim, frames), with "xvector" three times as many channels.
+        """
+        x = self.projection(x).transpose(1, 2)
+        if self.blocks is None:
+            return x
+        if padding is not None:
+            x = x.where(padding[1][:, None], 0.0)
         for block in self.blocks:
-            x = block(x, (lens, valid))
-        with torch.autocast(x.device.type, enabled=False):
-            return self.embedding(torch.cat(masked_mean_std(x, valid), dim=1))
+            x = block(x, padding)
+        return x
+
+    def embed_parts(self, parts):
+        """Return the embedding of a recording whose `frames` come in parts ("xvector" only).
+
+        Arguments
+        ---------
+        parts : iterable of torch.Tensor
+            Shape (batch, channels, time) each.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, embedding_dim), float32.
+        """
+        return self._embed_statistics(mean_std_of_parts(parts))
+
+    def _embed_statistics(self, statistics):
+        with torch.autocast(statistics[0].device.type, enabled=False):
+            return self.embedding(torch.cat(statistics, dim=1))
 
 
 class CosineClassifier(nn.Module):

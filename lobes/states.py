@@ -86,9 +86,13 @@ class UtteranceStates(nn.Module):
 
     def forward(self, wavs, wav_lens=None):
         """Return states (batch, 1, 1, dim) and lengths; see `FrameStates.forward`."""
-        embeddings = self.encoder(wavs, wav_lens)
+        return self.from_embeddings(self.encoder(wavs, wav_lens))
+
+    def from_embeddings(self, embeddings):
+        """Return states (batch, 1, 1, dim) and lengths of embeddings (batch, dim)."""
         scaled = nn.functional.normalize(embeddings.float(), dim=1) * self.dim**0.5
-        return scaled[:, None, None], torch.ones(len(wavs), dtype=torch.long, device=wavs.device)
+        lens = torch.ones(len(scaled), dtype=torch.long, device=scaled.device)
+        return scaled[:, None, None], lens
 
 
 class FbankStates(nn.Module):
@@ -169,8 +173,10 @@ class PooledStates(nn.Module):
     def forward(self, wavs, wav_lens=None):
         """Return states (batch, 1, layers, 2 * dim) and lengths; see `FrameStates.forward`."""
         states, lens = self.states(wavs, wav_lens)
-        mean, deviation = masked_mean_std(
-            states.flatten(2).transpose(1, 2), length_mask(lens, states.shape[1])
-        )
-        parts = [part.unflatten(1, states.shape[2:]) for part in (mean, deviation)]
-        return torch.cat(parts, dim=2).unsqueeze(1), torch.ones_like(lens)
+        return self.pool(states, length_mask(lens, states.shape[1])), torch.ones_like(lens)
+
+    def pool(self, states, valid=None):
+        """Pool (batch, frames, layers, dim) over the frames of `valid`, (batch, frames), or all."""
+        statistics = masked_mean_std(states.flatten(2).transpose(1, 2), valid)
+        parts = [part.unflatten(1, states.shape[2:]) for part in statistics]
+        return torch.cat(parts, dim=2).unsqueeze(1)

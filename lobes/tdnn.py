@@ -15,7 +15,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from lobes.distributed import all_reduce_sum, world_size
-from lobes.signal import MIN_VARIANCE, NUM_MELS, _masked, masked_mean_std
+from lobes.signal import (
+    MIN_VARIANCE,
+    NUM_MELS,
+    masked,
+    masked_mean_std,
+    mean_std_of_parts,
+    mean_std_of_sums,
+    weighted_sums,
+)
 
 
 class MaskedBatchNorm1d(nn.Module):
@@ -106,12 +114,12 @@ class MaskedBatchNorm1d(nn.Module):
         dims = [d for d in range(x.ndim) if d != 1]
         # Sum and count travel together; squares are summed after centring, which keeps precision.
         count = x.new_tensor([x.numel() // x.shape[1]]) if valid is None else valid.sum()[None]
-        totals = all_reduce_sum(torch.cat([_masked(x, valid).sum(dims), count.to(x.dtype)]))
+        totals = all_reduce_sum(torch.cat([masked(x, valid).sum(dims), count.to(x.dtype)]))
         sums, count = totals[:-1], totals[-1].detach()
         self._check_count(int(count))
         mean = sums / count
         centred = x - _per_channel(mean, x)
-        variance = all_reduce_sum(_masked(centred, valid).square().sum(dims)) / count
+        variance = all_reduce_sum(masked(centred, valid).square().sum(dims)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is None:
@@ -191,6 +199,42 @@ class AttentiveStatisticsPooling(nn.Module):
         mean = (weights * x).sum(dim=2)
         variance = (weights * (x - mean[..., None]).square()).sum(dim=2)
         return torch.cat([mean, variance.clamp(min=MIN_VARIANCE).sqrt()], dim=1)
+
+    def pool_parts(self, parts):
+        """Pool a recording whose frames come in parts, in float64: close to `forward` of the whole.
+
+        The first pass takes the mean and the deviation of all frames, which the attention sees
+        beside each frame. The second sums frames by their attention, relative to the largest score
+        so far.
+
+        Arguments
+        ---------
+        parts : callable
+            Returns an iterator of frames, (batch, channels, time) each; called twice.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, 2 * channels), float32: weighted means, then weighted deviations.
+
+        Example
+        -------
+        >>> pooling, x = AttentiveStatisticsPooling(8).eval(), torch.randn(1, 8, 50)
+        >>> pooled = pooling.pool_parts(lambda: iter(x.split(20, dim=2)))
+        >>> bool(torch.allclose(pooled, pooling(x), atol=1e-5))
+        True
+        """
+        context = mean_std_of_parts(parts())
+        largest, sums = None, 0.0
+        for x in parts():
+            scores = self.scores(x, *context).double()
+            new = scores.amax(dim=2)
+            if largest is not None:
+                new = torch.maximum(new, largest)
+                sums = sums * torch.exp(largest - new)
+            largest = new
+            sums = sums + weighted_sums(x.double(), torch.exp(scores - largest[..., None]))
+        return torch.cat(mean_std_of_sums(sums), dim=1)
 
     def scores(self, x, mean, std, valid=None):
         """Return the attention's scores before the softmax over time.
@@ -336,8 +380,25 @@ class Backbone(nn.Module):
 
     def embed(self, x, padding=None):
         """Map frames (batch, pooled_channels, time) to embeddings (batch, embedding_dim)."""
-        pooled = self.asp(x, None if padding is None else padding[1])
-        with torch.autocast(x.device.type, enabled=False):
+        return self._embed_pooled(self.asp(x, None if padding is None else padding[1]))
+
+    def embed_parts(self, parts):
+        """Map the frames of a recording in parts to its embedding, (batch, embedding_dim).
+
+        Arguments
+        ---------
+        parts : callable
+            As `AttentiveStatisticsPooling.pool_parts` takes it.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, embedding_dim), float32.
+        """
+        return self._embed_pooled(self.asp.pool_parts(parts))
+
+    def _embed_pooled(self, pooled):
+        with torch.autocast(pooled.device.type, enabled=False):
             return self.fc(self.asp_bn(pooled)[..., None]).squeeze(2)
 
 

@@ -1,7 +1,7 @@
 """The utterance-level encoder: log-mel bands, a convolutional backbone and attentive pooling.
 
 The backbone is ECAPA-TDNN (Desplanques et al., arXiv 2005.07143), into which SpeechBrain's weights
-load (`pretrained.toolkits.names`), or a small TDNN (Snyder et al., x-vectors, ICASSP 2018) for two
+load (`pretrained.import_weights`), or a small TDNN (Snyder et al., x-vectors, ICASSP 2018) for two
 CPU cores.
 
 What comes out for an utterance does not depend on what it is batched with: convolutions see each
@@ -9,8 +9,6 @@ row end where it ends, and statistics, those of training included, are over vali
 """
 
 import torch
-from speechbrain.lobes.features import Fbank
-from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
 from lobes.ecapa import ECAPATDNN
@@ -43,6 +41,8 @@ class LogMel(nn.Module):
     """
 
     def __init__(self, hop=160, centre_bands=True):
+        from speechbrain.lobes.features import Fbank  # a second, which frames alone do without
+
         super().__init__()
         self.hop = hop
         self.centre_bands = centre_bands
@@ -68,13 +68,48 @@ class LogMel(nn.Module):
         with torch.autocast(wavs.device.type, enabled=False):
             # Beyond its end a row sees silence, as an utterance alone does.
             inside = length_mask(num_samples, wavs.shape[1])
-            power = spectral_magnitude(self.fbank.compute_STFT(wavs.float().where(inside, 0.0)))
+            power = self.power(wavs.float().where(inside, 0.0))
             valid = length_mask(lens, power.shape[1])
-            bands = self.fbank.compute_fbanks(power.where(valid[..., None], 0.0)).transpose(1, 2)
-            bands = self.centre(bands, valid)
+            bands = self.decibels(power.where(valid[..., None], 0.0)).transpose(1, 2)
+            bands = self._centred(bands, valid)
         return bands.where(valid[:, None], 0.0), lens
 
-    def centre(self, bands, valid=None):
+    def power(self, wavs):
+        """Return the power spectrum of waveforms (batch, samples): (batch, frames, bins)."""
+        from speechbrain.processing.features import spectral_magnitude
+
+        return spectral_magnitude(self.fbank.compute_STFT(wavs))
+
+    def decibels(self, power):
+        """Return the log-mel bands of power spectra, (batch, frames, 80), not centred yet."""
+        return self.fbank.compute_fbanks(power)
+
+    def join(self, parts):
+        """Return the features of a recording from the `decibels` of its parts, one after another.
+
+        Arguments
+        ---------
+        parts : list of torch.Tensor
+            Shape (1, frames, 80) each.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (1, 80, frames of all parts), float32.
+
+        Example
+        -------
+        >>> features, wavs = LogMel(), torch.randn(1, 16000)
+        >>> parts = [features.decibels(part) for part in features.power(wavs).split(30, dim=1)]
+        >>> whole, _ = features(wavs, torch.tensor([16000]))
+        >>> torch.allclose(features.join(parts), whole, atol=1e-4)
+        True
+        """
+        bands = torch.cat(parts, dim=1).transpose(1, 2)
+        floor = bands.max() - self.fbank.compute_fbanks.top_db  # that of a part is lower or as low
+        return self._centred(bands.clamp(min=floor))
+
+    def _centred(self, bands, valid=None):
         """Take the mean off bands (batch, 80, time); `valid`, (batch, time), tells frames apart."""
         mean = masked_mean(bands, valid)
         if not self.centre_bands:

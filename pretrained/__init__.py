@@ -1,15 +1,26 @@
-"""What a user imports: exported models in use, and public weights into our encoders."""
+"""What a user imports: exported models in use, and public weights into our encoders.
 
-from pretrained.learn2diss import Encoding, Learn2Diss
-from pretrained.toolkits.importing import import_weights
-from pretrained.transcriber import Transcriber
-from pretrained.verifier import SpeakerVerifier, Verification
+A name's module is imported when the name is first asked for.
+"""
 
-__all__ = [
-    "Encoding",
-    "Learn2Diss",
-    "SpeakerVerifier",
-    "Transcriber",
-    "Verification",
-    "import_weights",
-]
+from importlib import import_module
+
+PLACES = {
+    "Encoding": "pretrained.learn2diss",
+    "Learn2Diss": "pretrained.learn2diss",
+    "SpeakerVerifier": "pretrained.verifier",
+    "Transcriber": "pretrained.transcriber",
+    "Verification": "pretrained.verifier",
+    "import_weights": "pretrained.toolkits.importing",
+}
+__all__ = list(PLACES)
+
+
+def __getattr__(name):
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)
+
+
+def __dir__():
+    return sorted(globals().keys() | PLACES.keys())

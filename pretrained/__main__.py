@@ -16,14 +16,11 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from pretrained.exported import load_model
-from pretrained.learn2diss import Learn2Diss
-from pretrained.toolkits.layouts import LAYOUTS
-from pretrained.transcriber import Transcriber
-from pretrained.verifier import SpeakerVerifier
+from pretrained.toolkits import LAYOUTS
+
+# What loads torch is imported by the command that needs it: help is to be there at once.
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # what could break a line or steer a terminal
 
@@ -71,6 +68,8 @@ def encode_files(options):
     target, times = Counter(targets).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files would be written to {target}: encode them to two folders.")
+    from pretrained import Learn2Diss
+
     model = Learn2Diss.from_pretrained(options.model)
     out.mkdir(parents=True, exist_ok=True)
     code = 0
@@ -85,6 +84,8 @@ def encode_files(options):
 
 def write_encoding(path, encoding):
     """Write what there is of `frames` (frames, d_model) and `utterance` (E,), or nothing."""
+    import numpy as np
+
     named = {"frames": encoding.frames, "utterance": encoding.utterance}
     arrays = {name: x[0].cpu().numpy() for name, x in named.items() if x is not None}
     partial = path.with_name(f"{path.name}.partial")
@@ -98,6 +99,8 @@ def write_encoding(path, encoding):
 
 def transcribe_files(options):
     """Print the text of each file. A bad one is reported, and the others follow all the same."""
+    from pretrained import Transcriber
+
     transcriber = Transcriber.from_pretrained(options.model)
     code = 0
     for file in options.files:
@@ -110,6 +113,8 @@ def transcribe_files(options):
 
 def verify_files(options):
     """Print the score of two files, the threshold, where it was set, and the decision."""
+    from pretrained import SpeakerVerifier
+
     verification = SpeakerVerifier.from_pretrained(options.model).verify_files(*options.files)
     show("score", f"{verification.score:.6f}")
     show("threshold", f"{verification.threshold:.6f}")
@@ -125,7 +130,11 @@ def show(name, text):
 
 def export_model(options):
     """Export a model's encoders in another toolkit's layout."""
-    LAYOUTS[options.layout](load_model(options.model), options.out)
+    from pretrained.exported import load_model
+    from pretrained.toolkits import layouts
+
+    write = getattr(layouts, f"to_{options.layout}")
+    write(load_model(options.model), options.out)
     return 0
 
 

@@ -1,22 +1,132 @@
-"""Audio files of any rate, container and length as blocks of 16 kHz mono."""
+"""Audio files of any rate, container and length as 16 kHz mono, and what makes one unusable.
+
+Inference reads blocks (`read_blocks`) and the recipes whole files (`read_speech`), which they have
+checked before (`check_audio`). A file is refused by the first if and only if it is by the check.
+"""
 
 import math
+import os
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import firwin, resample_poly
+import torch
 
 from lobes.signal import RECEPTIVE_FIELD, SAMPLE_RATE
 
 BLOCK_SECONDS = 10
 ZERO_CROSSINGS = 10  # of the resampling filter, on either side
 RATES = (1000, 768000)  # Hz; the filter's length grows with the rate
+MP3_FRAME = 1152  # samples
+UNKNOWN_BYTES = 0x7FFFF000  # what a WAV header that was written to a pipe says, or more
 
 
 class AudioError(ValueError):
-    """An audio file that cannot be encoded: which, what is wrong with it, what was expected."""
+    """An audio file that cannot be used.
+
+    Arguments
+    ---------
+    path : str or Path
+    problem : str
+        What is wrong with it and what was expected, as a predicate of the path.
+
+    Example
+    -------
+    >>> print(AudioError("a.wav", "is silent"))
+    a.wav is silent
+    """
+
+    def __str__(self):
+        return " ".join(map(str, self.args))
+
+    @property
+    def problem(self):
+        """What is wrong with the file, without its path."""
+        return self.args[-1]
+
+
+def read_speech(path):
+    """Read an audio file as 16 kHz mono: channels are averaged, other rates resampled.
+
+    The samples depend on the file alone, neither on the number of threads nor on the worker.
+
+    Arguments
+    ---------
+    path : str or Path
+        Of a format that soundfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and others.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (samples,), float32; `resampled_length` of the file's own samples.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "stereo.wav"
+    >>> soundfile.write(path, np.zeros((44100, 2)), 44100)
+    >>> read_speech(path).shape
+    torch.Size([16000])
+    """
+    with soundfile.SoundFile(path) as file:
+        rate = file.samplerate
+        audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
+    if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # takes longer to import than most files to read
+
+        audio = resample_poly(audio, *_ratio(rate))
+    return torch.from_numpy(audio)
+
+
+def resampled_length(samples, rate):
+    """Return how many samples at 16 kHz are made of samples at another rate.
+
+    Example
+    -------
+    >>> resampled_length(44101, 44100)
+    16001
+    """
+    return -(-samples * SAMPLE_RATE // rate)
+
+
+def check_audio(path, any_rate=False):
+    """Decode a file and say what is wrong with it.
+
+    Arguments
+    ---------
+    path : str or Path
+        An audio file.
+    any_rate : bool
+        Let rates other than 16 kHz and several channels pass.
+
+    Returns
+    -------
+    duration : float
+        Seconds of what `read_speech` returns; 0 where the file cannot be used.
+    problem : str or None
+        What is wrong: another rate than 16 kHz or more than one channel, or what `read_blocks`
+        refuses.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "constant.wav"
+    >>> soundfile.write(path, np.full(16000, 0.5), 16000)
+    >>> check_audio(path)
+    (0.0, 'is silent: every sample is zero, all are equal, or the channels cancel.')
+    """
+    try:
+        with _opened(path) as file:
+            rate, channels = file.samplerate, file.channels
+            if not any_rate and (rate != SAMPLE_RATE or channels != 1):
+                found = f"{channels} channel(s) at {rate} Hz"
+                return 0.0, f"has {found}, expected 1 at {SAMPLE_RATE} Hz."
+            samples = sum(len(block) for block in _mono_blocks(file, path))
+    except FileNotFoundError:
+        return 0.0, "cannot be decoded: there is no such file."
+    except AudioError as error:
+        return 0.0, error.problem
+    return resampled_length(samples, rate) / SAMPLE_RATE, None
 
 
 def read_blocks(path):
@@ -40,8 +150,9 @@ def read_blocks(path):
     FileNotFoundError
         Where there is no such file.
     AudioError
-        Where it is not audio, holds NaN or infinity, is silent, or is shorter than one frame.
-        The last two are known only at the end.
+        Where it is not audio, is cut short, holds NaN or infinity, is shorter than one frame, or is
+        silent: all samples are equal once channels are averaged. Most of it is known only at the
+        end.
 
     Example
     -------
@@ -50,56 +161,89 @@ def read_blocks(path):
     >>> sum(len(block) for block in read_blocks(path))
     16000
     """
-    path = Path(path)
-    if not path.is_file():
+    with _opened(path) as file:
+        if file.samplerate < SAMPLE_RATE:
+            _warn_of_half_a_spectrum(path, file.samplerate)
+        yield from resample_blocks(_mono_blocks(file, path), file.samplerate)
+
+
+@contextmanager
+def _opened(path):
+    """Open an audio file; what soundfile raises until it is closed becomes an AudioError."""
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
-    samples, silent = 0, True
-    for block in _read(path):
-        samples += len(block)
-        silent = silent and not block.any()
-        yield block
-    if samples < RECEPTIVE_FIELD:
-        raise AudioError(
-            f"{path} is too short: {samples / SAMPLE_RATE:.4f} s, and one frame takes "
-            f"{RECEPTIVE_FIELD / SAMPLE_RATE} s."
-        )
-    if silent:
-        raise AudioError(f"{path} is silent: every sample is zero. Expected speech.")
-
-
-def _read(path):
     try:
         with soundfile.SoundFile(path) as file:
-            yield from resample_blocks(_mono_blocks(file, path), file.samplerate)
+            rate = file.samplerate
+            if not RATES[0] <= rate <= RATES[1]:
+                raise AudioError(
+                    path,
+                    f"cannot be used: its sampling rate is {rate} Hz, expected {RATES[0]} to "
+                    f"{RATES[1]} Hz.",
+                )
+            yield file
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless formats
         reason = getattr(error, "error_string", error)
         raise AudioError(
-            f"{path} cannot be read as audio: {reason} Expected WAV, FLAC, OGG, MP3 or another "
-            "format that soundfile reads."
+            path,
+            f"cannot be decoded as audio: {reason} Expected WAV, FLAC, OGG, MP3 or another format "
+            "that soundfile reads.",
         ) from error
 
 
+def _warn_of_half_a_spectrum(path, rate):
+    warnings.warn(
+        f"{path} is sampled at {rate} Hz, so it holds nothing above {rate // 2} Hz. Models of "
+        f"{SAMPLE_RATE} Hz speech take that for a channel: speakers are told apart less well, "
+        "least of all from speech of another rate.",
+        stacklevel=3,
+    )
+
+
 def _mono_blocks(file, path):
-    rate = file.samplerate
-    if not RATES[0] <= rate <= RATES[1]:
-        raise AudioError(
-            f"{path}: the sampling rate is {rate} Hz, expected {RATES[0]} to {RATES[1]} Hz."
-        )
-    if rate < SAMPLE_RATE:
-        warnings.warn(
-            f"{path} is sampled at {rate} Hz, so it holds nothing above {rate // 2} Hz. Models of "
-            f"{SAMPLE_RATE} Hz speech take that for a channel: speakers are told apart less well, "
-            "least of all from speech of another rate.",
-            stacklevel=2,
-        )
-    start = 0
+    """Yield blocks of the mean of the channels, at the file's rate; an AudioError if unusable."""
+    if _riff_is_cut(path):
+        raise AudioError(path, "is cut short: its header announces more samples than it holds.")
+    rate, samples, lowest, highest = file.samplerate, 0, math.inf, -math.inf
     while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
         bad = ~np.isfinite(block).all(axis=1)
         if bad.any():
-            seconds = (start + bad.argmax()) / rate
-            raise AudioError(f"{path} holds NaN or infinity, first at {seconds:.3f} s.")
-        start += len(block)
-        yield block.mean(axis=1)
+            seconds = (samples + bad.argmax()) / rate
+            raise AudioError(
+                path,
+                f"holds values that are not finite: NaN or infinity, first at {seconds:.3f} s.",
+            )
+        samples += len(block)
+        mono = block.mean(axis=1)
+        lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
+        yield mono
+    # An MP3 without a header of its own has its length estimated.
+    if file.frames - samples > (2 * MP3_FRAME if file.format == "MP3" else 0):
+        raise AudioError(path, f"is cut short: {samples} of {file.frames} samples.")
+    if resampled_length(samples, rate) < RECEPTIVE_FIELD:
+        raise AudioError(
+            path,
+            f"is {'' if samples else 'empty, '}too short: {samples / rate:.4f} s, and one frame "
+            f"takes {RECEPTIVE_FIELD / SAMPLE_RATE} s.",
+        )
+    if lowest == highest:
+        raise AudioError(
+            path, "is silent: every sample is zero, all are equal, or the channels cancel."
+        )
+
+
+def _riff_is_cut(path):
+    """Tell whether a WAV file is shorter than its header says: libsndfile reads what there is."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"RIFF":
+            return False
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return size < UNKNOWN_BYTES and os.path.getsize(path) < file.tell() + size
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def resample_blocks(blocks, rate):
@@ -126,8 +270,9 @@ def resample_blocks(blocks, rate):
     if rate == SAMPLE_RATE:
         yield from blocks
         return
-    divisor = math.gcd(rate, SAMPLE_RATE)
-    up, down = SAMPLE_RATE // divisor, rate // divisor
+    from scipy.signal import firwin, resample_poly
+
+    up, down = _ratio(rate)
     # The window and the cut at the lower Nyquist frequency are resample_poly's own.
     half = ZERO_CROSSINGS * max(up, down)
     taps = firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", 5.0)).astype(np.float32)
@@ -144,3 +289,9 @@ def resample_blocks(blocks, rate):
             held, lead = held[lead + ready - kept :], kept
     if len(held) > lead:
         yield resample_poly(held, up, down, window=taps)[lead // down * up :]
+
+
+def _ratio(rate):
+    """Return the factors that take a sampling rate up and down to 16 kHz."""
+    divisor = math.gcd(rate, SAMPLE_RATE)
+    return SAMPLE_RATE // divisor, rate // divisor

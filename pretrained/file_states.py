@@ -1,12 +1,10 @@
 """States of audio files of any length, as the heads of exported folders see them."""
 
-import copy
 import itertools
 
 import torch
-from torch import nn
 
-from lobes.signal import HOP, masked_mean_std
+from lobes.signal import HOP
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
 from pretrained.audio import read_blocks
 from pretrained.windows import LongBands, LongEncoding, cut_windows, kept
@@ -38,32 +36,6 @@ def make_states(features, modules):
         return ENCODERS[features](modules[features])
     states = FbankStates()
     return PooledStates(states) if features == "fbank_statistics" else states
-
-
-def split_head(head):
-    """Return a head's sum over layers, and a copy of the head for states that are summed already.
-
-    Arguments
-    ---------
-    head : CTCHead or SpeakerHead
-
-    Returns
-    -------
-    tuple of nn.Module
-        The first maps (batch, frames, num_layers, in_dim) to (batch, frames, in_dim), frame by
-        frame; the second takes that for the head's states.
-
-    Example
-    -------
-    >>> from lobes.heads import SpeakerHead
-    >>> head, states, lens = SpeakerHead(3, 8), torch.randn(1, 5, 3, 8), torch.tensor([5])
-    >>> sum_layers, rest = split_head(head)
-    >>> torch.equal(rest(sum_layers(states), lens), head(states, lens))
-    True
-    """
-    rest = copy.deepcopy(head)
-    sum_layers, rest.weighted_sum = rest.weighted_sum, nn.Identity()
-    return sum_layers, rest
 
 
 class FileStates:
@@ -123,9 +95,7 @@ class FileStates:
             return self.sum_layers(_long_utterance(self.states, windows))
         if self.features == "fbank":
             return self.sum_layers(_long_fbank(self.states, windows))
-        frames = _long_fbank(self.states.states, windows).flatten(2)
-        statistics = torch.cat(masked_mean_std(frames.transpose(1, 2)), dim=1)
-        return self.sum_layers(statistics[:, None, None])
+        return self.sum_layers(self.states.pool(_long_fbank(self.states.states, windows)))
 
     def _window(self, window, first, last):
         return self.sum_layers(self.states(window)[0][:, kept(first, last, HOP)])
@@ -136,8 +106,7 @@ def _long_utterance(states, windows):
     encoding = LongEncoding(None, states.encoder)
     for window in windows:
         encoding.add(*window)
-    embedding = nn.functional.normalize(encoding.utterance(), dim=1) * states.dim**0.5
-    return embedding[:, None, None]
+    return states.from_embeddings(encoding.utterance())[0]
 
 
 def _long_fbank(states, windows):

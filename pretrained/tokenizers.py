@@ -9,8 +9,6 @@ import io
 import os
 from pathlib import Path
 
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-
 SPACE = "|"  # the space among characters
 PIECE_SPACE = "▁"  # the space in SentencePiece's pieces
 MAX_SYMBOLS = 100_000
@@ -310,6 +308,8 @@ def _split_words(text, reserved):
 
 def _train_model(texts, vocab_size):
     """Return a SentencePiece model of at most vocab_size pieces, besides the unknown one."""
+    from sentencepiece import SentencePieceTrainer  # characters and phones do without
+
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -334,6 +334,8 @@ def _train_model(texts, vocab_size):
 
 def _load_processor(model, where):
     """Return SentencePiece's processor of a model whose pieces are text, but for the first."""
+    from sentencepiece import SentencePieceProcessor
+
     try:
         # Of no bytes, SentencePiece makes a processor that fails later.
         processor = SentencePieceProcessor(model_proto=model or b"\0")

@@ -6,7 +6,7 @@ from lobes.heads import BLANK
 from lobes.signal import HOP
 from pretrained.exported import load_folder
 from pretrained.facts import TRANSCRIBER, check_kind
-from pretrained.file_states import FileStates, split_head
+from pretrained.file_states import FileStates
 from pretrained.tokenizers import tokenizer_from_config
 from pretrained.windows import WINDOW, map_windows
 
@@ -41,8 +41,8 @@ class Transcriber:
 
     def __init__(self, modules, facts, device="cpu"):
         self.tokenizer = tokenizer_from_config(facts["tokenizer"])
-        sum_layers, self.head = split_head(modules["ctc_head"].to(device).eval())
-        self.states = FileStates(facts["features"], modules, sum_layers, device)
+        self.head = modules["ctc_head"].to(device).eval()
+        self.states = FileStates(facts["features"], modules, self.head.weighted_sum, device)
 
     @classmethod
     def from_pretrained(cls, folder, device="cpu"):
@@ -105,7 +105,7 @@ class Transcriber:
         """
         states, lens = self.states(path)
         if states.shape[1] <= 1 + WINDOW // HOP:  # what 30 s give
-            return self.head(states, lens)[0]
+            return self.head.classify(states, lens)[0]
         return long_logits(self.head, states)
 
 
@@ -116,8 +116,7 @@ def long_logits(head, states):
 
     Arguments
     ---------
-    head : nn.Module
-        Of `pretrained.file_states.split_head`, from a `CTCHead`.
+    head : CTCHead
     states : torch.Tensor
         Shape (1, frames, in_dim), summed over layers.
 
@@ -130,13 +129,13 @@ def long_logits(head, states):
     -------
     >>> from lobes.heads import CTCHead
     >>> head = CTCHead(in_dim=4, num_symbols=5, lstm_layers=1, hidden_dim=4, stride=3)
-    >>> long_logits(split_head(head)[1], torch.randn(1, 4000, 4)).shape
+    >>> long_logits(head, torch.randn(1, 4000, 4)).shape
     torch.Size([1, 1334, 5])
     """
 
     def run(x):
         lens = torch.tensor([x.shape[2]], device=x.device)
-        return head(x.transpose(1, 2), lens)[0].transpose(1, 2)
+        return head.classify(x.transpose(1, 2), lens)[0].transpose(1, 2)
 
     parts = map_windows(run, states.transpose(1, 2), HOP, head.stride)
     return torch.cat(list(parts), dim=2).transpose(1, 2)

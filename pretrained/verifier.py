@@ -8,8 +8,8 @@ import torch
 from lobes.signal import HOP
 from pretrained.exported import load_folder
 from pretrained.facts import VERIFIER, check_kind
-from pretrained.file_states import FileStates, split_head
-from pretrained.windows import WINDOW, map_windows, mean_std_windows
+from pretrained.file_states import FileStates
+from pretrained.windows import WINDOW, map_windows
 
 
 class Verification(NamedTuple):
@@ -62,9 +62,9 @@ class SpeakerVerifier:
 
     def __init__(self, modules, facts, device="cpu"):
         self.facts = facts
-        sum_layers, self.head = _only_layer, None
-        if "speaker_head" in modules:
-            sum_layers, self.head = split_head(modules["speaker_head"].to(device).eval())
+        sum_layers, self.head = _only_layer, modules.get("speaker_head")
+        if self.head is not None:
+            sum_layers = self.head.to(device).eval().weighted_sum
         self.states = FileStates(facts["features"], modules, sum_layers, device)
 
     @classmethod
@@ -129,8 +129,8 @@ class SpeakerVerifier:
         states, lens = self.states(path)
         if self.head is None:
             embedding = states[:, 0]
-        elif states.shape[1] <= WINDOW // HOP or self.head.blocks is None:
-            embedding = self.head(states, lens)
+        elif states.shape[1] <= WINDOW // HOP or self.head.config["pooling"] == "mean":
+            embedding = self.head.embed(states, lens)
         else:
             embedding = long_xvector(self.head, states)
         return embedding[0].double().cpu().numpy()
@@ -149,8 +149,8 @@ def long_xvector(head, states):
 
     Arguments
     ---------
-    head : nn.Module
-        Of `pretrained.file_states.split_head`, from a `SpeakerHead` with pooling "xvector".
+    head : SpeakerHead
+        With pooling "xvector".
     states : torch.Tensor
         Shape (1, frames, in_dim), summed over layers.
 
@@ -163,18 +163,14 @@ def long_xvector(head, states):
     -------
     >>> from lobes.heads import SpeakerHead
     >>> head = SpeakerHead(in_dim=4, hidden_dim=4, pooling="xvector", embedding_dim=6).eval()
-    >>> long_xvector(split_head(head)[1], torch.randn(1, 4000, 4)).shape
+    >>> long_xvector(head, torch.randn(1, 4000, 4)).shape
     torch.Size([1, 6])
     """
 
     def run(x):
-        x = head.projection(x.transpose(1, 2)).transpose(1, 2)
-        for block in head.blocks:
-            x = block(x)
-        return x
+        return head.frames(x.transpose(1, 2))
 
-    windows = map_windows(run, states.transpose(1, 2), HOP)
-    return head.embedding(torch.cat(mean_std_windows(windows), dim=1))
+    return head.embed_parts(map_windows(run, states.transpose(1, 2), HOP))
 
 
 def _only_layer(states):

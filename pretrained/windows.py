@@ -10,9 +10,8 @@ import math
 
 import numpy as np
 import torch
-from speechbrain.processing.features import spectral_magnitude
 
-from lobes.signal import HOP, MIN_VARIANCE, SAMPLE_RATE
+from lobes.signal import HOP, SAMPLE_RATE
 
 WINDOW = 30 * SAMPLE_RATE  # samples
 CONTEXT = 2 * SAMPLE_RATE  # of these, thrown away on either side
@@ -93,17 +92,13 @@ class LongBands:
 
     def add(self, window, first, last):
         """Take a window of `cut_windows`, on the device of the features."""
-        fbank = self.features.fbank
-        power = spectral_magnitude(fbank.compute_STFT(window))
         # Cut before the logarithm, whose floor depends on all frames that it sees.
-        power = power[:, kept(first, last, self.features.hop)]
-        self._parts.append(fbank.compute_fbanks(power))
+        power = self.features.power(window)[:, kept(first, last, self.features.hop)]
+        self._parts.append(self.features.decibels(power))
 
     def bands(self):
-        """Return the bands, (1, 80, frames): 80 dB below the loudest at least, centred."""
-        bands = torch.cat(self._parts, dim=1).transpose(1, 2)
-        bands = bands.clamp(min=bands.max() - self.features.fbank.compute_fbanks.top_db)
-        return self.features.centre(bands)
+        """Return the bands, (1, 80, frames)."""
+        return self.features.join(self._parts)
 
 
 class LongEncoding:
@@ -150,8 +145,7 @@ class LongEncoding:
             return None
         backbone, hop = self.utterance_encoder.backbone, self.utterance_encoder.features.hop
         bands = self._bands.bands()
-        pooled = pool_windows(backbone.asp, lambda: map_windows(backbone.frames, bands, hop))
-        return backbone.fc(backbone.asp_bn(pooled)[..., None]).squeeze(2)
+        return backbone.embed_parts(lambda: map_windows(backbone.frames, bands, hop))
 
 
 def map_windows(function, x, hop, stride=1):
@@ -185,74 +179,3 @@ def map_windows(function, x, hop, stride=1):
         before = max(0, start - context)
         y = function(x[..., before : start + step + context])
         yield y[..., (start - before) // stride : (start - before + step) // stride]
-
-
-def mean_std_windows(windows):
-    """Return mean and deviation over time of frames in parts, as `masked_mean_std` of the whole.
-
-    Arguments
-    ---------
-    windows : iterable of torch.Tensor
-        Shape (batch, channels, time) each.
-
-    Returns
-    -------
-    list of torch.Tensor
-        Mean and standard deviation, (batch, channels) each, float32.
-
-    Example
-    -------
-    >>> x = torch.randn(1, 8, 50)
-    >>> mean, deviation = mean_std_windows(x.split(20, dim=2))
-    >>> bool(torch.allclose(deviation, x.std(dim=2, correction=0), atol=1e-5))
-    True
-    """
-    doubles = (x.double() for x in windows)
-    sums = sum(torch.stack([torch.ones_like(x), x, x * x]).sum(-1) for x in doubles)
-    return [part.float() for part in _mean_std(sums)]
-
-
-def pool_windows(pooling, windows):
-    """Pool a recording as `AttentiveStatisticsPooling` pools a row, from windows of it.
-
-    The first pass takes the mean and the deviation of all frames, which the attention sees beside
-    each frame. The second sums frames by their attention, relative to the largest score so far.
-
-    Arguments
-    ---------
-    pooling : AttentiveStatisticsPooling
-    windows : callable
-        Returns an iterator of the windows' frames, (batch, channels, time) each; called twice.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (batch, 2 * channels), float32: weighted means, then weighted deviations.
-
-    Example
-    -------
-    >>> from lobes.tdnn import AttentiveStatisticsPooling
-    >>> pooling, x = AttentiveStatisticsPooling(8).eval(), torch.randn(1, 8, 50)
-    >>> pooled = pool_windows(pooling, lambda: x.split(20, dim=2))
-    >>> bool(torch.allclose(pooled, pooling(x), atol=1e-5))
-    True
-    """
-    context = mean_std_windows(windows())
-    largest, sums = None, 0.0
-    for x in windows():
-        scores = pooling.scores(x, *context).double()
-        new = scores.amax(dim=2)
-        if largest is not None:
-            new = torch.maximum(new, largest)
-            sums = sums * torch.exp(largest - new)
-        largest = new
-        weights, x = torch.exp(scores - largest[..., None]), x.double()
-        sums = sums + torch.stack([weights, weights * x, weights * x * x]).sum(-1)
-    return torch.cat(_mean_std(sums), dim=1).float()
-
-
-def _mean_std(sums):
-    """Return mean and deviation from the sums of weights, weighted values and squares."""
-    total, values, squares = sums
-    mean = values / total
-    return mean, (squares / total - mean.square()).clamp(min=MIN_VARIANCE).sqrt()

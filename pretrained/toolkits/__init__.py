@@ -1,1 +1,3 @@
 """Other toolkits' weights: their names, reading them, and writing our encoders in their layouts."""
+
+LAYOUTS = ("speechbrain", "huggingface", "torchaudio")  # layouts.py has a function to_... of each

@@ -1,4 +1,4 @@
-"""Start from public HuBERT Base or WavLM Base weights: read local files, check, load.
+"""Start from public weights, HuBERT Base's, WavLM Base's or SpeechBrain's ECAPA-TDNN's.
 
 Nothing is downloaded and no code in the files runs: weights are read with safetensors, or by
 torch.load with weights_only.
@@ -12,13 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
-from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
-from pretrained.toolkits.names import load_frame_weights
+from lobes.transformer import ATTENTIONS, MAX_DISTANCE, NUM_BUCKETS
+from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.toolkits.names import import_ecapa_state_dict, import_state_dict
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-CONFIG_FILE = "config.json"
-MODEL_TYPES = ("hubert", "wavlm")
+# Files of a folder in the layout of Hugging Face transformers, and of a SpeechBrain speaker model.
+HF_WEIGHTS = "model.safetensors"
+HF_INDEX = "model.safetensors.index.json"
+HF_CONFIG = "config.json"
+SPEECHBRAIN_WEIGHTS = "embedding_model.ckpt"
 # What every encoder of ours has. A key that config.json leaves out has this value there too.
 FIXED = {
     "conv_bias": False,
@@ -47,23 +49,25 @@ SIZES = {
 
 
 def import_weights(encoder, path):
-    """Load public weights from a local folder or file into a frame encoder, in place.
+    """Load public weights from a local folder or file into an encoder, in place.
 
-    Everything is checked before anything is changed. The prediction head keeps its values.
+    Everything is checked before anything is changed. Heads of pretraining keep their values.
 
     Arguments
     ---------
-    encoder : FrameEncoder
-        With the waveform front end and the sizes of the weights.
+    encoder : FrameEncoder or UtteranceEncoder
+        A frame encoder with the waveform front end, or an utterance encoder with backbone "ecapa",
+        of the sizes of the weights.
     path : str or pathlib.Path
-        A folder in the layout of Hugging Face transformers (config.json and model.safetensors,
-        in one file or several), a .safetensors file, or a torchaudio state dict (.pt or .pth).
-        Always a local path, never the name of a model on a hub. Single files do not tell the
-        number of attention heads, which must be the encoder's.
+        Always a local path, never the name of a model on a hub. For a frame encoder a folder in the
+        layout of Hugging Face transformers (config.json and model.safetensors, in one file or
+        several), a .safetensors file, or a torchaudio state dict (.pt or .pth); single files do not
+        tell the number of attention heads, which must be the encoder's. For an utterance encoder a
+        folder with the embedding_model.ckpt of a SpeechBrain speaker model, or the file.
 
     Returns
     -------
-    FrameEncoder
+    FrameEncoder or UtteranceEncoder
         The encoder.
 
     Raises
@@ -75,16 +79,14 @@ def import_weights(encoder, path):
 
     Example
     -------
-    >>> import tempfile
+    >>> from safetensors.torch import save_file
     >>> from lobes.frame_encoder import FrameEncoder
     >>> from pretrained.toolkits.names import export_state_dict
-    >>> from safetensors.torch import save_file
+    >>> path = getfixture("tmp_path") / "hubert.safetensors"
     >>> sizes = dict(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
     >>> encoder = FrameEncoder(**sizes)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "hubert.safetensors"
-    ...     save_file(export_state_dict(encoder), path)
-    ...     other = import_weights(FrameEncoder(**sizes), path)
+    >>> save_file(export_state_dict(encoder), path)
+    >>> other = import_weights(FrameEncoder(**sizes), path)
     >>> bool((other.mask_embedding == encoder.mask_embedding).all())
     True
     """
@@ -94,13 +96,16 @@ def import_weights(encoder, path):
             f"{path} does not exist; public weights are read from a local file or folder, "
             "so download them first"
         )
-    if path.is_dir():
-        _check_config(encoder, path / CONFIG_FILE)
-        state_dict = _read_folder(path)
+    if isinstance(encoder, UtteranceEncoder):
+        load = import_ecapa_state_dict
+        state_dict = _read_file(path / SPEECHBRAIN_WEIGHTS if path.is_dir() else path)
     else:
-        state_dict = _read_file(path)
+        load = import_state_dict
+        if path.is_dir():
+            _check_config(encoder, path / HF_CONFIG)
+        state_dict = _read_folder(path) if path.is_dir() else _read_file(path)
     try:
-        return load_frame_weights(encoder, state_dict)
+        return load(encoder, state_dict)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -109,9 +114,9 @@ def _check_config(encoder, path):
     """Raise a ValueError where a folder's configuration is not the encoder's."""
     config = _read_json(path)
     model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if model_type not in ATTENTIONS:
         raise ValueError(
-            f"{path}: model_type is {model_type!r}; only {' and '.join(MODEL_TYPES)} can be loaded"
+            f"{path}: model_type is {model_type!r}; only {' and '.join(ATTENTIONS)} can be loaded"
         )
     expected = dict(FIXED)
     actual = FIXED | {"model_type": model_type, "conv_dim": [512] * 7}
@@ -146,20 +151,20 @@ def _read_json(path):
 
 
 def _read_folder(folder):
-    if (folder / WEIGHTS_FILE).is_file():
-        return _read_file(folder / WEIGHTS_FILE)
-    if not (folder / INDEX_FILE).is_file():
+    if (folder / HF_WEIGHTS).is_file():
+        return _read_file(folder / HF_WEIGHTS)
+    if not (folder / HF_INDEX).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS_FILE}; weights in other formats must be converted first "
+            f"{folder} has no {HF_WEIGHTS}; weights in other formats must be converted first "
             "(in transformers: model.save_pretrained(folder))"
         )
-    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    weight_map = _read_json(folder / HF_INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{folder / INDEX_FILE}: expected an object under the key weight_map")
+        raise ValueError(f"{folder / HF_INDEX}: expected an object under the key weight_map")
     state_dict = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:
-            raise ValueError(f"{folder / INDEX_FILE}: {name!r} is not the name of a file beside it")
+            raise ValueError(f"{folder / HF_INDEX}: {name!r} is not the name of a file beside it")
         state_dict |= _read_file(folder / name)
     return state_dict
 
@@ -172,8 +177,10 @@ def _read_file(path):
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a complete safetensors file ({error})") from None
-    if path.suffix not in (".pt", ".pth"):
-        raise ValueError(f"{path}: expected a folder or a .safetensors, .pt or .pth file")
+    if path.suffix not in (".pt", ".pth", ".ckpt"):
+        raise ValueError(
+            f"{path}: expected a folder or a .safetensors, .pt or .pth file, or SpeechBrain's .ckpt"
+        )
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a foreign file makes the unpickler raise is anything

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
-from pretrained.toolkits.importing import FIXED, SIZES
+from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, SIZES
 from pretrained.toolkits.names import export_state_dict
 
 HF_MODELS = {"hubert": "HubertModel", "wavlm": "WavLMModel"}
@@ -69,15 +69,14 @@ def to_speechbrain(encoders, folder):
     text = SPEECHBRAIN_BANNER
     for name, encoder in encoders.items():
         kind = f"{type(encoder).__module__}.{type(encoder).__name__}"
-        text += f"{name}: !new:{kind}\n{_indented(encoder.config)}\n"
+        arguments = yaml.safe_dump(encoder.config, sort_keys=False).splitlines()
+        text += f"{name}: !new:{kind}\n{_indented(arguments)}\n"
         torch.save(encoder.state_dict(), folder / f"{name}.ckpt")
-    references = "".join(f"        {name}: !ref <{name}>\n" for name in encoders)
-    hooks = "".join(
-        f"        {name}: !name:pretrained.interfaces.load_strictly\n" for name in encoders
-    )
-    text += "modules:\n" + references.replace("        ", "    ")
+    references = [f"{name}: !ref <{name}>" for name in encoders]
+    hooks = [f"{name}: !name:pretrained.interfaces.load_strictly" for name in encoders]
+    text += f"modules:\n{_indented(references)}"
     text += "\npretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
-    text += f"    loadables:\n{references}    custom_hooks:\n{hooks}"
+    text += f"    loadables:\n{_indented(references, 8)}    custom_hooks:\n{_indented(hooks, 8)}"
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
 
 
@@ -123,8 +122,8 @@ def to_huggingface(encoders, folder):
         **FIXED,
     }
     folder = _new_folder(folder)
-    save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", config)
+    save_file(state_dict, folder / HF_WEIGHTS, metadata={"format": "pt"})
+    _write_json(folder / HF_CONFIG, config)
 
 
 def to_torchaudio(encoders, folder):
@@ -178,13 +177,6 @@ def to_torchaudio(encoders, folder):
     _write_json(folder / "config.json", {"function": function, "arguments": arguments})
 
 
-LAYOUTS = {
-    "speechbrain": to_speechbrain,
-    "huggingface": to_huggingface,
-    "torchaudio": to_torchaudio,
-}
-
-
 def _new_folder(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,9 +194,8 @@ def _frame_encoder(encoders):
     return encoders["frame_encoder"]
 
 
-def _indented(values):
-    lines = yaml.safe_dump(values, sort_keys=False).splitlines()
-    return "".join(f"    {line}\n" for line in lines)
+def _indented(lines, spaces=4):
+    return "".join(f"{' ' * spaces}{line}\n" for line in lines)
 
 
 def _write_json(path, value):

@@ -1,4 +1,8 @@
-"""Names of our encoders' weights in other toolkits: HuBERT, WavLM, SpeechBrain's ECAPA-TDNN."""
+"""Names of our encoders' weights in other toolkits, and state dicts read and written under them.
+
+Frame encoders have names of HuBERT and WavLM in two layouts, Hugging Face transformers' and
+torchaudio's; utterance encoders those of SpeechBrain's ECAPA-TDNN.
+"""
 
 import re
 import warnings
@@ -17,7 +21,7 @@ NAME_RULES = (
     ),
     ("transformer.", "encoder.", "encoder.transformer."),
 )
-NAMED = ("huggingface", "torchaudio")
+NAMED = ("huggingface", "torchaudio")  # the layouts, in the order of the rules' columns
 MASK_NAMES = NAME_RULES[0]
 # Names of the whole encoder within a model that has a head of its own.
 MODEL_PREFIXES = ("hubert.", "wavlm.", "wav2vec2.")
@@ -40,7 +44,7 @@ WEIGHT_NORM = {
 MAX_SHOWN = 20  # problems named in one error
 
 
-def load_frame_weights(encoder, state_dict):
+def import_state_dict(encoder, state_dict):
     """Load the weights of a public HuBERT Base or WavLM Base into an encoder, in place.
 
     Everything is checked before anything is changed. The prediction head keeps its values, and
@@ -69,7 +73,7 @@ def load_frame_weights(encoder, state_dict):
     >>> from lobes.frame_encoder import FrameEncoder
     >>> sizes = dict(conv_channels=32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
     >>> source, encoder = FrameEncoder(**sizes), FrameEncoder(**sizes)
-    >>> encoder = load_frame_weights(encoder, export_state_dict(source))
+    >>> encoder = import_state_dict(encoder, export_state_dict(source))
     >>> bool((encoder.mask_embedding == source.mask_embedding).all())
     True
     """
@@ -87,7 +91,7 @@ def load_frame_weights(encoder, state_dict):
 
 
 def export_state_dict(encoder, layout="huggingface"):
-    """Return the encoder's weights under other toolkits' names; see `load_frame_weights`.
+    """Return the encoder's weights under other toolkits' names; see `import_state_dict`.
 
     Arguments
     ---------
@@ -189,18 +193,22 @@ def _check_weights(places, source):
         )
 
 
-def load_utterance_weights(encoder, state_dict):
+def import_ecapa_state_dict(encoder, state_dict):
     """Load SpeechBrain's ECAPA-TDNN weights into an utterance encoder.
 
-    The projection head, which SpeechBrain's model lacks, stays as it is. Nothing is changed
-    unless every tensor fits.
+    Everything is checked before anything is changed. The projection head keeps its values.
 
     Arguments
     ---------
     encoder : UtteranceEncoder
         With backbone "ecapa", of the same sizes.
     state_dict : dict
-        Of `speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`: names to tensors.
+        Tensors by name, of `speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`.
+
+    Returns
+    -------
+    UtteranceEncoder
+        The encoder.
 
     Raises
     ------
@@ -212,7 +220,9 @@ def load_utterance_weights(encoder, state_dict):
     >>> from lobes.utterance_encoder import UtteranceEncoder
     >>> from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
     >>> theirs = ECAPA_TDNN(80, lin_neurons=192, channels=[32, 32, 32, 32, 96])
-    >>> load_utterance_weights(UtteranceEncoder("ecapa", channels=32), theirs.state_dict())
+    >>> encoder = import_ecapa_state_dict(UtteranceEncoder(channels=32), theirs.state_dict())
+    >>> bool((encoder.backbone.fc.bias == theirs.fc.conv.bias).all())
+    True
     """
     if encoder.config["backbone"] != "ecapa":
         raise ValueError(
@@ -231,6 +241,7 @@ def load_utterance_weights(encoder, state_dict):
     if problems:
         raise ValueError("These weights do not fit the encoder: " + "; ".join(sorted(problems)))
     encoder.backbone.load_state_dict({name: state_dict[theirs[name]] for name in ours})
+    return encoder
 
 
 def _without_wrapper(name):

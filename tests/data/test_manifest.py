@@ -17,6 +17,7 @@ from recipes.common.data.manifest import (
     load_dataset,
     prepare_splits,
     read_manifest,
+    scan_audio,
     validate_manifests,
     write_manifest,
 )
@@ -366,3 +367,12 @@ def test_two_preparations_give_the_same_bytes(corpus):
     for path in (corpus.parent / "out").iterdir():
         path.unlink()
     assert {p.name: p.read_bytes() for p in prepare(corpus, num_workers=2).glob("*.csv")} == first
+
+
+def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
+    bad = write_bytes(tmp_path / "bad.flac", b"no audio")
+    paths = sorted(librispeech.rglob("*.flac")) * 2 + [bad]
+    assert len(paths) > 100  # fewer are not worth processes
+    found = scan_audio(paths, num_workers=2)
+    assert found == scan_audio(paths, num_workers=1)
+    assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lobes.tdnn import reflect_pad
 from lobes.utterance_encoder import LogMel, UtteranceEncoder
-from pretrained.toolkits.names import load_utterance_weights as import_weights
+from pretrained.toolkits.names import import_ecapa_state_dict as import_weights
 
 SMALL = {
     "ecapa": dict(channels=32, embedding_dim=24, attention_channels=16, se_channels=16),

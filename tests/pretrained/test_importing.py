@@ -7,12 +7,14 @@ import torch
 import torchaudio
 import transformers
 from safetensors.torch import load_file, save_file
+from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from torchaudio.models.wav2vec2 import hubert_pretrain_model, wav2vec2_model, wavlm_model
 
 import pretrained
 from lobes.frame_encoder import FrameEncoder
+from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.toolkits.names import export_state_dict
-from pretrained.toolkits.names import load_frame_weights as import_weights
+from pretrained.toolkits.names import import_state_dict as import_weights
 
 SIZES = {"conv_channels": 32, "d_model": 32, "num_layers": 2, "nhead": 4, "d_ffn": 64}
 SIZES |= {"pos_conv_kernel": 16, "pos_conv_groups": 4}
@@ -453,3 +455,27 @@ def test_files_that_cannot_be_read(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=f"{name}: {reason}"):
             pretrained.import_weights(small_encoder(), tmp_path / name)
+
+
+# ---- SpeechBrain's speaker models
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_an_ecapa_tdnn_of_speechbrain(in_folder, tmp_path):
+    theirs = shaken(ECAPA_TDNN(80, lin_neurons=12, channels=[32, 32, 32, 32, 96]))
+    torch.save(theirs.state_dict(), tmp_path / "embedding_model.ckpt")
+    encoder = UtteranceEncoder("ecapa", channels=32, embedding_dim=12)
+    path = tmp_path if in_folder else tmp_path / "embedding_model.ckpt"
+    assert pretrained.import_weights(encoder, path) is encoder
+    bands = torch.randn(1, 80, 100, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ours = encoder.eval().backbone.embed(encoder.backbone.frames(bands))
+        expected = theirs(bands.transpose(1, 2))[:, 0]
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match=f"{path}: These weights do not fit the encoder"):
+        pretrained.import_weights(UtteranceEncoder("ecapa", channels=16), path)
+
+
+def test_a_folder_without_a_speaker_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="embedding_model.ckpt is missing"):
+        pretrained.import_weights(UtteranceEncoder("ecapa", channels=16), tmp_path)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from pretrained.audio import read_speech
 from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder, utterance_id
-from recipes.common.data.audio import read_speech
 from recipes.common.data.manifest import (
     BadAudioError,
     CorpusError,

@@ -9,8 +9,8 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.signal import num_frames
 from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.audio import read_speech
 from pretrained.exported import load_model, save_model
-from recipes.common.data.audio import read_speech
 from recipes.common.report import representations
 from recipes.common.report.representations import (
     draw_places,

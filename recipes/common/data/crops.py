@@ -12,7 +12,7 @@ from speechbrain.dataio.batch import PaddedBatch
 
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
 from lobes.signal import SAMPLE_RATE
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.crops import collate
 from recipes.common.data.manifest import load_dataset
 from recipes.common.data.sampler import LengthSortedBatches

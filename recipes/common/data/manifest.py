@@ -12,12 +12,15 @@ import json
 import os
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
 
-from recipes.common.data.audio import scan_audio
+from pretrained.audio import check_audio
 
 logger = get_logger(__name__)
 
@@ -432,3 +435,29 @@ def _checked(splits, listed, problems, data_folder, options):
         if not checked[split]:
             raise CorpusError(f"{data_folder}: the split {split} has no audio that can be used.")
     return checked
+
+
+def scan_audio(paths, num_workers=None, any_rate=False):
+    """Check many files in parallel.
+
+    Arguments
+    ---------
+    paths : list of Path
+        Audio files.
+    num_workers : int, optional
+        Threads, which decode side by side; as many as cores if None.
+    any_rate : bool
+        As for `pretrained.audio.check_audio`.
+
+    Returns
+    -------
+    list of tuple
+        What `check_audio` returns, in order.
+    """
+    workers = os.cpu_count() if num_workers is None else num_workers
+    check = partial(check_audio, any_rate=any_rate)
+    bar = {"total": len(paths), "desc": "Checking audio", "dynamic_ncols": True}
+    if workers <= 1 or len(paths) < 100:
+        return list(tqdm(map(check, paths), **bar))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(check, paths), **bar))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.crops import collate
 from recipes.common.data.manifest import replace_text
 from recipes.common.data.sampler import LengthSortedBatches

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
+from pretrained.audio import read_speech
 from pretrained.exported import load_model
-from recipes.common.data.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 RANDOM = "random:"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lobes.critics.club import CLUB
 from lobes.critics.infonce import InfoNCE
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.evaluation.probes import bootstrap_groups, principal_axes
 

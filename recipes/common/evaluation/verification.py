@@ -14,7 +14,7 @@ import torch
 from speechbrain.lobes.features import Fbank
 from torch import nn
 
-from recipes.common.data.audio import read_speech
+from pretrained.audio import read_speech
 from recipes.common.data.manifest import ROOT, read_manifest
 from recipes.common.data.seeding import derive_rng
 from recipes.common.downstream.features import STATES, fresh

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from lobes.heads import WeightedSum
 from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
+from pretrained.audio import read_speech
 from pretrained.exported import load_model
-from recipes.common.data.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.features import Upstream, fresh
 

@@ -1,5 +1,7 @@
 """Audio: what is read of any rate and container, and which files are refused."""
 
+import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,8 +11,17 @@ import torch
 import torchaudio
 from speechbrain.dataio.dataio import read_audio
 
-from pretrained.audio import read_blocks
-from recipes.common.data.audio import check_audio, read_speech, resampled_length, scan_audio
+from lobes.signal import num_frames
+from pretrained import Learn2Diss
+from pretrained.audio import (
+    AudioError,
+    check_audio,
+    read_blocks,
+    read_speech,
+    resample_blocks,
+    resampled_length,
+)
+from tests.pretrained.exports import BAD_AUDIO, RATE, written
 
 
 @pytest.fixture
@@ -27,9 +38,6 @@ def voice(make_voice, tmp_path):
 def write_bytes(path, content):
     path.write_bytes(content)
     return path
-
-
-# Reading
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
@@ -85,7 +93,76 @@ def test_inference_reads_the_same_samples(make_voice, tmp_path):
     assert np.array_equal(blocks, read_speech(tmp_path / "a.wav"))
 
 
-# The check of files
+def test_files_are_read_in_blocks(tmp_path):
+    rate = 44100
+    path = written(tmp_path / "a.wav", np.random.default_rng(0).uniform(-1, 1, 35 * rate), rate)
+    lengths = [len(block) for block in read_blocks(path)]
+    assert sum(lengths) == 35 * RATE and max(lengths) <= 10 * RATE
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 15999, 96000])
+def test_blocks_are_resampled_as_the_whole_is(rate):
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=int(1.7 * rate)).astype(np.float32)
+    whole = np.concatenate(list(resample_blocks([samples], rate)))
+    cuts = np.sort(rng.integers(0, len(samples), 6))
+    blocks = np.concatenate(list(resample_blocks(np.split(samples, cuts), rate)))
+    assert len(blocks) == -(-len(samples) * RATE // rate)
+    assert blocks.dtype == np.float32
+    np.testing.assert_allclose(blocks, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [8000, 15999, 16000, 44100])
+def test_half_a_spectrum_is_told_of(rate, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(rate)), rate)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(read_blocks(tmp_path / "a.wav"))
+    expected = [f"a.wav is sampled at {rate} Hz, so it holds nothing above {rate // 2} Hz"]
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == (rate < RATE)
+    assert all(text in message for text, message in zip(expected, told, strict=False))
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_tones_are_kept_and_aliases_are_not(rate):
+    blocks = [np.arange(start, start + rate // 2) / rate for start in range(0, 2 * rate, rate // 2)]
+    time = np.arange(2 * RATE) / RATE
+    inner = slice(200, -200)
+    tones = (np.sin(2 * np.pi * 1000 * block).astype(np.float32) for block in blocks)
+    resampled = np.concatenate(list(resample_blocks(tones, rate)))
+    assert np.abs(resampled - np.sin(2 * np.pi * 1000 * time))[inner].max() < 2e-3
+    if rate > 2 * 10000:
+        tones = (np.sin(2 * np.pi * 10000 * block).astype(np.float32) for block in blocks)
+        assert np.abs(np.concatenate(list(resample_blocks(tones, rate))))[inner].max() < 1e-2
+    theirs = torchaudio.functional.resample(
+        torch.from_numpy(np.sin(2 * np.pi * 1000 * np.concatenate(blocks))), rate, RATE
+    )
+    assert np.abs(resampled - theirs.numpy())[inner].max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "tolerance"),
+    [
+        ("a.wav", 8000, 2, 0.02),
+        ("a.flac", 48000, 1, 0.02),
+        ("a.ogg", 32000, 2, 0.3),
+        ("a.mp3", 44100, 1, 0.3),
+    ],
+)
+def test_rates_channels_and_containers(encoders, name, rate, channels, tolerance, tmp_path):
+    time = np.arange(int(1.5 * rate)) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 500 * time) * np.sin(np.pi * time) ** 2
+    weights = [1.5, 0.5] if channels == 2 else [1.0]
+    path = written(tmp_path / name, np.stack([w * tone for w in weights], axis=1), rate)
+    samples = np.concatenate(list(read_blocks(path)))
+    time = np.arange(int(1.5 * RATE)) / RATE
+    expected = 0.5 * np.sin(2 * np.pi * 500 * time) * np.sin(np.pi * time) ** 2
+    assert abs(len(samples) - len(expected)) <= 1
+    error = samples[: len(expected)] - expected[: len(samples)]
+    assert np.linalg.norm(error) < tolerance * np.linalg.norm(expected)
+    encoding = Learn2Diss(encoders).encode_file(path)
+    assert encoding.frames.shape == (1, num_frames(len(samples)), 32)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "aiff"])
@@ -215,10 +292,101 @@ def test_text_named_wav_and_no_file_are_found(tmp_path):
     assert "cannot be decoded" in check_audio(tmp_path / "gone.wav")[1]
 
 
-def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
-    bad = write_bytes(tmp_path / "bad.flac", b"no audio")
-    paths = sorted(librispeech.rglob("*.flac")) * 2 + [bad]
-    assert len(paths) > 100  # fewer are not worth processes
-    found = scan_audio(paths, num_workers=2)
-    assert found == scan_audio(paths, num_workers=1)
-    assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]
+@pytest.mark.parametrize("problem", BAD_AUDIO)
+def test_bad_audio_is_named(encoders, bad_audio, problem):
+    path = bad_audio(problem)
+    kind = FileNotFoundError if problem == "missing" else AudioError
+    with pytest.raises(kind, match=f"{path}.* {BAD_AUDIO[problem]}"):
+        Learn2Diss(encoders).encode_file(path)
+
+
+def test_damage_far_into_a_long_file_is_found(encoders, tmp_path):
+    samples = np.full(45 * RATE, 0.1, np.float32)
+    samples[40 * RATE] = np.inf
+    path = written(tmp_path / "a.wav", samples, subtype="FLOAT")
+    with pytest.raises(AudioError, match="first at 40.000 s"):
+        Learn2Diss(encoders).encode_file(path)
+
+
+def test_a_folder_is_not_an_audio_file(encoders, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        Learn2Diss(encoders).encode_file(tmp_path)
+
+
+# Preparation and inference
+
+
+def cancelling(noise):
+    return np.stack([noise, -noise], axis=1)
+
+
+def one_nan(samples, place):
+    samples = samples.copy()
+    samples[place] = np.nan
+    return samples
+
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 25 * RATE).astype(np.float32)
+ODD_FILES = {  # samples, rate, bytes kept of the file, whether it can be used
+    "good": (NOISE, RATE, None, True),
+    "8 kHz": (NOISE, 8000, None, True),
+    "stereo": (NOISE.reshape(-1, 2), 44100, None, True),
+    "400 samples": (NOISE[:400], RATE, None, True),
+    "399 samples": (NOISE[:399], RATE, None, False),
+    "300 samples": (NOISE[:300], RATE, None, False),
+    "200 samples of 8 kHz": (NOISE[:200], 8000, None, True),
+    "empty": (NOISE[:0], RATE, None, False),
+    "zeros": (0 * NOISE, RATE, None, False),
+    "constant": (np.full(RATE, 0.25), RATE, None, False),
+    "constant to the last sample": (np.append(np.full(11 * RATE, 0.25), 0.3), RATE, None, True),
+    "constant of 8 kHz": (np.full(RATE, 0.25), 8000, None, False),
+    "stereo that cancels": (cancelling(NOISE), RATE, None, False),
+    "stereo of 48 kHz that cancels": (cancelling(NOISE), 48000, None, False),
+    "NaN": (one_nan(NOISE, 0), RATE, None, False),
+    "NaN late": (one_nan(NOISE, -1), RATE, None, False),
+    "NaN in one channel": (one_nan(NOISE, -1).reshape(-1, 2), RATE, None, False),
+    "cut": (NOISE, RATE, 90_000, False),
+    "header only": (NOISE, RATE, 44, False),
+    "half a header": (NOISE, RATE, 20, False),
+    "900 Hz": (NOISE, 900, None, False),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_the_check_and_inference_agree(kind, tmp_path):
+    samples, rate, size, usable = ODD_FILES[kind]
+    path = written(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    path.write_bytes(path.read_bytes()[:size])
+    duration, problem = check_audio(path, any_rate=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a rate below 16 kHz
+            blocks = np.concatenate(list(read_blocks(path)))
+    except AudioError as error:
+        assert not usable and duration == 0
+        assert error.problem == problem and str(error) == f"{path} {problem}"
+    else:
+        assert usable and problem is None
+        assert len(blocks) == round(duration * RATE) == len(read_speech(path))
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
+def test_the_check_and_inference_agree_on_cut_containers(suffix, share, tmp_path):
+    path = written(tmp_path / f"a.{suffix}", NOISE, RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    _, problem = check_audio(path)
+    if problem is None:
+        blocks = np.concatenate(list(read_blocks(path)))
+        np.testing.assert_allclose(blocks, read_speech(path), atol=1e-6)
+    else:
+        with pytest.raises(AudioError) as caught:
+            list(read_blocks(path))
+        assert caught.value.problem == problem
+    assert share < 1 or problem is None
+
+
+def test_an_audio_error_passes_between_processes():
+    error = pickle.loads(pickle.dumps(AudioError("a.wav", "is silent")))
+    assert str(error) == "a.wav is silent" and error.problem == "is silent"

@@ -1,0 +1,45 @@
+"""The model card: what a folder is, how to load it, its figures."""
+
+from pretrained.card import write_card
+from pretrained.exported import load_folder, load_model
+
+
+def test_the_model_card(folder):
+    figures = {"test": {"loss": 1.23456789}, "parameters": {"frame_encoder": 1234}}
+    metrics = {"figures": figures, "seed": 77, "data": "abc|def", "versions": {"torch": "2.1"}}
+    write_card(folder, metrics)
+    text = (folder / "README.md").read_text()
+    for row in (
+        "| test.loss | 1.23457 |",
+        "| parameters.frame_encoder | 1234 |",
+        "| seed | 77 |",
+        "| data | abc\\|def |",
+        "| versions.torch | 2.1 |",
+        "| frame_encoder.d_model | 32 |",
+    ):
+        assert row in text.splitlines()
+    assert "Learn2Diss.from_pretrained" in text and "do not tell" in text
+    assert set(load_model(folder)) == {"frame_encoder", "utterance_encoder"}
+
+
+METRICS = {"figures": {"test": {"error": 0.25}}, "seed": 7}
+
+
+def test_cards_tell_what_a_folder_is(transcriber_folder, verifier_folder, encoders_folder):
+    texts = []
+    for folder in (transcriber_folder, verifier_folder, encoders_folder):
+        write_card(folder, METRICS)
+        texts.append((folder / "README.md").read_text())
+        assert "| test.error | 0.25 |" in texts[-1] and "| seed | 7 |" in texts[-1]
+        assert "{" not in texts[-1] and "withdrew" in texts[-1]
+        load_folder(folder)
+    transcriber, verifier, encoders = texts
+    assert (
+        transcriber.startswith("# Transcriber\n") and "Transcriber.from_pretrained" in transcriber
+    )
+    assert "a CTC head on log-mel bands" in transcriber and "characters" in transcriber
+    assert "| ctc_head.num_symbols | 3 |" in transcriber
+    assert verifier.startswith("# Speaker verifier\n")
+    assert "SpeakerVerifier.from_pretrained" in verifier and "embeddings of the utt" in verifier
+    assert "the threshold, 0.5." in verifier and "set on: trials of dev-clean." in verifier
+    assert encoders.startswith("# Frame encoder\n") and "Learn2Diss.from_pretrained" in encoders

@@ -1,0 +1,109 @@
+"""Exported models in other toolkits' layouts, loaded by these toolkits."""
+
+import json
+
+import pytest
+import torch
+import torchaudio
+import transformers
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
+
+from lobes.frame_encoder import FrameEncoder
+from pretrained import Learn2Diss
+from pretrained.interfaces import Learn2DissInterface
+from pretrained.toolkits.layouts import to_huggingface, to_speechbrain, to_torchaudio
+from tests.pretrained.exports import (
+    frame_encoder,
+    wavs_of,
+    written,
+)
+
+OFFLINE = {"fetch_config": FetchConfig(allow_network=False), "local_strategy": LocalStrategy.COPY}
+
+
+every_attention = pytest.mark.parametrize("attention", ["hubert", "wavlm"])
+
+
+def from_speechbrain(folder):
+    savedir = folder.parent / "collected"
+    return Learn2DissInterface.from_hparams(source=str(folder), savedir=str(savedir), **OFFLINE)
+
+
+@pytest.mark.parametrize("names", [("frame_encoder", "utterance_encoder"), ("utterance_encoder",)])
+def test_speechbrain_loads_its_layout(encoders, names, recording, tmp_path):
+    chosen = {name: encoders[name] for name in names}
+    to_speechbrain(chosen, tmp_path / "model")
+    model = from_speechbrain(tmp_path / "model")
+    for name, encoder in chosen.items():
+        theirs = model.mods[name].state_dict()
+        assert all(torch.equal(value, theirs[key]) for key, value in encoder.state_dict().items())
+    wavs, lens = wavs_of().repeat(2, 1), torch.tensor([1.0, 0.5])
+    expected = Learn2Diss(chosen).encode(wavs, lens)
+    for found in (model.encode_batch(wavs, lens), model(wavs, lens)):
+        assert torch.equal(found.utterance, expected.utterance)
+        assert (found.frames is None) == (len(names) == 1)
+    path = written(tmp_path / "a.wav", recording(1))
+    assert model.encode_file(path).utterance.shape == (1, 12)
+
+
+@pytest.mark.parametrize("change", ["missing", "left over"])
+def test_speechbrain_does_not_load_half_a_model(encoders, change, tmp_path):
+    to_speechbrain(encoders, tmp_path / "model")
+    path = tmp_path / "model" / "utterance_encoder.ckpt"
+    tensors = torch.load(path, weights_only=True)
+    if change == "missing":
+        del tensors["backbone.fc.bias"]
+    else:
+        tensors["backbone.other"] = torch.ones(2)
+    torch.save(tensors, path)
+    with pytest.raises(RuntimeError, match="backbone.(fc.bias|other)"):
+        from_speechbrain(tmp_path / "model")
+
+
+def assert_agrees_with_hugging_face(encoder, folder):
+    to_huggingface({"frame_encoder": encoder}, folder)
+    kind = {"hubert": transformers.HubertModel, "wavlm": transformers.WavLMModel}
+    model, info = kind[encoder.config["attention"]].from_pretrained(
+        folder, output_loading_info=True, local_files_only=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        theirs = model(wavs_of(), output_hidden_states=True).hidden_states
+        ours = encoder(wavs_of(), output_hidden_states=True)[1]
+    assert len(ours) == len(theirs)
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own - other).abs().max() <= 1e-4 and own.std() > 0.1
+
+
+@every_attention
+def test_transformers_loads_its_layout(attention, tmp_path):
+    assert_agrees_with_hugging_face(frame_encoder("waveform", attention=attention), tmp_path)
+
+
+@pytest.mark.long
+def test_transformers_loads_the_base_size(tmp_path):
+    assert_agrees_with_hugging_face(FrameEncoder().eval(), tmp_path)
+
+
+@every_attention
+def test_torchaudio_loads_its_layout(attention, tmp_path):
+    encoder = frame_encoder("waveform", attention=attention)
+    to_torchaudio({"frame_encoder": encoder}, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    model = getattr(torchaudio.models, config["function"])(**config["arguments"]).eval()
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+    with torch.no_grad():
+        theirs, _ = model.extract_features(wavs_of())
+        ours = encoder(wavs_of(), output_hidden_states=True)[1][1:]
+    assert len(ours) == len(theirs)
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own - other).abs().max() <= 1e-4 and own.std() > 0.1
+
+
+@pytest.mark.parametrize("write", [to_huggingface, to_torchaudio])
+def test_only_waveform_frame_encoders_have_these_layouts(encoders, write, tmp_path):
+    with pytest.raises(ValueError, match="frontend='waveform'"):
+        write(encoders, tmp_path / "out")
+    with pytest.raises(ValueError, match="the model holds utterance_encoder"):
+        write({"utterance_encoder": encoders["utterance_encoder"]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
