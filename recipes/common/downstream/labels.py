@@ -1,0 +1,30 @@
+"""The control of every downstream task: labels that tell nothing of their utterances."""
+
+from recipes.common.data.seeding import derive_rng
+
+
+def deal(labels, hparams):
+    """Return the labels of training utterances, dealt out at random where `shuffle_labels` is set.
+
+    Arguments
+    ---------
+    labels : dict
+        By utterance.
+    hparams : dict
+        `shuffle_labels`, a control that leaves nothing to learn, and `seed`.
+
+    Returns
+    -------
+    dict
+        Likewise.
+
+    Example
+    -------
+    >>> deal({"a": 1, "b": 2}, {"shuffle_labels": False, "seed": 0})
+    {'a': 1, 'b': 2}
+    """
+    if not hparams["shuffle_labels"]:
+        return labels
+    order = derive_rng(hparams["seed"], "shuffled labels").permutation(len(labels))
+    values = list(labels.values())
+    return {name: values[place] for name, place in zip(labels, order, strict=True)}
