@@ -3,8 +3,8 @@
 from functools import partial
 
 import torch
+from torch.nn import functional as F
 
-from lobes.distributed import all_reduce_sum, world_size
 from recipes.common.downstream.downstream_brain import DownstreamBrain
 from recipes.common.downstream.labels import deal
 
@@ -31,17 +31,17 @@ class SpeakerBrain(DownstreamBrain):
         embeddings = self.modules.speaker_head(*self.states(batch.to(self.device)))
         return embeddings, self.modules.classifier(embeddings)
 
-    def speakers_of(self, batch, scores):
+    def speaker_numbers(self, batch, scores):
         """Return the speakers' numbers, (batch,), and track how many have the highest score."""
         speakers = torch.as_tensor(batch.speaker, device=scores.device)
         right = scores.argmax(1) == speakers
         self.track("accuracy", right.sum().double(), len(right))
         return speakers
 
-    def mean_over_ranks(self, losses):
-        """Return this rank's share of the mean over the global batch."""
-        count = all_reduce_sum(torch.tensor(len(losses), device=losses.device))
-        return losses.sum() * world_size() / count
+    def cross_entropy(self, logits, speakers):
+        """Return this rank's share of the cross-entropy of the speakers over the global batch."""
+        losses = F.cross_entropy(logits, speakers, reduction="none")
+        return self.mean_over_ranks(losses.sum(), len(losses))
 
 
 def add_speakers(hparams, datasets):

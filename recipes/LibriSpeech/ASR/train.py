@@ -15,13 +15,7 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import run_on_main
 
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
-from recipes.common.downstream.ctc import (
-    CTCBrain,
-    add_tokens,
-    drop_spans,
-    error_figures,
-    read_transcripts,
-)
+from recipes.common.downstream.ctc import CTCBrain, add_tokens, drop_spans, read_transcripts
 from recipes.common.downstream.decoding import BeamDecoder
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
@@ -47,8 +41,8 @@ class WordBrain(CTCBrain):
 
     def error_figures(self, references, hypotheses):
         """Return the word error rate, its parts by words, and the character error rate."""
-        figures = error_figures("wer", references, hypotheses)
-        return {**figures, "cer": cer(references, hypotheses)}
+        words = super().error_figures(references, hypotheses)
+        return {**words, "cer": cer(references, hypotheses)}
 
 
 def make_tokenizer(hparams, texts):

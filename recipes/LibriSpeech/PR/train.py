@@ -12,19 +12,15 @@ import sys
 
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.text import check_words, read_lexicon, transcribe_phones
-from recipes.common.downstream.ctc import CTCBrain, add_tokens, error_figures, read_transcripts
+from recipes.common.downstream.ctc import CTCBrain, add_tokens, read_transcripts
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
 
 
 class PhonemeBrain(CTCBrain):
-    """Phones by CTC; the model with the lowest phoneme error rate is tested."""
+    """Phones by CTC (see `CTCBrain`); the model with the lowest phoneme error rate is tested."""
 
     criterion = "per"
-
-    def error_figures(self, references, hypotheses):
-        """Return the phoneme error rate and its parts."""
-        return error_figures("per", references, hypotheses)
 
 
 def transcribe(hparams, texts):

@@ -10,11 +10,9 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 
 import sys
 
-from torch.nn import functional as F
-
 from recipes.common.data.manifest import CorpusError
+from recipes.common.downstream.labels import manifests_of
 from recipes.common.downstream.sweep import Sweep
-from recipes.common.training.experiment import manifest_paths
 from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids
 
 
@@ -26,8 +24,7 @@ class IdentificationBrain(SpeakerBrain):
     def compute_objectives(self, predictions, batch, stage):
         """Return the cross-entropy of the speakers."""
         _, logits = predictions
-        speakers = self.speakers_of(batch, logits)
-        return self.mean_over_ranks(F.cross_entropy(logits.float(), speakers, reduction="none"))
+        return self.cross_entropy(logits.float(), self.speaker_numbers(batch, logits))
 
     def summarise(self):
         """Return the accuracy and the error."""
@@ -42,9 +39,9 @@ def dataio_prepare(hparams, datasets):
         for name, speaker in speaker_ids(datasets[split]).items():
             if speaker not in speakers:
                 raise CorpusError(
-                    f"{', '.join(map(str, manifest_paths(hparams)[split]))}: {name}: speaker "
-                    f"{speaker} has no utterance in the training split, so that "
-                    "nothing can identify him or her: move one there in the split's list."
+                    f"{manifests_of(hparams, split)}: {name}: speaker {speaker} has no utterance "
+                    "in the training split, so that nothing can identify him or her: move one "
+                    "there in the split's list."
                 )
     return speakers
 

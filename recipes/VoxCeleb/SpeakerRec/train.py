@@ -69,10 +69,9 @@ class VerificationBrain(SpeakerBrain):
         if stage != Stage.TRAIN:
             self.embeddings.update(zip(batch.id, embeddings.cpu().numpy(), strict=True))
             return cosines.new_zeros(())
-        speakers = self.speakers_of(batch, cosines)
+        speakers = self.speaker_numbers(batch, cosines)
         targets = F.one_hot(speakers, cosines.shape[1])
-        logits = self.hparams.margin(cosines, targets.float())
-        return self.mean_over_ranks(F.cross_entropy(logits, speakers, reduction="none"))
+        return self.cross_entropy(self.hparams.margin(cosines, targets.float()), speakers)
 
     def on_stage_start(self, stage, epoch=None):
         """Forget the embeddings of the stage before."""

@@ -12,14 +12,13 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn import functional as F
 
-from lobes.distributed import all_reduce_sum, world_size
 from lobes.heads import BLANK
 from recipes.common.data.manifest import CorpusError, replace_text
 from recipes.common.data.text import check_transcripts, check_vocabulary
 from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.downstream.downstream_brain import DownstreamBrain
+from recipes.common.downstream.labels import manifests_of
 from recipes.common.evaluation.metrics import error_counts
-from recipes.common.training.experiment import manifest_paths
 
 logger = get_logger(__name__)
 
@@ -29,8 +28,8 @@ COUNTS = ("insertions", "deletions", "substitutions")
 class CTCBrain(DownstreamBrain):
     """CTC over the symbols of a tokenizer.
 
-    A task's Brain adds `criterion` and `error_figures(references, hypotheses)`, lists of str; in
-    `on_stage_start` it may set `beam`, a second way to decode.
+    A task's Brain adds `criterion`, the name of the error rate; in `on_stage_start` it may set
+    `beam`, a second way to decode.
     """
 
     label_keys = ("text", "tokens")
@@ -67,7 +66,7 @@ class CTCBrain(DownstreamBrain):
         self.track("ctc_loss", loss, count)
         if stage != Stage.TRAIN:
             self.keep_hypotheses(batch, logits, lens)
-        return loss * world_size() / all_reduce_sum(count).clamp(min=1)
+        return self.mean_over_ranks(loss, count)
 
     def on_stage_start(self, stage, epoch=None):
         """Forget the hypotheses of the stage before."""
@@ -94,6 +93,12 @@ class CTCBrain(DownstreamBrain):
         if self.stage == Stage.TEST:
             self.write_hypotheses()
         return figures
+
+    def error_figures(self, references, hypotheses):
+        """Return the error rate of words, or of phones, and its parts."""
+        counts = error_counts([r.split() for r in references], [h.split() for h in hypotheses])
+        rate, *parts = (counts[key] / counts["tokens"] for key in ("errors", *COUNTS))
+        return {self.criterion: rate, **dict(zip(COUNTS, parts, strict=True))}
 
     @main_process_only
     def write_hypotheses(self):
@@ -136,11 +141,6 @@ def read_transcripts(hparams, datasets):
     for split, own in texts.items():
         check_transcripts(own, manifests_of(hparams, split))
     return texts
-
-
-def manifests_of(hparams, split):
-    """Return the manifests of a split as one str, for messages."""
-    return ", ".join(map(str, manifest_paths(hparams)[split]))
 
 
 def words_of(dataset):
@@ -193,31 +193,6 @@ def add_tokens(hparams, datasets, texts, tokenizer):
 def encode_text(tokenizer, text):
     """Return the indices of a text's symbols, (symbols,) int64."""
     return torch.tensor(tokenizer.encode(text))
-
-
-def error_figures(name, references, hypotheses):
-    """Return the error rate of words, or of phones, and its parts.
-
-    Arguments
-    ---------
-    name : str
-        Of the error rate.
-    references, hypotheses : list of str
-        Words, or phones, are what stands between white space.
-
-    Returns
-    -------
-    dict
-        The error rate, and `insertions`, `deletions` and `substitutions` by reference words.
-
-    Example
-    -------
-    >>> error_figures("per", ["AH B"], ["AH D"])
-    {'per': 0.5, 'insertions': 0.0, 'deletions': 0.0, 'substitutions': 0.5}
-    """
-    counts = error_counts([r.split() for r in references], [h.split() for h in hypotheses])
-    rate, *parts = (counts[key] / counts["tokens"] for key in ("errors", *COUNTS))
-    return {name: rate, **dict(zip(COUNTS, parts, strict=True))}
 
 
 def drop_spans(states):

@@ -3,6 +3,7 @@
 import speechbrain as sb
 import torch
 
+from lobes.distributed import all_reduce_sum, world_size
 from recipes.common.training.brain import ResumableBrain, unwrap
 
 OPTIMIZERS = ("optimizer", "upstream_optimizer")
@@ -74,6 +75,11 @@ class DownstreamBrain(ResumableBrain):
             return self.modules.upstream(wavs, wav_lens)
         with torch.no_grad():  # not through DistributedDataParallel, which would await a gradient
             return self.upstream(wavs, wav_lens)
+
+    def mean_over_ranks(self, total, count):
+        """Return this rank's share of the mean over the global batch, of a sum over its items."""
+        count = all_reduce_sum(torch.as_tensor(count, device=total.device))
+        return total * world_size() / count.clamp(min=1)
 
     def heads(self):
         """Return what is trained beside the upstream, by name."""

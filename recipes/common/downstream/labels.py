@@ -1,6 +1,7 @@
-"""The control of every downstream task: labels that tell nothing of their utterances."""
+"""What the labels of all downstream tasks share: a control, and the manifests they come from."""
 
 from recipes.common.data.seeding import derive_rng
+from recipes.common.training.experiment import manifest_paths
 
 
 def deal(labels, hparams):
@@ -28,3 +29,8 @@ def deal(labels, hparams):
     order = derive_rng(hparams["seed"], "shuffled labels").permutation(len(labels))
     values = list(labels.values())
     return {name: values[place] for name, place in zip(labels, order, strict=True)}
+
+
+def manifests_of(hparams, split):
+    """Return the manifests of a split as one str, for messages."""
+    return ", ".join(map(str, manifest_paths(hparams)[split]))

@@ -1,14 +1,6 @@
 """A downstream recipe's run: heads trained at several learning rates, the best of them exported.
 
-A recipe's train.py tells the steps, in order:
-
-    sweep = Sweep(arguments, TaskBrain)
-    datasets = sweep.prepare()
-    labels = dataio_prepare(sweep.hparams, datasets)
-    loaders = sweep.make_loaders(datasets)
-    brain = sweep.fit(loaders, labels)
-    brain.evaluate(loaders["test"], min_key=brain.criterion)
-    sweep.finish(brain)
+The steps are those of `Sweep`, in the order in which each recipe's `main` calls them.
 """
 
 import json
