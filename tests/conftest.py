@@ -10,6 +10,8 @@ import pytest
 import soundfile
 import torch
 
+from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
+
 RATE = 16000
 SPLITS = {"train-clean-100": 6, "dev-clean": 3, "test-clean": 3}  # speakers
 CHAPTERS = 2  # of each speaker
@@ -75,6 +77,16 @@ def voxceleb1(tmp_path_factory):
         ]
         (root / "meta" / f"{name}.txt").write_text("".join(trials), encoding="utf-8")
     return root
+
+
+@pytest.fixture(params=["characters", "phones", "pieces"])
+def tokenizer(request, tmp_path):
+    """A tokenizer of each kind, of three symbols."""
+    if request.param == "characters":
+        return SymbolTokenizer(["A", "B", "|"], "characters")
+    if request.param == "phones":
+        return SymbolTokenizer(["A", "AB", "B"], "phones")
+    return PieceTokenizer.train(["AB A", "AB B"], tmp_path / "pieces.model", vocab_size=4)
 
 
 @pytest.fixture

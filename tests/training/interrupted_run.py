@@ -12,12 +12,10 @@ import os
 import signal
 import sys
 
-import recipes.common.downstream.recognition
 import recipes.common.training.checkpoints
 import recipes.LibriSpeech.pretrain.frame
 import recipes.LibriSpeech.pretrain.joint
-import recipes.LibriSpeech.pretrain.utterance
-import recipes.VoxCeleb.speakers  # noqa: F401
+import recipes.LibriSpeech.pretrain.utterance  # noqa: F401
 from recipes.common.data import units
 from recipes.common.downstream import features
 from recipes.common.downstream import sweep as downstream
@@ -78,7 +76,7 @@ def end():
 
 
 def run(train_py, arguments):
-    """Run train.py's `main`, or `run` of a downstream recipe, in this process."""
+    """Run train.py's `main` in this process."""
     sys.path.insert(0, os.path.dirname(train_py))
     os.chdir(os.path.dirname(train_py))
     spec = importlib.util.spec_from_file_location("train", train_py)
@@ -86,7 +84,7 @@ def run(train_py, arguments):
     sys.modules["train"] = train
     spec.loader.exec_module(train)
     sys.argv = [train_py, *arguments]
-    (getattr(train, "main", None) or train.run)(arguments)
+    train.main(arguments)
 
 
 def fork_run(train_py, arguments, point=None):

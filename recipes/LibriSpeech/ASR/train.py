@@ -9,8 +9,84 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
 import sys
+from pathlib import Path
 
-from recipes.common.downstream.sweep import run
+from speechbrain import Stage
+from speechbrain.utils.distributed import run_on_main
+
+from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
+from recipes.common.downstream.ctc import CTCBrain, add_tokens, drop_spans, read_transcripts
+from recipes.common.downstream.decoding import BeamDecoder
+from recipes.common.downstream.labels import deal
+from recipes.common.downstream.sweep import Sweep
+from recipes.common.evaluation.metrics import cer
+
+
+class WordBrain(CTCBrain):
+    """Characters or word pieces by CTC; the model with the lowest word error rate is tested."""
+
+    criterion = "wer"
+
+    def compute_forward(self, batch, stage):
+        """Return logits and their lengths; in training some bands and stretches are dropped."""
+        states, lens = self.states(batch.to(self.device))
+        if stage == Stage.TRAIN and self.hparams.spec_augment:
+            states = drop_spans(states)
+        return self.modules.ctc_head(states, lens)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Decode the test by a beam too, where asked for."""
+        super().on_stage_start(stage, epoch)
+        self.beam = make_beam(vars(self.hparams), self.labels) if stage == Stage.TEST else None
+
+    def error_figures(self, references, hypotheses):
+        """Return the word error rate, its parts by words, and the character error rate."""
+        words = super().error_figures(references, hypotheses)
+        return {**words, "cer": cer(references, hypotheses)}
+
+
+def make_tokenizer(hparams, texts):
+    """Return the tokenizer of the training transcripts, or an earlier run's."""
+    kind, file = hparams["tokenizer"], hparams["tokenizer_file"]
+    if kind == "characters":
+        return SymbolTokenizer.from_texts(texts, "characters")
+    if kind != "pieces":
+        raise ValueError(f"tokenizer is {kind!r}, not 'characters' or 'pieces'.")
+    if file is None:
+        file = Path(hparams["output_folder"]) / "tokenizer.model"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        run_on_main(PieceTokenizer.train, args=[texts, file, hparams["vocab_size"]])
+    return PieceTokenizer(file)
+
+
+def make_beam(hparams, tokenizer):
+    """Return the beam search of the test, or None where `beam_size` is 0."""
+    if hparams["beam_size"] == 0:
+        return None
+    weights = hparams["lm_weight"], hparams["word_score"]
+    return BeamDecoder(tokenizer, hparams["beam_size"], hparams["lm_file"], *weights)
+
+
+def dataio_prepare(hparams, datasets):
+    """Give each utterance its `text` and `tokens`, and return the tokenizer."""
+    texts = read_transcripts(hparams, datasets)
+    texts["train"] = deal(texts["train"], hparams)
+    tokenizer = make_tokenizer(hparams, list(texts["train"].values()))
+    add_tokens(hparams, datasets, texts, tokenizer)
+    make_beam(hparams, tokenizer)  # a bad language model is refused now, not after training
+    return tokenizer
+
+
+def main(arguments):
+    """Train a recogniser at each learning rate, test the best one and export it."""
+    sweep = Sweep(arguments, WordBrain)
+    datasets = sweep.prepare()
+    tokenizer = dataio_prepare(sweep.hparams, datasets)
+    loaders = sweep.make_loaders(datasets)
+    brain = sweep.fit(loaders, tokenizer)
+    brain.evaluate(loaders["test"], min_key=brain.criterion)
+    sweep.finish(brain)
+
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    main(sys.argv[1:])

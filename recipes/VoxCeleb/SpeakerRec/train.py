@@ -11,8 +11,209 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
-from recipes.common.downstream.sweep import run
+import torch
+from speechbrain import Stage
+from speechbrain.utils.distributed import main_process_only
+from torch.nn import functional as F
+
+from lobes.distributed import alone
+from recipes.common.data.seeding import derive_rng
+from recipes.common.downstream.sweep import Sweep
+from recipes.common.evaluation.drawing import draw_det, draw_scores
+from recipes.common.evaluation.metrics import eer, eer_threshold
+from recipes.common.evaluation.verification import (
+    MAX_REFERENCE,
+    as_norm,
+    cohort_means,
+    compare_systems,
+    score_trials,
+)
+from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids
+from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
+
+
+class Trials(NamedTuple):
+    """What a verification run is trained and judged on.
+
+    Attributes
+    ----------
+    speakers : dict
+        The number of each training speaker.
+    trials : dict
+        By "valid" and "test": a list of (label, enrolment ID, test ID).
+    speaker_of : dict
+        The speaker of each utterance.
+    """
+
+    speakers: dict
+    trials: dict
+    speaker_of: dict
+
+
+class VerificationBrain(SpeakerBrain):
+    """Speaker verification: trained as a classifier with a margin, judged by cosines on trials."""
+
+    criterion = "eer"
+
+    @staticmethod
+    def make_modules(hparams, upstream, labels):
+        """Return the head and a classifier of the training speakers."""
+        return SpeakerBrain.make_modules(hparams, upstream, labels.speakers)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Return the loss with a margin; of held-out speakers keep the embeddings."""
+        embeddings, cosines = predictions
+        if stage != Stage.TRAIN:
+            self.embeddings.update(zip(batch.id, embeddings.cpu().numpy(), strict=True))
+            return cosines.new_zeros(())
+        speakers = self.speaker_numbers(batch, cosines)
+        targets = F.one_hot(speakers, cosines.shape[1])
+        return self.cross_entropy(self.hparams.margin(cosines, targets.float()), speakers)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forget the embeddings of the stage before."""
+        super().on_stage_start(stage, epoch)
+        self.embeddings = {}
+
+    def summarise(self):
+        """Return the accuracy in training, the EER in validation, all figures of the test."""
+        if self.stage == Stage.TRAIN:
+            return {"accuracy": float(self.meter.average("accuracy"))}
+        if self.stage == Stage.VALID:
+            trials = self.labels.trials["valid"]
+            return {"eer": eer(score_trials(self.embeddings, trials), _labels(trials))}
+        return self.test_trials(self.embeddings)
+
+    def test_trials(self, embeddings):
+        """Return the figures of the test trials, draw their curves, and set the threshold."""
+        trials, seed = self.labels.trials["test"], self.hparams.seed
+        cohort = cohort_means(self.embed("cohort"), self.labels.speaker_of)
+        scores = {
+            "plain": score_trials(embeddings, trials),
+            "as_norm": as_norm(embeddings, trials, cohort, self.hparams.cohort_top),
+        }
+        developed = self.labels.trials["valid"]
+        self.threshold = eer_threshold(
+            score_trials(self.embed("valid"), developed), _labels(developed)
+        )
+        self.draw(scores, _labels(trials))
+        figures = compare_systems({"head": scores}, trials, self.labels.speaker_of, seed)
+        systems = figures.pop("systems")
+        return {**systems["head"], **figures, "threshold": self.threshold}
+
+    @torch.no_grad()
+    def embed(self, split):
+        """Return the embedding of each utterance of a split by its ID."""
+        self.modules.eval()
+        embeddings = {}
+        with alone():
+            for batch in self.loaders[split]:
+                made, _ = self.compute_forward(batch, Stage.TEST)
+                embeddings.update(zip(batch.id, made.cpu().numpy(), strict=True))
+        return embeddings
+
+    @main_process_only
+    def draw(self, scores, labels):
+        """Draw the error curve and the scores of the test trials, beside metrics.json."""
+        folder = Path(self.hparams.output_folder).parent
+        draw_det({name: (values, labels) for name, values in scores.items()}, folder / "det.png")
+        draw_scores(scores["plain"], labels, folder / "scores.png", self.threshold)
+
+    def facts(self):
+        """Return how scores are made and decided on."""
+        names = ", ".join(self.hparams.valid_splits)
+        return {
+            "scoring": "plain",
+            "threshold": self.threshold,
+            "threshold_set_on": f"equal error rate of {names}",
+        }
+
+
+def _labels(trials):
+    return [label for label, _, _ in trials]
+
+
+def dataio_prepare(hparams, datasets, debug=False):
+    """Give each utterance its `speaker`, read the trials and draw the cohort of AS-norm.
+
+    Arguments
+    ---------
+    hparams : dict
+        `data_folder`, `valid_splits`, `test_splits`, `skip_bad`, `seed`, and of `add_speakers`.
+    datasets : dict
+        By split: DynamicItemDataset; changed in place, and "cohort" added.
+    debug : bool
+        Keep a few trials of either kind, and their utterances alone.
+
+    Returns
+    -------
+    Trials
+    """
+    speakers = add_speakers(hparams, datasets)
+    speaker_of, trials = {}, {}
+    for split, dataset in datasets.items():
+        found = speaker_ids(dataset)
+        speaker_of |= found
+        if split in HELD_OUT:
+            trials[split] = list_trials(hparams, split, found)
+    train = datasets["train"]
+    drawn = derive_rng(hparams["seed"], "cohort").permutation(train.data_ids)[:MAX_REFERENCE]
+    datasets["cohort"] = keep_utterances(train, drawn.tolist())
+    if debug:
+        for split in HELD_OUT:
+            trials[split] = few_trials(trials[split])
+            named = [name for _, *pair in trials[split] for name in pair]
+            datasets[split] = keep_utterances(datasets[split], named)
+    return Trials(speakers, trials, speaker_of)
+
+
+def list_trials(hparams, split, known_ids):
+    """Return the trials of the lists that make up "valid" or "test"; see `read_trials`."""
+    paths = [trials_path(hparams["data_folder"], name) for name in hparams[f"{split}_splits"]]
+    return [trial for path in paths for trial in read_trials(path, known_ids, hparams["skip_bad"])]
+
+
+def keep_utterances(dataset, names):
+    """Return the dataset of the utterances with these IDs."""
+    return dataset.filtered_sorted(key_test={"id": set(names).__contains__})
+
+
+def few_trials(trials, count=10):
+    """Return the first trials of either label.
+
+    Arguments
+    ---------
+    trials : list of tuple
+        (label, enrolment ID, test ID), the label 0 or 1.
+    count : int
+        How many of each at most; twenty trials name no more utterances than `quick_look` keeps.
+
+    Returns
+    -------
+    list of tuple
+        Likewise, label 1 first.
+
+    Example
+    -------
+    >>> few_trials([(1, "a", "b"), (1, "a", "c"), (0, "a", "d")], count=1)
+    [(1, 'a', 'b'), (0, 'a', 'd')]
+    """
+    return [trial for label in (1, 0) for trial in [t for t in trials if t[0] == label][:count]]
+
+
+def main(arguments):
+    """Train a head at each learning rate, test the best one and export it as a verifier."""
+    sweep = Sweep(arguments, VerificationBrain)
+    datasets = sweep.prepare()
+    labels = dataio_prepare(sweep.hparams, datasets, sweep.debug)
+    loaders = sweep.make_loaders(datasets)
+    brain = sweep.fit(loaders, labels)
+    brain.evaluate(loaders["test"], min_key=brain.criterion)
+    sweep.finish(brain)
+
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    main(sys.argv[1:])

@@ -18,9 +18,9 @@ from speechbrain.utils.distributed import infer_device
 
 from lobes.states import UtteranceStates
 from pretrained.card import write_card
-from pretrained.exported import load_model, save_model
+from pretrained.exported import save_model
 from recipes.common.data.manifest import read_manifest, validate_manifests
-from recipes.common.downstream.features import ENCODERS
+from recipes.common.downstream.features import load_encoder
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer_threshold
 from recipes.common.evaluation.verification import (
@@ -34,20 +34,6 @@ from recipes.common.evaluation.verification import (
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import report
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
-
-
-def load_encoder(hparams, device):
-    """Return the encoder of the representation, from an exported folder."""
-    folder, representation = hparams["model"], hparams["representation"]
-    if representation not in ENCODERS:
-        raise ValueError(f"representation is {representation!r}, not one of {list(ENCODERS)}.")
-    encoders, name = load_model(folder), ENCODERS[representation]
-    if name not in encoders:
-        raise ValueError(
-            f"model: {folder} holds no {name}, only {', '.join(encoders)}. Give the folder of "
-            "another stage, or another --representation."
-        )
-    return encoders[name].to(device)
 
 
 def load_lists(hparams):
@@ -103,10 +89,11 @@ def main(arguments):
     began = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
-    encoder = load_encoder(hparams, run_opts["device"] or infer_device())
+    judged = hparams["representation"]
+    encoder = load_encoder(hparams["model"], judged, "model")
+    encoder = encoder.to(run_opts["device"] or infer_device())
     lists, reference = load_lists(hparams), load_reference(hparams)
 
-    judged = hparams["representation"]
     systems = with_baselines(encoder, judged, hparams["seed"])
     figures, curves = verify(
         systems, lists, hparams["data_folder"], hparams["seed"], reference, hparams["cohort_top"]

@@ -102,6 +102,45 @@ def fresh(encoder, seed):
     return made.to(next(encoder.parameters()).device).eval()
 
 
+def load_encoder(folder, representation, option):
+    """Return the encoder of a representation, from an exported folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+    representation : str
+        "frames" or "utterance".
+    option : str
+        What gives the folder, for the message.
+
+    Returns
+    -------
+    FrameEncoder or UtteranceEncoder
+
+    Raises
+    ------
+    ValueError
+        Where there is no such representation, or the folder lacks its encoder.
+    FileNotFoundError
+        Where there is no such folder.
+    """
+    check_representation(representation)
+    encoders, name = load_model(folder), ENCODERS[representation]
+    if name not in encoders:
+        raise ValueError(
+            f"{option}: {folder} holds no {name}, only {', '.join(encoders)}: for its "
+            f"representation give --representation "
+            f"{next(key for key, value in ENCODERS.items() if value in encoders)}."
+        )
+    return encoders[name]
+
+
+def check_representation(name):
+    """Raise ValueError unless it is "frames" or "utterance"."""
+    if name not in ENCODERS:
+        raise ValueError(f"representation is {name!r}, not one of {list(ENCODERS)}.")
+
+
 def load_upstream(hparams):
     """Build what the heads are trained on.
 
@@ -124,8 +163,7 @@ def load_upstream(hparams):
         Where there is no such folder.
     """
     features, representation = str(hparams["features"]), hparams["representation"]
-    if representation not in ENCODERS:
-        raise ValueError(f"representation is {representation!r}, not one of {list(ENCODERS)}.")
+    check_representation(representation)
     if hparams["upstream"] not in ("frozen", "finetune"):
         raise ValueError(f"upstream is {hparams['upstream']!r}, not 'frozen' or 'finetune'.")
     frozen = hparams["upstream"] == "frozen"
@@ -134,15 +172,7 @@ def load_upstream(hparams):
             raise ValueError("features: fbank has no weights to fine-tune: --upstream frozen.")
         bands = FbankStates()
         return Upstream(bands if representation == "frames" else PooledStates(bands), frozen)
-    folder, name = features.removeprefix(RANDOM), ENCODERS[representation]
-    encoders = load_model(folder)
-    if name not in encoders:
-        raise ValueError(
-            f"features: {folder} holds no {name}, only {', '.join(encoders)}: for its "
-            f"representation give --representation "
-            f"{next(key for key, value in ENCODERS.items() if value in encoders)}."
-        )
-    encoder = encoders[name]
+    encoder = load_encoder(features.removeprefix(RANDOM), representation, "features")
     if features.startswith(RANDOM):
         encoder = fresh(encoder, hparams["seed"])
     return Upstream(STATES[representation](encoder), frozen)
@@ -168,9 +198,14 @@ class StateCache:
     """
 
     def __init__(self, folder):
+        self.folder = folder
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self.places, shape = index["places"], tuple(index["shape"])
         self.array = np.memmap(folder / "states.f16", np.float16, "r", shape=shape)
+
+    def __reduce__(self):
+        """Tell a worker the folder: what is pickled of a memory map would be the whole of it."""
+        return StateCache, (self.folder,)
 
     def __getitem__(self, utterance):
         """Return the states of an utterance by its ID, (frames, layers, dim), float32."""
@@ -265,26 +300,30 @@ def add_features(dataset, hparams, cache, clock=None):
     str
         The name of the item.
     """
-    longest = round(hparams["max_seconds"] * SAMPLE_RATE)
-    crop = hparams["crop"] and clock is not None
+    item = "sig" if cache is None else "states"
+    read = CroppedFeatures(hparams, cache, clock)
+    dataset.add_dynamic_item(read, takes=["id", "wav"], provides=item)
+    return item
 
-    def place(utterance, length, limit):
-        if not crop or length <= limit:
-            return slice(None)
-        rng = derive_rng(hparams["seed"], "crop", clock.epoch, utterance)
-        start = int(rng.integers(length - limit + 1))
-        return slice(start, start + limit)
 
-    def cached(utterance):
-        states = cache[utterance]
-        return states[place(utterance, len(states), num_frames(longest))]
+class CroppedFeatures:
+    """The cached states of an utterance or, without a cache, its audio; cropped anew in each epoch.
 
-    def read(utterance, path):
-        wav = read_speech(path)
-        return wav[place(utterance, len(wav), longest)]
+    Arguments are those of `add_features`.
+    """
 
-    if cache is None:
-        dataset.add_dynamic_item(read, takes=["id", "wav"], provides="sig")
-        return "sig"
-    dataset.add_dynamic_item(cached, takes=["id"], provides="states")
-    return "states"
+    def __init__(self, hparams, cache, clock):
+        longest = round(hparams["max_seconds"] * SAMPLE_RATE)
+        self.longest = longest if cache is None else num_frames(longest)
+        self.seed = hparams["seed"]
+        self.cache = cache
+        self.clock = clock if hparams["crop"] else None
+
+    def __call__(self, utterance, path):
+        """Return states (frames, layers, dim), or audio (samples,), of an utterance by its ID."""
+        whole = read_speech(path) if self.cache is None else self.cache[utterance]
+        if self.clock is None or len(whole) <= self.longest:
+            return whole
+        rng = derive_rng(self.seed, "crop", self.clock.epoch, utterance)
+        start = int(rng.integers(len(whole) - self.longest + 1))
+        return whole[start : start + self.longest]

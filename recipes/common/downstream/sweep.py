@@ -1,12 +1,12 @@
-"""Downstream recipes: a head on the states of an upstream, its learning rate swept on validation.
+"""A downstream recipe's run: heads trained at several learning rates, the best of them exported.
 
-`run` is what each recipe's train.py does: prepare, data, features, one training for each learning
-rate, the test with the best of them alone, and the export of encoder and head as one folder.
+The steps are those of `Sweep`, in the order in which each recipe's `main` calls them.
 """
 
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import ruamel.yaml
@@ -21,15 +21,14 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
-from lobes.distributed import unwrap
 from lobes.heads import check_layers
 from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.data.loaders import make_loader
 from recipes.common.data.sampler import Clock
-from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.data.seeding import derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
-from recipes.common.training.brain import ResumableBrain, TrainingError
+from recipes.common.training.brain import TrainingError
 from recipes.common.training.hparams import load_hparams, save_hparams
 from recipes.common.training.run import (
     count_parameters,
@@ -43,155 +42,146 @@ from recipes.common.training.run import (
 )
 
 logger = get_logger(__name__)
-OPTIMIZERS = ("optimizer", "upstream_optimizer")
 
 
-class DownstreamBrain(ResumableBrain):
-    """A head on the states of an upstream, which may learn along.
-
-    A task's Brain adds what follows.
-
-    - `label_keys`: the items of a batch beside the features.
-    - `add_labels(hparams, datasets)`: gives each utterance its labels; returns what they mean.
-    - `fewer_labels(labels, datasets)`: what labels mean in `--debug`; may narrow the datasets.
-    - `make_modules(hparams, upstream, labels)`: the head and what else is trained, by name.
-    - `criterion`: the figure of the validation split that is lowest for the best model.
-    - `facts()`: what an exported folder tells, beside the weights, for the head to be used; None
-      where it is of no use to others.
-    """
-
-    label_keys = ()
-
-    @staticmethod
-    def fewer_labels(labels, datasets):
-        """Return what labels mean where `--debug` runs on a few utterances."""
-        return labels
-
-    def init_optimizers(self):
-        """Give the head an optimizer, and the upstream another if it learns."""
-        heads = [m for name, m in self.modules.items() if name != "upstream"]
-        groups = [[p for m in heads for p in m.parameters()]]
-        if self.hparams.upstream == "finetune":
-            groups.append(list(self.modules.upstream.parameters()))
-        self.optimizers_dict = {
-            name: self.opt_class(group) for name, group in zip(OPTIMIZERS, groups, strict=False)
-        }
-        self.optimizer = self.optimizers_dict["optimizer"]
-        for name, optimizer in self.optimizers_dict.items():
-            self.checkpointer.add_recoverable(name, optimizer)
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Seed dropout and set each optimizer's rate; in the first steps the head learns alone.
-
-        Until the head tells something, what it passes back would only take the upstream apart.
-        """
-        super().on_fit_batch_start(batch, should_step)
-        if self.hparams.upstream == "finetune":
-            self.modules.upstream.train(self.optimizer_step >= self.hparams.frozen_steps)
-            upstream = self.optimizers_dict["upstream_optimizer"]
-            self.set_learning_rate(upstream, self.hparams.upstream_lr)
-
-    def track(self, name, total, count):
-        """Add to an average of this stage; see `Meter.add`."""
-        self.meters["figures"].add(name, total, count)
-
-    def average(self, name):
-        """Return an average of this stage; see `Meter.average`."""
-        return self.meters["figures"].average(name)
-
-    def figures(self):
-        """Return what the task's Brain tells of the stage."""
-        return self.summarise() if self.meters["figures"].totals else {}
-
-    def audio_seconds(self, batch):
-        """Return how much audio a batch holds, s."""
-        return torch.as_tensor(batch.duration).sum()
-
-    def states(self, batch):
-        """Return the states of a batch on the Brain's device, cached or computed, and lengths."""
-        if self.cache is None:
-            return self.run_upstream(*batch.sig)
-        states, relative = batch.states
-        return states, (relative.double() * states.shape[1]).round().long()
-
-    def run_upstream(self, wavs, wav_lens):
-        """Return states and lengths, without gradient as long as the head learns alone."""
-        if self.stage != sb.Stage.TRAIN or self.upstream.training:
-            return self.modules.upstream(wavs, wav_lens)
-        with torch.no_grad():  # not through DistributedDataParallel, which would await a gradient
-            return self.upstream(wavs, wav_lens)
-
-    def architecture(self):
-        """Return what the head stands on, and the configuration of each head that has one."""
-        stands_on = {"digest": self.digest, "upstream": self.hparams.upstream}
-        heads = {k: unwrap(m) for k, m in self.modules.items() if k != "upstream"}
-        return {
-            "features": stands_on,
-            **{k: m.config for k, m in heads.items() if hasattr(m, "config")},
-        }
-
-    def save_epoch(self, meta):
-        """Save a checkpoint at the end of an epoch; keep it and the best one."""
-        self.checkpointer.save_and_keep_only(
-            meta={**meta, self.criterion: self.valid_figures[self.criterion]},
-            min_keys=[self.criterion],
-            num_to_keep=1,
-        )
-
-
-def run(arguments):
-    """Run a downstream recipe: train a head at each learning rate, test and export the best.
+class Sweep:
+    """Trainings of a head, one for each learning rate, on the states of an upstream.
 
     Arguments
     ---------
     arguments : list of str
         The command line: a hyperparameters file and options.
+    brain_class : type
+        The task's `DownstreamBrain`.
+
+    Attributes
+    ----------
+    hparams : dict
+        What the file builds.
+    debug : bool
+        Whether this is a quick look (`--debug`).
 
     Raises
     ------
     ValueError
-        Where an option or the data does not fit. Nothing is trained then.
-    TrainingError
-        Where training comes to a halt at every learning rate.
+        Where an option does not fit. Nothing is written then.
     """
-    began = time.time()
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    ddp_init_group(run_opts)
-    hparams = load_hparams(hparams_file, overrides)
-    check_rates(hparams)
-    keep_freed_memory()
 
-    upstream = load_upstream(hparams).to(run_opts["device"] or infer_device())
-    check_layers(hparams["last_layers"], upstream.states.num_layers)
-    run_on_main(prepare, args=[hparams])
-    datasets = split_datasets(hparams, hparams["disjoint_speakers"])
-    labels = hparams["brain"].add_labels(hparams, datasets)
-    if run_opts["debug"]:
-        labels = hparams["brain"].fewer_labels(labels, datasets)
-        hparams, datasets = quick_look(hparams, datasets)
-    cache = open_cache(hparams, upstream, datasets)
-    loaders = make_loaders(hparams, datasets, cache)
-    steps = len(loaders["train"]) * hparams["number_of_epochs"]
-    warn_of_rest(hparams, steps // run_opts["grad_accumulation_factor"])
-    sb.create_experiment_directory(hparams["output_folder"])
-    save_hparams(hparams_file, overrides, hparams["output_folder"])
+    def __init__(self, arguments, brain_class):
+        self.began = time.time()
+        self.brain_class = brain_class
+        self.file, self.run_opts, self.overrides = sb.parse_arguments(arguments)
+        self.debug = self.run_opts["debug"]
+        ddp_init_group(self.run_opts)
+        self.hparams = load_hparams(self.file, self.overrides)
+        check_rates(self.hparams["lrs"])
+        keep_freed_memory()
+        self.upstream = load_upstream(self.hparams).to(self.run_opts["device"] or infer_device())
+        check_layers(self.hparams["last_layers"], self.upstream.states.num_layers)
 
-    def train_at(rate):
-        own = hparams_at(hparams_file, overrides, hparams["output_folder"], rate)
-        brain = make_brain(own, run_opts, labels, cache, loaders)
-        brain.debug_batches = math.inf  # there are few, and a trial needs both its utterances
-        brain.fit(own["epoch_counter"], loaders["train"], loaders["valid"])
+    def prepare(self):
+        """Have the manifests written, and return the datasets of "train", "valid" and "test"."""
+        run_on_main(prepare, args=[self.hparams])
+        return split_datasets(self.hparams, self.hparams["disjoint_speakers"])
+
+    def make_loaders(self, datasets):
+        """Return a loader for each dataset, of the upstream's states and of the labels.
+
+        Arguments
+        ---------
+        datasets : dict
+            By split: DynamicItemDataset, with their labels. A quick look takes a few of each.
+
+        Returns
+        -------
+        dict
+        """
+        if self.debug:
+            self.hparams, datasets = quick_look(self.hparams, datasets)
+        self.cache = open_cache(self.hparams, self.upstream, datasets)
+        return make_loaders(self.hparams, datasets, self.cache, self.brain_class.label_keys)
+
+    def fit(self, loaders, labels):
+        """Train a head at each learning rate.
+
+        Arguments
+        ---------
+        loaders : dict
+            By split; the Brain finds them as `loaders`.
+        labels : object
+            What the labels mean, for the sizes of the head; the Brain finds it as `labels`.
+
+        Returns
+        -------
+        DownstreamBrain
+            The one that is best on validation.
+
+        Raises
+        ------
+        TrainingError
+            Where training comes to a halt at every learning rate.
+        """
+        steps = len(loaders["train"]) * self.hparams["number_of_epochs"]
+        warn_of_rest(self.hparams, steps // self.run_opts["grad_accumulation_factor"])
+        sb.create_experiment_directory(self.hparams["output_folder"])
+        save_hparams(self.file, self.overrides, self.hparams["output_folder"])
+        brain, self.tried = try_rates(partial(self.train, loaders, labels), self.hparams["lrs"])
         return brain
 
-    brain, tried = sweep(train_at, hparams["lrs"])
-    brain.evaluate(loaders["test"], min_key=brain.criterion)
-    finish(brain, hparams, tried, began)
-    leave_together()
+    def train(self, loaders, labels, rate):
+        """Return a Brain that is trained at a learning rate."""
+        hparams = hparams_at(self.file, self.overrides, self.hparams["output_folder"], rate)
+        brain = make_brain(self.brain_class, hparams, self.run_opts, labels, self.cache, loaders)
+        brain.debug_batches = math.inf  # there are few, and a trial needs both its utterances
+        brain.fit(hparams["epoch_counter"], loaders["train"], loaders["valid"])
+        return brain
+
+    def finish(self, brain):
+        """Write metrics.json, export encoder and head with a model card, and end every rank.
+
+        Arguments
+        ---------
+        brain : DownstreamBrain
+            Trained and evaluated.
+        """
+        self.report(brain)
+        self.export(brain)
+        leave_together()
+
+    @main_process_only
+    def report(self, brain):
+        """Write metrics.json: the figures of the best head, and those of the sweep."""
+        trained = brain.heads()
+        if not brain.upstream.frozen:
+            trained["upstream"] = brain.upstream
+        figures = {
+            **{key: str(self.hparams[key]) for key in ("features", "representation", "upstream")},
+            "sweep": {str(rate): result for rate, result in self.tried.items()},
+            "lr": brain.hparams.lr,
+            "parameters": {name: count_parameters(module) for name, module in trained.items()},
+            "valid": self.tried[brain.hparams.lr],
+            "test": brain.test_figures,
+        }
+        manifests = [path for paths in manifest_paths(self.hparams).values() for path in paths]
+        report(self.hparams, figures, manifests, self.began)
+
+    @main_process_only
+    def export(self, brain):
+        """Export encoder and head as one folder, where the head is of use to others."""
+        facts = brain.facts()
+        if facts is None:
+            return
+        output, upstream = Path(self.hparams["output_folder"]), brain.upstream
+        modules = {name: head for name, head in brain.heads().items() if hasattr(head, "config")}
+        if hasattr(upstream.states, "encoder"):
+            modules[upstream.kind] = upstream.states.encoder
+        save_model(output / "model", modules, {"features": upstream.kind, **facts})
+        metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+        write_card(output / "model", metrics)
 
 
-def check_rates(hparams):
+def check_rates(rates):
     """Raise ValueError unless the learning rates to try are positive numbers."""
-    rates = hparams["lrs"]
     if not isinstance(rates, list) or not rates:
         raise ValueError(f"lrs is {rates!r}: expected a list of learning rates to try.")
     for rate in rates:
@@ -217,35 +207,29 @@ def warn_of_rest(hparams, steps):
         )
 
 
-def hparams_at(hparams_file, overrides, output_folder, rate):
-    """Build everything anew for a training at a learning rate, in a folder of its own."""
-    folder = str(Path(output_folder) / f"lr_{rate}")
-    given = ruamel.yaml.YAML(typ="safe").load(overrides) or {}
-    own = load_hparams(hparams_file, json.dumps({**given, "lr": rate, "run_folder": folder}))
-    return {**own, "output_folder": folder}
-
-
-def make_loaders(hparams, datasets, cache):
+def make_loaders(hparams, datasets, cache, label_keys):
     """Return a loader for each split; whatever is not trained on is whole.
 
     Arguments
     ---------
     hparams : dict
-        See `add_features` and `make_loader`; `brain`.
+        See `add_features` and `make_loader`; `upstream`, `representation`.
     datasets : dict
-        "train", "valid" and "test": DynamicItemDataset, with their labels.
+        By split: DynamicItemDataset, with their labels.
     cache : StateCache or None
+    label_keys : iterable of str
+        The items of a batch beside the features.
 
     Returns
     -------
     dict
-        A loader for each.
+        By split: a loader.
     """
     loaders = {}
     for split, dataset in datasets.items():
         clock = Clock() if split == "train" else None
         item = add_features(dataset, hparams, cache, clock)
-        dataset.set_output_keys(["id", "duration", item, *hparams["brain"].label_keys])
+        dataset.set_output_keys(["id", "duration", item, *label_keys])
         cropped = clock is not None and hparams["crop"]
         longest = hparams["max_seconds"] if cropped else math.inf
         # An utterance encoder that learns normalises embeddings over the batch.
@@ -255,16 +239,26 @@ def make_loaders(hparams, datasets, cache):
     return loaders
 
 
-def make_brain(hparams, run_opts, labels, cache, loaders):
+def hparams_at(hparams_file, overrides, output_folder, rate):
+    """Build everything anew for a training at a learning rate, in a folder of its own."""
+    folder = str(Path(output_folder) / f"lr_{rate}")
+    given = ruamel.yaml.YAML(typ="safe").load(overrides) or {}
+    own = load_hparams(hparams_file, json.dumps({**given, "lr": rate, "run_folder": folder}))
+    return {**own, "output_folder": folder}
+
+
+def make_brain(brain_class, hparams, run_opts, labels, cache, loaders):
     """Return a task's Brain, its head fresh.
 
     Arguments
     ---------
+    brain_class : type
+        The task's `DownstreamBrain`.
     hparams : dict
         As `hparams_at` returns them.
     run_opts : speechbrain.core.RunOptions
     labels : object
-        What `add_labels` returned.
+        What the labels mean, for the sizes of the head.
     cache : StateCache or None
         Without one, the upstream is part of the Brain.
     loaders : dict
@@ -276,7 +270,7 @@ def make_brain(hparams, run_opts, labels, cache, loaders):
     """
     upstream = load_upstream(hparams)
     torch.manual_seed(derive_seed(hparams["seed"], "head"))
-    modules = hparams["brain"].make_modules(hparams, upstream, labels)
+    modules = brain_class.make_modules(hparams, upstream, labels)
     recoverables = dict(modules)
     if cache is None:
         modules["upstream"] = upstream
@@ -284,20 +278,20 @@ def make_brain(hparams, run_opts, labels, cache, loaders):
             recoverables["upstream"] = upstream
     checkpointer = hparams["checkpointer"]()
     checkpointer.add_recoverables(recoverables)
-    brain = hparams["brain"](
+    return brain_class(
         modules=modules,
         opt_class=hparams["optimizer"],
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=checkpointer,
         loaders=loaders,
+        labels=labels,
+        cache=cache,
+        upstream=upstream,
     )
-    brain.labels, brain.cache, brain.upstream = labels, cache, upstream
-    brain.digest = upstream.digest()
-    return brain
 
 
-def sweep(train_at, rates):
+def try_rates(train_at, rates):
     """Train at each learning rate and return the Brain that is best on validation.
 
     Arguments
@@ -343,69 +337,3 @@ def best_epoch(brain):
     # Of equal ones the latest, as the checkpointer has it.
     row = min(reversed(rows), key=lambda row: row["valid"][brain.criterion])
     return {"epoch": row["epoch"], **row["valid"]}
-
-
-@main_process_only
-def finish(brain, hparams, tried, began):
-    """Export encoder and head, and write metrics.json and the model card that shows it.
-
-    Arguments
-    ---------
-    brain : DownstreamBrain
-        Trained and evaluated.
-    hparams : dict
-        Of the whole run.
-    tried : dict
-        As `sweep` returns it.
-    began : float
-        When the run began, s since the epoch.
-    """
-    output = Path(hparams["output_folder"])
-    trained = {k: unwrap(m) for k, m in brain.modules.items() if k != "upstream"}
-    if hparams["upstream"] == "finetune":
-        trained["upstream"] = brain.upstream
-    figures = {
-        **{key: str(hparams[key]) for key in ("features", "representation", "upstream")},
-        "sweep": {str(rate): result for rate, result in tried.items()},
-        "lr": brain.hparams.lr,
-        "parameters": {name: count_parameters(module) for name, module in trained.items()},
-        "valid": tried[brain.hparams.lr],
-        "test": brain.test_figures,
-    }
-    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
-    report(hparams, figures, manifests, began)
-    facts = brain.facts()
-    if facts is not None:
-        modules = {name: module for name, module in trained.items() if hasattr(module, "config")}
-        if hasattr(brain.upstream.states, "encoder"):
-            modules[brain.upstream.kind] = brain.upstream.states.encoder
-        save_model(output / "model", modules, {"features": brain.upstream.kind, **facts})
-        metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-        write_card(output / "model", metrics)
-
-
-def deal(labels, hparams):
-    """Return the labels of training utterances, dealt out at random where `shuffle_labels` is set.
-
-    Arguments
-    ---------
-    labels : dict
-        By utterance.
-    hparams : dict
-        `shuffle_labels`, a control that leaves nothing to learn, and `seed`.
-
-    Returns
-    -------
-    dict
-        Likewise.
-
-    Example
-    -------
-    >>> deal({"a": 1, "b": 2}, {"shuffle_labels": False, "seed": 0})
-    {'a': 1, 'b': 2}
-    """
-    if not hparams["shuffle_labels"]:
-        return labels
-    order = derive_rng(hparams["seed"], "shuffled labels").permutation(len(labels))
-    values = list(labels.values())
-    return {name: values[place] for name, place in zip(labels, order, strict=True)}

@@ -17,7 +17,7 @@ from torch.nn import functional
 from lobes.heads import BLANK, CTCHead
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.seeding import derive_rng, derive_seed
-from recipes.common.data.text import greedy_decode
+from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.evaluation.abx import abx
 from recipes.common.evaluation.comparison import label_scores
 from recipes.common.evaluation.metrics import (

@@ -1,6 +1,7 @@
 """Features: frozen stays frozen, random is fresh, the cache holds what the upstream makes."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import soundfile
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from lobes.frame_encoder import FrameEncoder
 from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.sampler import Clock
+from recipes.common.downstream import features
 from recipes.common.downstream.features import (
     StateCache,
     Upstream,
@@ -22,18 +23,6 @@ from recipes.common.downstream.features import (
     open_cache,
     write_states,
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    encoders = {
-        "frame_encoder": FrameEncoder("fbank", 16, d_model=16, num_layers=2, nhead=2, d_ffn=32),
-        "utterance_encoder": UtteranceEncoder("tdnn", channels=8, embedding_dim=12),
-    }
-    save_model(folder, encoders)
-    return folder
 
 
 @pytest.fixture
@@ -198,3 +187,21 @@ def test_the_index_of_a_cache_tells_places(model, dataset, tmp_path):
         "places": {"u0": [0, 49], "u1": [49, 24], "u2": [73, 99]},
     }
     assert len(StateCache(tmp_path / "states")["u2"]) == 99
+
+
+def test_every_rank_waits_for_the_states(model, dataset, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(features, "run_on_main", lambda func, args: calls.append(func(*args)))
+    given = hparams(model, cache_folder=tmp_path / "states")
+    for count in (1, 2):
+        open_cache(given, load_upstream(given), {"train": dataset})
+        assert len(calls) == count
+    assert len(list((tmp_path / "states").iterdir())) == 1
+
+
+def test_a_cache_is_pickled_as_its_folder(model, dataset, tmp_path):
+    given = hparams(model, cache_folder=tmp_path / "states")
+    cache = open_cache(given, load_upstream(given), {"train": dataset})
+    packed = pickle.dumps(cache)
+    assert len(packed) < 1000 < cache.array.nbytes
+    assert torch.equal(pickle.loads(packed)["u1"], cache["u1"])

@@ -1,0 +1,225 @@
+"""What recipes of recognition by CTC share: the Brain, transcripts as tokens, error rates."""
+
+import csv
+import io
+from functools import partial
+from pathlib import Path
+
+import torch
+from speechbrain import Stage
+from speechbrain.augment.freq_domain import SpectrogramDrop
+from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.logger import get_logger
+from torch.nn import functional as F
+
+from lobes.heads import BLANK
+from recipes.common.data.manifest import CorpusError, replace_text
+from recipes.common.data.text import check_transcripts, check_vocabulary
+from recipes.common.downstream.decoding import greedy_decode
+from recipes.common.downstream.downstream_brain import DownstreamBrain
+from recipes.common.downstream.labels import manifests_of
+from recipes.common.evaluation.metrics import error_counts
+
+logger = get_logger(__name__)
+
+COUNTS = ("insertions", "deletions", "substitutions")
+
+
+class CTCBrain(DownstreamBrain):
+    """CTC over the symbols of a tokenizer.
+
+    A task's Brain adds `criterion`, the name of the error rate; in `on_stage_start` it may set
+    `beam`, a second way to decode.
+    """
+
+    label_keys = ("text", "tokens")
+    beam = None
+
+    @staticmethod
+    def make_modules(hparams, upstream, tokenizer):
+        """Return the head, of the sizes of the upstream and of the tokenizer."""
+        states = upstream.states
+        sizes = states.num_layers, states.dim, len(tokenizer)
+        return {"ctc_head": hparams["head"](*sizes, last_layers=hparams["last_layers"])}
+
+    def compute_forward(self, batch, stage):
+        """Return logits (batch, time, symbols) and their lengths (batch,)."""
+        return self.modules.ctc_head(*self.states(batch.to(self.device)))
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Return CTC's loss per symbol of the global batch."""
+        logits, lens = predictions
+        tokens, relative = batch.tokens
+        token_lens = (relative * tokens.shape[1]).round().long()
+        losses = F.ctc_loss(
+            logits.float().log_softmax(2).transpose(0, 1),
+            tokens,
+            lens,
+            token_lens,
+            blank=BLANK,
+            reduction="none",
+            zero_infinity=True,
+        )
+        # Too few frames for the symbols: no alignment, a loss of 0, and nothing to learn from.
+        self.meter.add("unaligned", (losses == 0).sum().double(), len(losses))
+        loss, count = losses.sum(), token_lens.sum()
+        self.meter.add("ctc_loss", loss, count)
+        if stage != Stage.TRAIN:
+            self.keep_hypotheses(batch, logits, lens)
+        return self.mean_over_ranks(loss, count)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forget the hypotheses of the stage before."""
+        super().on_stage_start(stage, epoch)
+        self.rows = []
+
+    def keep_hypotheses(self, batch, logits, lens):
+        """Decode a batch by the best path, and by the beam where there is one."""
+        log_probs = logits.float().log_softmax(2)
+        columns = [batch.id, batch.text, greedy_decode(log_probs, lens, self.labels)]
+        if self.beam is not None:
+            columns.append(self.beam(log_probs, lens))
+        self.rows += zip(*columns, strict=True)
+
+    def summarise(self):
+        """Return the error rates, and what CTC could not align."""
+        figures = {name: float(self.meter.average(name)) for name in ("ctc_loss", "unaligned")}
+        if self.stage == Stage.TRAIN:
+            return figures
+        _, references, *decoded = zip(*self.rows, strict=True)
+        for prefix, hypotheses in zip(("", "beam_"), decoded, strict=False):
+            found = self.error_figures(references, hypotheses)
+            figures.update({f"{prefix}{name}": value for name, value in found.items()})
+        if self.stage == Stage.TEST:
+            self.write_hypotheses()
+        return figures
+
+    def error_figures(self, references, hypotheses):
+        """Return the error rate of words, or of phones, and its parts."""
+        counts = error_counts([r.split() for r in references], [h.split() for h in hypotheses])
+        rate, *parts = (counts[key] / counts["tokens"] for key in ("errors", *COUNTS))
+        return {self.criterion: rate, **dict(zip(COUNTS, parts, strict=True))}
+
+    @main_process_only
+    def write_hypotheses(self):
+        """Write hypotheses.csv, a line for each utterance of the test, beside metrics.json."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        names = ["ID", "reference", "greedy", "beam"]
+        writer.writerow(names[: len(self.rows[0])])
+        writer.writerows(sorted(self.rows))
+        folder = Path(self.hparams.output_folder).parent
+        replace_text(folder / "hypotheses.csv", text.getvalue())
+
+    def facts(self):
+        """Return the tokenizer as plain values."""
+        return {"tokenizer": self.labels.to_config()}
+
+
+def read_transcripts(hparams, datasets):
+    """Return the words of each utterance; leave out what training cannot take.
+
+    Arguments
+    ---------
+    hparams : dict
+        `max_seconds`: longer utterances are left out of "train"; the manifests' keys.
+    datasets : dict
+        By split: DynamicItemDataset; "train" is changed in place.
+
+    Returns
+    -------
+    dict
+        By split: a dict of each utterance's words by its ID.
+
+    Raises
+    ------
+    CorpusError
+        Where the manifest has no words, a transcript is empty, or nothing is left to train on.
+    """
+    datasets["train"] = without_long(datasets["train"], hparams["max_seconds"])
+    texts = {split: words_of(dataset) for split, dataset in datasets.items()}
+    for split, own in texts.items():
+        check_transcripts(own, manifests_of(hparams, split))
+    return texts
+
+
+def words_of(dataset):
+    """Return the words of each utterance by its ID; ValueError where the manifest has none."""
+    try:
+        with dataset.output_keys_as(["id", "wrd"]):
+            return {row["id"]: row["wrd"] for row in dataset}
+    except RuntimeError as error:  # SpeechBrain's, for a key that no item has
+        raise CorpusError("The manifest has no column wrd: recognition needs words.") from error
+
+
+def without_long(dataset, longest):
+    """Return the utterances of at most so many seconds, and log how many others there were."""
+    kept = dataset.filtered_sorted(key_max_value={"duration": longest})
+    if len(kept) < len(dataset):
+        count = len(dataset) - len(kept)
+        logger.warning(f"train: {count} utterances are longer than max_seconds, {longest} s")
+    if len(kept) == 0:
+        raise CorpusError(f"train: no utterance is as short as max_seconds, {longest} s.")
+    return kept
+
+
+def add_tokens(hparams, datasets, texts, tokenizer):
+    """Give each utterance the items `text` and `tokens`, (symbols,) int64; leave out the others.
+
+    Arguments
+    ---------
+    hparams : dict
+        The manifests' keys, for messages.
+    datasets : dict
+        By split: DynamicItemDataset; changed in place.
+    texts : dict
+        By split: a dict of each utterance's words, or phones, by its ID.
+    tokenizer : SymbolTokenizer or PieceTokenizer
+
+    Raises
+    ------
+    CorpusError
+        Where a text has a symbol that the tokenizer lacks.
+    """
+    for split, own in texts.items():
+        check_vocabulary(tokenizer, own, manifests_of(hparams, split))
+        dataset = datasets[split].filtered_sorted(key_test={"id": own.__contains__})
+        dataset.add_dynamic_item(own.get, takes=["id"], provides="text")
+        encode = partial(encode_text, tokenizer)
+        dataset.add_dynamic_item(encode, takes=["text"], provides="tokens")
+        datasets[split] = dataset
+
+
+def encode_text(tokenizer, text):
+    """Return the indices of a text's symbols, (symbols,) int64."""
+    return torch.tensor(tokenizer.encode(text))
+
+
+def drop_spans(states):
+    """Set some stretches of time and some bands of features to zero (SpecAugment, 1904.08779).
+
+    Arguments
+    ---------
+    states : torch.Tensor
+        Shape (batch, frames, layers, dim), at 50 Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        The same shape: up to two stretches of up to 0.4 s and up to two bands of up to an eighth of
+        the features are 0, the same in all layers.
+
+    Example
+    -------
+    >>> _ = torch.manual_seed(0)
+    >>> dropped = drop_spans(torch.ones(4, 100, 3, 64))
+    >>> 0.5 < dropped.mean().item() < 1
+    True
+    """
+    batch, frames, _, dim = states.shape
+    kept = torch.ones(batch, frames, dim, device=states.device)
+    for axis, size, longest in ((1, frames, 20), (2, dim, dim // 8)):
+        longest = max(2, min(longest, size // 4))
+        drop = SpectrogramDrop(1, longest, 1, 2, replace="zeros", dim=axis)
+        kept = drop(kept)
+    return states * kept.unsqueeze(2)

@@ -1,0 +1,194 @@
+"""Decoding of CTC: greedy and by beam search, with an n-gram language model where there is one."""
+
+import gzip
+import math
+from functools import partial
+from pathlib import Path
+
+from speechbrain.decoders.ctc import CTCBeamSearcher
+
+# Natural logarithm of the least probability of a frame's symbol that beam search goes on with.
+# Lower ones take time (-10: 3 to 20 times as much) and gain next to nothing.
+MIN_LOG_PROB = -7.0
+
+
+def greedy_decode(log_probs, lens, tokenizer):
+    """Return the text of the best path: in each frame the best symbol.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        Shape (batch, time, len(tokenizer)), natural logarithms; index 0 is the blank.
+    lens : torch.Tensor
+        Shape (batch,), int64, frames of each utterance.
+    tokenizer : SymbolTokenizer or PieceTokenizer
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        Where the shapes do not fit.
+
+    Example
+    -------
+    >>> import torch
+    >>> from pretrained.tokenizers import SymbolTokenizer
+    >>> path = torch.tensor([[1, 1, 0, 1, 2, 2]])
+    >>> log_probs = torch.nn.functional.one_hot(path, 3).double().log()
+    >>> greedy_decode(log_probs, torch.tensor([5]), SymbolTokenizer(["A", "B"]))
+    ['AAB']
+    """
+    _check_shapes(log_probs, lens, tokenizer)
+    paths = log_probs.argmax(-1).cpu()
+    best = [path[:frames].unique_consecutive() for path, frames in zip(paths, lens, strict=True)]
+    return [tokenizer.decode(indices.tolist()) for indices in best]
+
+
+class BeamDecoder:
+    """CTC beam search for the best text, with an n-gram model of words where there is one.
+
+    A text's score is the natural logarithm of its probability, over all alignments and all ways to
+    write it in the tokenizer's symbols; with a language model also
+
+        lm_weight * ln P(words and sentence end) + word_score * number of words,
+
+    where a word that the model does not know costs another 23 * lm_weight. SpeechBrain's
+    `CTCBeamSearcher` does the search. Meant for trained models: where most symbols are likely in
+    most frames, it takes minutes.
+
+    Arguments
+    ---------
+    tokenizer : SymbolTokenizer or PieceTokenizer
+        With phones, the language model is one of phones.
+    beam_size : int
+        Hypotheses that are kept after each frame.
+    lm_path : str or Path, optional
+        The language model: an n-gram model of two words or more as ARPA text, or that text in gzip
+        (".gz").
+    lm_weight : float
+        Weight of the language model.
+    word_score : float
+        Added for each word where there is a language model.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the language model is missing.
+    ValueError
+        Where it is no ARPA file, or the beam size is below 1.
+    ImportError
+        Where there is a language model and kenlm, which reads it, is not installed.
+
+    Example
+    -------
+    >>> import torch
+    >>> from pretrained.tokenizers import SymbolTokenizer
+    >>> tokenizer = SymbolTokenizer(["A", "B"])
+    >>> log_probs = torch.tensor([[[0.4, 0.35, 0.25], [0.4, 0.35, 0.25]]]).log()
+    >>> greedy_decode(log_probs, torch.tensor([2]), tokenizer)
+    ['']
+    >>> BeamDecoder(tokenizer, beam_size=10)(log_probs, torch.tensor([2]))
+    ['A']
+    """
+
+    def __init__(self, tokenizer, beam_size, lm_path=None, lm_weight=0.5, word_score=1.5):
+        if beam_size < 1:
+            raise ValueError(f"beam_size is {beam_size}, expected at least 1.")
+        self.tokenizer = tokenizer
+        self.end_weight = lm_weight * math.log(10)
+        self.lm = None
+        self.searcher = CTCBeamSearcher(
+            blank_index=0,
+            vocab_list=tokenizer.pieces,
+            spm_token=" ",
+            beam_size=beam_size,
+            topk=beam_size,
+            token_prune_min_logp=MIN_LOG_PROB,
+            beam_prune_logp=-math.inf,
+            prune_history=False,
+        )
+        if lm_path is not None:
+            self.lm, scorer = _load_lm(Path(lm_path))
+            self.searcher.lm = scorer(alpha=lm_weight, beta=word_score)
+
+    def __call__(self, log_probs, lens):
+        """Return the text of each utterance; arguments as those of `greedy_decode`."""
+        _check_shapes(log_probs, lens, self.tokenizer)
+        # Each by itself: the searcher would round down relative lengths.
+        rows = log_probs.detach().double().cpu().numpy()
+        beams = [
+            self.searcher.decode_log_probs(row, frames)
+            for row, frames in zip(rows, lens.tolist(), strict=True)
+        ]
+        return [max(beam, key=self._score).text for beam in beams]
+
+    def _score(self, hypothesis):
+        """Return the score of a whole text: the searcher leaves out the sentence's end."""
+        if self.lm is None:
+            return hypothesis.score
+        whole = self.lm.score(hypothesis.text, bos=True, eos=True)
+        end = whole - self.lm.score(hypothesis.text, bos=True, eos=False)
+        return hypothesis.lm_score + self.end_weight * end
+
+
+def _check_shapes(log_probs, lens, tokenizer):
+    if log_probs.ndim != 3 or log_probs.shape[-1] != len(tokenizer):
+        raise ValueError(
+            f"Log probabilities have shape {tuple(log_probs.shape)}, expected (batch, time, "
+            f"{len(tokenizer)}), the last for the tokenizer's symbols and the blank."
+        )
+    if lens.is_floating_point() or lens.shape != log_probs.shape[:1]:
+        raise ValueError(f"lens must give each utterance's frames as an integer, not {lens}.")
+    if len(lens) and not 0 <= lens.min() <= lens.max() <= log_probs.shape[1]:
+        raise ValueError(f"lens must be between 0 and {log_probs.shape[1]} frames, not {lens}.")
+
+
+def _load_lm(path):
+    """Return a language model of kenlm and what makes SpeechBrain's scorer of it."""
+    words = _read_arpa_words(path)
+    try:
+        import kenlm
+        from speechbrain.integrations.decoders.kenlm_scorer import KenlmScorer
+    except ImportError as error:
+        raise ImportError(
+            f"Decoding with {path} needs kenlm and pygtrie: pip install kenlm pygtrie (a C++ "
+            "compiler and CMake build it). Without a language model neither is needed."
+        ) from error
+    options = kenlm.Config()
+    options.show_progress = False
+    options.arpa_complain = kenlm.ARPALoadComplain.NONE
+    try:
+        model = kenlm.Model(str(path), options)
+    except OSError as error:
+        raise ValueError(
+            f"{path} is no n-gram model as ARPA text that kenlm reads: {error}."
+        ) from error
+    return model, partial(KenlmScorer, model, words)
+
+
+def _read_arpa_words(path):
+    """Return the words of an ARPA file.
+
+    SpeechBrain's own reader takes only words that have a back-off weight; the others would count
+    as unknown.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The language model {path} is missing.")
+    words, section = set(), ""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("\\"):
+                    section = line.strip()
+                elif section == "\\1-grams:" and len(line.split()) > 1:
+                    words.add(line.split()[1])
+                elif words and section != "\\1-grams:":
+                    break
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path} is no n-gram model as ARPA text: {error}.") from error
+    if not words:
+        raise ValueError(f"{path} is no n-gram model as ARPA text: no word in \\1-grams.")
+    return words
