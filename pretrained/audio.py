@@ -182,7 +182,10 @@ def _opened(path):
                     f"{RATES[1]} Hz.",
                 )
             yield file
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless formats
+    except AudioError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        # soundfile's own errors, of headerless formats, of a name that the system cannot encode
         reason = getattr(error, "error_string", error)
         raise AudioError(
             path,
