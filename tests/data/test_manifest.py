@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.common.data import audio as audio_module
 from recipes.common.data.manifest import (
     BadAudioError,
     CorpusError,
@@ -328,7 +327,7 @@ def state(folder):
 def test_a_second_preparation_decodes_and_writes_nothing(corpus, monkeypatch):
     before = state(prepare(corpus))
     monkeypatch.setattr(
-        audio_module, "check_audio", lambda path, **_: pytest.fail(f"decoded {path}")
+        "recipes.common.data.manifest.check_audio", lambda path, **_: pytest.fail(f"decoded {path}")
     )
     assert state(prepare(corpus)) == before
 
