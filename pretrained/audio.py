@@ -20,6 +20,8 @@ BLOCK_SECONDS = 10
 ZERO_CROSSINGS = 10  # of the resampling filter, on either side
 RATES = (1000, 768000)  # Hz; the filter's length grows with the rate
 MP3_FRAME = 1152  # samples
+# What soundfile raises: a TypeError of formats without header, a UnicodeError of a path.
+UNREADABLE = (soundfile.SoundFileError, TypeError, UnicodeError, MemoryError)
 UNKNOWN_BYTES = 0x7FFFF000  # what a WAV header that was written to a pipe says, or more
 
 
@@ -182,10 +184,7 @@ def _opened(path):
                     f"{RATES[1]} Hz.",
                 )
             yield file
-    except AudioError:
-        raise
-    except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        # soundfile's own errors, of headerless formats, of a name that the system cannot encode
+    except UNREADABLE as error:
         reason = getattr(error, "error_string", error)
         raise AudioError(
             path,

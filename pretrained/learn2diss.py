@@ -139,8 +139,7 @@ class Learn2Diss:
         FileNotFoundError
             Where there is no such file.
         pretrained.audio.AudioError
-            A ValueError: where it is not audio, holds NaN or infinity, is silent, or is shorter
-            than one frame.
+            A ValueError: where the file cannot be used, as `pretrained.audio.read_blocks` tells.
         """
         encoding = LongEncoding(self.frame_encoder, self.utterance_encoder)
         for window, first, last in cut_windows(read_blocks(path)):

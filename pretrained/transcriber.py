@@ -90,8 +90,7 @@ class Transcriber:
         FileNotFoundError
             Where there is no such file.
         pretrained.audio.AudioError
-            A ValueError: where it is not audio, holds NaN or infinity, is silent, or is shorter
-            than one frame.
+            A ValueError: where the file cannot be used, as `pretrained.audio.read_blocks` tells.
         """
         best = self.logits(path)[0].argmax(-1)
         indices = torch.unique_consecutive(best)

@@ -108,8 +108,7 @@ class SpeakerVerifier:
         FileNotFoundError
             Where there is no such file.
         pretrained.audio.AudioError
-            A ValueError: where a file is not audio, holds NaN or infinity, is silent, or is
-            shorter than one frame.
+            A ValueError: where a file cannot be used, as `pretrained.audio.read_blocks` tells.
         ValueError
             Where an embedding has no direction.
         """

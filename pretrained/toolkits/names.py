@@ -245,5 +245,5 @@ def import_ecapa_state_dict(encoder, state_dict):
 
 
 def _without_wrapper(name):
-    *path, _, tensor = name.split(".")
-    return ".".join([*path, tensor])
+    *path, tensor = name.split(".")
+    return ".".join([*path[:-1], tensor])

@@ -474,6 +474,9 @@ def test_an_ecapa_tdnn_of_speechbrain(in_folder, tmp_path):
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match=f"{path}: These weights do not fit the encoder"):
         pretrained.import_weights(UtteranceEncoder("ecapa", channels=16), path)
+    torch.save({"weight": torch.ones(2)}, tmp_path / "embedding_model.ckpt")
+    with pytest.raises(ValueError, match="left over weight"):
+        pretrained.import_weights(encoder, path)
 
 
 def test_a_folder_without_a_speaker_model(tmp_path):
