@@ -29,7 +29,7 @@ from pretrained.file_states import FileStates, make_states, split_head
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
 from pretrained.transcriber import long_logits
 from pretrained.verifier import long_xvector
-from recipes.common.evaluation.verification import centre, score_trials, standardise
+from recipes.common.evaluation.scoring import centre, score_trials, standardise
 
 ROOT = Path(__file__).parents[2]
 RATE = 16000

@@ -21,8 +21,8 @@ import torch
 from lobes.losses import retrieval_accuracy
 from pretrained.exported import load_model
 from recipes.common.data.seeding import derive_seed
+from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
-from recipes.common.evaluation.metrics import bootstrap_mean
 from recipes.common.training.experiment import (
     load_hparams,
     manifest_paths,
