@@ -42,7 +42,7 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
     ---------
     features : dict or callable
         Gives the array or tensor (frames, dim) of an utterance; each utterance is asked for once.
-    items : iterable of Item
+    items : iterable of recipes.common.data.triphones.Item
         Of at most 512 frames each.
     mode : str
         "within" or "across" speakers.
@@ -72,6 +72,7 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
 
     Example
     -------
+    >>> from recipes.common.data.triphones import Item
     >>> rng = np.random.default_rng(0)
     >>> features = {"a": rng.normal(size=(12, 8))}
     >>> features["b"] = features["a"] + 0.1 * rng.normal(size=(12, 8))

@@ -102,12 +102,15 @@ def _compare_groups(own, other, seed):
                 "models are compared on the same speakers."
             )
     first, second = (np.asarray(entry["group_scores"], float) for entry in (own, other))
-    count = first.shape[1]
-    if count < 2:
-        raise ValueError("There is one speaker: an interval needs at least 2.")
+    _refuse_one_speaker(first.shape[1])
     paired_use = 1.0 if own["probe"] is None else DIFFERENCE_PAIRED_USE
     interval = bootstrap_groups(first - second, seed, paired_use)
-    return _tell(first.mean(), second.mean(), interval, count, own["seeds"])
+    return _tell(first.mean(), second.mean(), interval, first.shape[1], own["seeds"])
+
+
+def _refuse_one_speaker(count):
+    if count < 2:
+        raise ValueError("There is one speaker: an interval needs at least 2.")
 
 
 def _compare_trials(own, other, seed):
@@ -117,8 +120,7 @@ def _compare_trials(own, other, seed):
             raise ValueError(f"The {name} of the trials differ: expected the same trials.")
     labels, speakers = np.asarray(own["labels"]), np.asarray(own["speakers"])
     count = len(np.unique(speakers))
-    if count < 2:
-        raise ValueError("There is one speaker: an interval needs at least 2.")
+    _refuse_one_speaker(count)
     scores = own["scores"], other["scores"]
 
     def difference(weights):
@@ -142,6 +144,7 @@ def _tell(first, second, interval, speakers, seeds):
 
 
 def figure_key(entry):
+    """Return what a figure is of and how it was measured, the same for all models."""
     return tuple(entry[name] for name in KEY)
 
 
@@ -182,27 +185,21 @@ def tradeoff(models, figures):
     >>> [entry["model"] for entry in tradeoff(models, figures)]
     ['control', 'joint']
     """
-    content, speaker = {}, {}
+    content = {measure: {} for measure in CONTENT}
+    speaker = {measure: {} for measure in SPEAKER}
     for model in models:
         own = [f for f in figures if f["model"] == model["name"] and f["probe"] in (None, "linear")]
-        last = last_layer(own)
-        for found, place, factor, measures in (
-            (content, last, "phone", CONTENT),
-            (speaker, "frame, pooled", "speaker", SPEAKER),
-        ):
-            for figure in own:
-                if (figure["representation"], figure["factor"]) == (place, factor):
-                    if figure["measure"] in measures:
-                        told = {name: figure[name] for name in ("measure", "value", "interval")}
-                        found.setdefault(figure["measure"], {})[model["name"]] = told
-    empty = {}
-    content = max((content.get(name, empty) for name in CONTENT), key=len)
-    speaker = max((speaker.get(name, empty) for name in SPEAKER), key=len)
+        places = {(last_layer(own), "phone"): content, ("frame, pooled", "speaker"): speaker}
+        for figure in own:
+            found = places.get((figure["representation"], figure["factor"]), {})
+            if figure["measure"] in found:
+                told = {name: figure[name] for name in ("measure", "value", "interval")}
+                found[figure["measure"]][model["name"]] = told
+    content, speaker = (max(found.values(), key=len) for found in (content, speaker))
     entries = [
-        {"model": m["name"], "beta": m["beta"], **{"content": content[m["name"]]}}
-        | {"speaker": speaker[m["name"]]}
+        {"model": name, "beta": m["beta"], "content": content[name], "speaker": speaker[name]}
         for m in models
-        if m["name"] in content and m["name"] in speaker
+        if (name := m["name"]) in content and name in speaker
     ]
     return sorted(entries, key=lambda e: float("inf") if e["beta"] is None else e["beta"])
 
