@@ -18,7 +18,8 @@ from recipes.common.data.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 BATCH = 1024
-CHECK_EVERY = 100
+CHECK_EVERY = 100  # steps
+PATIENCE = 5  # checks without a better value, after which a fit ends
 UTTERANCES_AT_ONCE = 64
 
 
@@ -129,7 +130,7 @@ def read_leakage(encoded, hidden_dim, seeds):
     }
 
 
-def fit_critic(critic, fit, stop, seed, steps=2000, lr=1e-3, patience=5, batch=BATCH):
+def fit_critic(critic, fit, stop, seed, steps=2000, lr=1e-3, batch=BATCH):
     """Fit a critic and leave it as it was best on the utterances set apart.
 
     Arguments
@@ -144,28 +145,21 @@ def fit_critic(critic, fit, stop, seed, steps=2000, lr=1e-3, patience=5, batch=B
         Most steps.
     lr : float
         Adam's learning rate.
-    patience : int
-        Checks without a better value after which the fit ends.
     batch : int
         Frames of a batch.
-
-    Returns
-    -------
-    int
-        The step that was best.
     """
     torch.manual_seed(derive_seed(seed, "fit"))
     optimizer = torch.optim.Adam(critic.parameters(), lr)
-    best, best_state, best_step, waited = -float("inf"), None, 0, 0
+    best, best_state, waited = -float("inf"), None, 0
     held_x, held_y, held_groups = all_pairs(stop)
     for step in range(steps + 1):
         if step and step % CHECK_EVERY == 0:
             value = held_value(critic, held_x, held_y, held_groups, batch)
             waited += 1
             if value > best:
-                best, best_step, waited = value, step, 0
+                best, waited = value, 0
                 best_state = copy.deepcopy(critic.state_dict())
-            if waited >= patience:
+            if waited >= PATIENCE:
                 break
         utterances = torch.randint(len(fit["u"]), (batch,))
         x = fit["z"][utterances, torch.randint(fit["z"].shape[1], (batch,))]
@@ -176,7 +170,6 @@ def fit_critic(critic, fit, stop, seed, steps=2000, lr=1e-3, patience=5, batch=B
         optimizer.step()
     critic.load_state_dict(best_state)
     critic.eval()
-    return best_step
 
 
 @torch.no_grad()

@@ -30,9 +30,8 @@ def leakage(x, y, groups, kinds, seeds):
     Returns
     -------
     dict
-        For each kind: `measure`, `chance`, `majority`, `items`, `group_names` and `classes` as
-        `probe` returns them; `value`, `control`, `selectivity`, `plain_accuracy`: means over seeds;
-        `values`: of each seed; `spread`: their standard deviation, None of one seed; `interval`:
+        For each kind: `measure`, `chance`, `items` and `group_names` as `probe` returns them;
+        `value`, `control`, `selectivity`: means over seeds; `values`: of each seed; `interval`:
         95 % over groups and seeds; `group_scores`: (seeds, groups); `correct`: (seeds, items), None
         in regression; `seeds`.
 
@@ -45,27 +44,21 @@ def leakage(x, y, groups, kinds, seeds):
     -------
     >>> y = np.arange(64) % 2
     >>> result = leakage(np.eye(2)[y], y, np.arange(64) // 4, ["linear"], seeds=[1, 2])
-    >>> result["linear"]["value"], result["linear"]["spread"]
-    (1.0, 0.0)
+    >>> result["linear"]["value"], result["linear"]["values"]
+    (1.0, [1.0, 1.0])
     """
     if not len(seeds):
         raise ValueError("A leakage needs at least one seed.")
     results = {}
     for kind in kinds:
         runs = [probe(x, y, groups, kind, seed) for seed in seeds]
-        shared = ("measure", "chance", "majority", "items", "group_names", "classes")
-        averaged = ("value", "control", "selectivity")
-        known = runs[0]["classes"] is not None
-        values = [run["value"] for run in runs]
         scores = np.stack([run["group_scores"] for run in runs])
+        known = runs[0]["correct"] is not None
+        averaged = ("value", "control", "selectivity")
         results[kind] = {
-            **{name: runs[0][name] for name in shared},
+            **{name: runs[0][name] for name in ("measure", "chance", "items", "group_names")},
             **{name: float(np.mean([run[name] for run in runs])) for name in averaged},
-            "plain_accuracy": float(np.mean([r["plain_accuracy"] for r in runs]))
-            if known
-            else None,
-            "values": values,
-            "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "values": [run["value"] for run in runs],
             "interval": _interval(scores, seeds[0], runs[0]["chance"]),
             "group_scores": scores,
             "correct": np.stack([run["correct"] for run in runs]) if known else None,
@@ -101,11 +94,9 @@ def probe(x, y, groups, kind, seed):
         the variance explained beyond the training part's mean. `value`: that measure. `interval`:
         its 95 % interval over groups. `chance`: 1 by the number of classes, or 0. `control`: the
         measure where labels are shuffled over the items of each part. `selectivity`: `value` less
-        `control`. `plain_accuracy`: the share of items that is right where the probe minds how
-        frequent classes are, and `majority`: the share of the most frequent; None in regression.
-        `items`: places of the items used. `correct`: 1 or 0 for each of these, as `value` counts
-        it; None in regression. `group_names`, and `group_scores`, whose mean is `value`: what
-        paired tests compare. `classes`: number of classes, None in regression. `seed`.
+        `control`. `items`: places of the items used. `correct`: 1 or 0 for each of these, as
+        `value` counts it; None in regression. `group_names`, and `group_scores`, whose mean is
+        `value`: what paired tests compare.
 
     Raises
     ------
@@ -131,9 +122,9 @@ def probe(x, y, groups, kind, seed):
     x, y, strata = x[items], y[items], strata[items]
     kept, groups = np.unique(groups[items], return_inverse=True)
     splits = split_groups(strata, groups, seed)
-    gain, possible, strata, plain = _test_each_fold(x, y, classes, splits, kind, seed)
+    gain, possible, strata = _test_each_fold(x, y, classes, splits, kind, seed)
     scores = group_scores(gain, possible, strata, groups)
-    *shuffled, _ = _test_each_fold(x, y, classes, splits, kind, seed, shuffled=True)
+    shuffled = _test_each_fold(x, y, classes, splits, kind, seed, shuffled=True)
     value, control = float(scores.mean()), float(group_scores(*shuffled, groups).mean())
     known = classes is not None
     chance = 1 / classes if known else 0.0
@@ -144,14 +135,10 @@ def probe(x, y, groups, kind, seed):
         "chance": chance,
         "control": control,
         "selectivity": value - control,
-        "plain_accuracy": float(plain.mean()) if known else None,
-        "majority": float(np.bincount(y).max() / len(y)) if known else None,
         "items": items,
         "correct": gain if known else None,
         "group_names": names[kept],
         "group_scores": scores,
-        "classes": classes,
-        "seed": seed,
     }
 
 
@@ -206,13 +193,13 @@ def _shuffle_parts(y, parts, seed):
 
 
 def _test_each_fold(x, y, classes, splits, kind, seed, shuffled=False):
-    """Return each item's gain, what it could gain, its label, and if its likeliest class is right.
+    """Return each item's gain, what it could gain, and its label, 0 in regression.
 
     Shapes (items,). In classification an item gains 1 where its class is the one that the probe's
     likelihoods favour, frequent or not. In regression it gains the squared error of the training
     part's mean less the probe's, and could gain the former.
     """
-    gain, possible, plain, labels = np.zeros(len(y)), np.ones(len(y)), np.zeros(len(y)), y.copy()
+    gain, possible, labels = np.zeros(len(y)), np.ones(len(y)), y.copy()
     for fold, parts in enumerate(splits):
         fold_seed = derive_seed(seed, fold)
         own = _shuffle_parts(y, parts, fold_seed) if shuffled else y
@@ -225,8 +212,7 @@ def _test_each_fold(x, y, classes, splits, kind, seed, shuffled=False):
             gain[test] = possible[test] - np.square(own[test] - outputs)
         else:
             gain[test] = (outputs - fitted.log_prior).argmax(1) == own[test]
-            plain[test] = outputs.argmax(1) == own[test]
-    return gain, possible, labels if classes else np.zeros(len(y), int), plain
+    return gain, possible, labels if classes else np.zeros(len(y), int)
 
 
 def _interval(scores, seed, chance):
