@@ -7,11 +7,10 @@ import torch
 from recipes.common.evaluation.metrics import eer
 from recipes.common.evaluation.scoring import (
     as_norm,
-    centre,
+    change_embeddings,
     choose_scorings,
     cohort_means,
     score_trials,
-    standardise,
 )
 
 
@@ -40,10 +39,10 @@ def test_scores_name_what_is_wrong():
 def test_standardised_data_has_mean_0_and_deviation_1():
     rng = np.random.default_rng(0)
     data = {str(i): np.append(rng.normal(3, 2, size=4), 7.0) for i in range(50)}
-    values = np.stack(list(standardise(data, data).values()))
+    values = np.stack(list(change_embeddings(data, data, "standardised").values()))
     np.testing.assert_allclose(values.mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(values.std(0), [1, 1, 1, 1, 0], atol=1e-9)
-    values = np.stack(list(centre(data, data).values()))
+    values = np.stack(list(change_embeddings(data, data, "centred").values()))
     np.testing.assert_allclose(values.mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(values.std(0), np.stack(list(data.values())).std(0))
 

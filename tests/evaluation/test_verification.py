@@ -15,7 +15,7 @@ from lobes.utterance_encoder import UtteranceEncoder
 from recipes.common.data.manifest import read_manifest, write_manifest
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
 from recipes.common.evaluation.metrics import eer
-from recipes.common.evaluation.scoring import centre, score_trials, standardise
+from recipes.common.evaluation.scoring import SCORINGS, change_embeddings, score_trials
 from recipes.common.evaluation.verification import MeanState, embed, trial_figures, verify
 
 
@@ -137,10 +137,9 @@ def test_the_chosen_scoring_is_that_of_the_test_trials(corpus):
     figures, _ = verify(systems, lists, root, seed=1, reference=(manifest, root))
     rows = read_manifest(manifest)
     embeddings = embed(FbankStatistics(), rows, root)
-    change = {"plain": lambda e, _: e, "centred": centre, "standardised": standardise}
     rates = {}
-    for name in change:
-        scores = score_trials(change[name](embeddings, embeddings), trials[::2])
+    for name in SCORINGS:
+        scores = score_trials(change_embeddings(embeddings, embeddings, name), trials[::2])
         rates[name] = eer(scores, [label for label, _, _ in trials[::2]])
     assert len(set(rates.values())) == 3
     found = figures["test"]["systems"]["fbank"]["eer"]

@@ -29,7 +29,7 @@ from pretrained.file_states import FileStates, make_states, split_head
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
 from pretrained.transcriber import long_logits
 from pretrained.verifier import long_xvector
-from recipes.common.evaluation.scoring import centre, score_trials, standardise
+from recipes.common.evaluation.scoring import SCORINGS, change_embeddings, score_trials
 
 ROOT = Path(__file__).parents[2]
 RATE = 16000
@@ -262,9 +262,9 @@ def test_scores_are_those_of_the_recipe(scoring, pooling, voices, tmp_path):
     reference = {name: embeddings[name] for name in "cdef"}
     values = np.stack(list(reference.values()))
     known = {"mean": values.mean(0).tolist(), "deviation": values.std(0).tolist()}
-    change = {"plain": lambda x, _: x, "centred": centre, "standardised": standardise}[scoring]
-    expected = score_trials(change(embeddings, reference), [(1, "a", "b")])[0]
-    count = ("plain", "centred", "standardised").index(scoring)
+    changed = change_embeddings(embeddings, reference, scoring)
+    expected = score_trials(changed, [(1, "a", "b")])[0]
+    count = SCORINGS.index(scoring)
     facts = {"features": "utterance_encoder", **PLAIN, "scoring": scoring}
     facts |= dict(list(known.items())[:count])
     verifier = SpeakerVerifier.from_pretrained(saved(tmp_path / "model", modules, facts))

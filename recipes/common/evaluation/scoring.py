@@ -130,32 +130,8 @@ def as_norm(embeddings, trials, cohort, top):
     return sum((scores - side[:, 0]) / side[:, 1] for side in sides) / 2
 
 
-def centre(embeddings, reference):
-    """Return embeddings less the mean of other data.
-
-    Arguments
-    ---------
-    embeddings : dict
-        ID: array of shape (E,).
-    reference : dict
-        Embeddings of training data, likewise.
-
-    Returns
-    -------
-    dict
-
-    Example
-    -------
-    >>> reference = {"a": np.array([1.0, 0.0]), "b": np.array([3.0, 4.0])}
-    >>> centre({"c": np.array([4.0, 2.0])}, reference)
-    {'c': array([2., 0.])}
-    """
-    mean, _ = statistics_of(reference)
-    return {name: value - mean for name, value in embeddings.items()}
-
-
-def standardise(embeddings, reference):
-    """Return embeddings with the mean and the deviation of other data at 0 and 1, by dimension.
+def change_embeddings(embeddings, reference, scoring):
+    """Return embeddings as a scoring takes them.
 
     Arguments
     ---------
@@ -163,6 +139,9 @@ def standardise(embeddings, reference):
         ID: array of shape (E,).
     reference : dict
         Embeddings of training data, likewise; at least two.
+    scoring : str
+        "plain": as they are; "centred": less the mean of the reference; "standardised": divided by
+        its deviation too, by dimension.
 
     Returns
     -------
@@ -171,11 +150,15 @@ def standardise(embeddings, reference):
     Example
     -------
     >>> reference = {"a": np.array([1.0, 0.0]), "b": np.array([3.0, 4.0])}
-    >>> standardise({"c": np.array([5.0, 2.0])}, reference)
-    {'c': array([3., 0.])}
+    >>> change_embeddings({"c": np.array([4.0, 2.0])}, reference, "centred")
+    {'c': array([2., 0.])}
     """
-    _, deviation = statistics_of(reference)
-    centred = centre(embeddings, reference)
+    if scoring == "plain":
+        return embeddings
+    mean, deviation = statistics_of(reference)
+    centred = {name: value - mean for name, value in embeddings.items()}
+    if scoring == "centred":
+        return centred
     return {name: value / deviation for name, value in centred.items()}
 
 
@@ -191,12 +174,6 @@ def statistics_of(reference):
     values = np.stack(list(reference.values()))
     deviation = values.std(0)
     return values.mean(0), np.where(deviation == 0, 1, deviation)
-
-
-def change_embeddings(embeddings, known, scoring):
-    """Return embeddings as a scoring takes them: "plain", "centred" or "standardised"."""
-    changes = {"plain": lambda e, _: e, "centred": centre, "standardised": standardise}
-    return changes[scoring](embeddings, known)
 
 
 def choose_scorings(scores, labels):

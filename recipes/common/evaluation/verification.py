@@ -132,10 +132,10 @@ def draw_reference(manifest, seed):
 def verify(systems, lists, data_root, seed, reference=None, cohort_top=300):
     """Return the error figures of systems on the same trials, and their scores.
 
-    Each system is scored by the cosine of its embeddings: as they are ("plain") and, with reference
-    data, after `centre` ("centred") and `standardise` ("standardised"). None of these is best
-    everywhere, for a baseline as for the model: each system gets the one that does best on the
-    development trials, and that one on the test trials.
+    Each system is scored by the cosine of its embeddings: as they are and, with reference data,
+    centred and standardised (see `scoring.change_embeddings`). None of these is best everywhere,
+    for a baseline as for the model: each system gets the one that does best on the development
+    trials, and that one on the test trials.
 
     Arguments
     ---------
