@@ -17,8 +17,8 @@ from pathlib import Path
 from pretrained.exported import load_model
 from recipes.common.data.manifest import ROOT, read_manifest
 from recipes.common.data.seeding import derive_rng
-from recipes.common.evaluation.metrics import write_metrics
 from recipes.common.evaluation.verification import verify, with_baselines
+from recipes.common.training.record import write_metrics
 from recipes.Synthetic.corpus import make_corpus
 
 SEED = 2407

@@ -14,7 +14,7 @@ import soundfile
 from lobes.signal import num_frames
 from recipes.common.data.alignments import frame_phones, read_alignments, write_ctm
 from recipes.common.data.manifest import CorpusError
-from recipes.common.evaluation.abx import triphones
+from recipes.common.data.triphones import triphones
 from recipes.LibriSpeech import align
 from recipes.Synthetic import corpus
 from recipes.Synthetic.synthetic_prepare import list_utterances

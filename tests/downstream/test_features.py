@@ -18,7 +18,6 @@ from recipes.common.downstream.features import (
     StateCache,
     Upstream,
     add_features,
-    fresh,
     load_upstream,
     open_cache,
     write_states,
@@ -72,14 +71,6 @@ def test_random_features_are_the_architecture_with_weights_of_the_seed(model, re
     assert first.states.dim == trained.states.dim and first.kind == trained.kind
     assert first.digest() == again.digest()
     assert len({first.digest(), other.digest(), trained.digest()}) == 3
-
-
-def test_fresh_weights_leave_the_generator():
-    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=12)
-    state = torch.get_rng_state()
-    made = fresh(encoder, 3)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert made.config == encoder.config and not made.training
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pretrained.audio import AudioError
 from pretrained.exported import load_folder
 from pretrained.file_states import make_states
 from pretrained.verifier import long_xvector
-from recipes.common.evaluation.verification import centre, score_trials, standardise
+from recipes.common.evaluation.scoring import SCORINGS, change_embeddings, score_trials
 from tests.pretrained.exports import (
     PLAIN,
     RATE,
@@ -75,9 +75,8 @@ def test_scores_are_those_of_the_recipe(scoring, pooling, voices, tmp_path):
     reference = {name: embeddings[name] for name in "cdef"}
     values = np.stack(list(reference.values()))
     known = {"mean": values.mean(0).tolist(), "deviation": values.std(0).tolist()}
-    change = {"plain": lambda x, _: x, "centred": centre, "standardised": standardise}[scoring]
-    expected = score_trials(change(embeddings, reference), [(1, "a", "b")])[0]
-    count = ("plain", "centred", "standardised").index(scoring)
+    expected = score_trials(change_embeddings(embeddings, reference, scoring), [(1, "a", "b")])[0]
+    count = SCORINGS.index(scoring)
     facts = {"features": "utterance_encoder", **PLAIN, "scoring": scoring}
     facts |= dict(list(known.items())[:count])
     verifier = SpeakerVerifier.from_pretrained(saved(tmp_path / "model", modules, facts))

@@ -16,7 +16,7 @@ from lobes.signal import num_frames
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.alignments import frame_phones, write_ctm
-from recipes.common.evaluation import leakage, probes
+from recipes.common.evaluation import information, probe_fitting
 from recipes.common.report import report
 from recipes.common.report.measures import make_trials, nearer_sentence, read_phone_errors
 from recipes.common.report.representations import Encoded, draw_places
@@ -44,8 +44,8 @@ OPTIONS |= {"max_speakers": 2, "hidden_dim": 16, "num_workers": 0}
 def quick(monkeypatch):
     """Linear probes alone, and short fits: what is planted here is found at once."""
     monkeypatch.setattr(report, "KINDS", ["linear"])
-    monkeypatch.setattr(probes, "MAX_STEPS", 60)
-    monkeypatch.setattr(leakage, "INFORMATION_BATCH", 256)
+    monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
+    monkeypatch.setattr(information, "INFORMATION_BATCH", 256)
     brief = partial(report.measure_information, steps=200)
     monkeypatch.setattr(report, "measure_information", brief)
 

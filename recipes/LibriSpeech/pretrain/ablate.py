@@ -24,9 +24,9 @@ from ruamel.yaml import YAML
 from lobes.erasure import Erasure
 from recipes.common.data.alignments import read_alignments
 from recipes.common.data.manifest import replace_text
+from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.common.evaluation.metrics import percent_and_range, write_between
-from recipes.common.evaluation.probes import bootstrap_groups
 from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
 from recipes.common.report.representations import encode, load_systems
 from recipes.common.report.speech import drawn_phones, load_rows

@@ -22,8 +22,8 @@ from lobes.losses import retrieval_accuracy
 from pretrained.exported import load_model
 from recipes.common.data.crops import both_crops
 from recipes.common.data.seeding import derive_seed
+from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
-from recipes.common.evaluation.metrics import bootstrap_mean
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import manifest_paths, prepare, report, split_datasets
 from recipes.LibriSpeech.pretrain.utterance import utterance_loaders

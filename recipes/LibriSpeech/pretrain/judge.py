@@ -23,15 +23,13 @@ import numpy as np
 import torch
 
 from recipes.common.data.manifest import replace_text
-from recipes.common.evaluation.comparison import PAIRED_USE
-from recipes.common.evaluation.metrics import (
+from recipes.common.evaluation.bootstrap import (
+    DIFFERENCE_PAIRED_USE,
+    bootstrap_groups,
     bootstrap_trials,
-    eer,
-    error_counts,
-    percent_and_range,
-    write_between,
+    group_scores,
 )
-from recipes.common.evaluation.probes import bootstrap_groups, group_scores
+from recipes.common.evaluation.metrics import eer, error_counts, percent_and_range, write_between
 from recipes.common.report.measures import (
     make_trials,
     phone_mix,
@@ -185,11 +183,17 @@ def judge(runs):
     [True, True, True, True, True]
     """
     lines = [
-        _aim("speaker from pooled z: at most 60 %", runs, "speaker", SPEAKER_SHARE, PAIRED_USE),
+        _aim(
+            "speaker from pooled z: at most 60 %",
+            runs,
+            "speaker",
+            SPEAKER_SHARE,
+            DIFFERENCE_PAIRED_USE,
+        ),
         _aim("phone errors, all layers: at most 2 % higher", runs, "phones", PHONE_SHARE, 1.0),
         _aim("phone errors, last layer: at most 2 % higher", runs, "last_phones", PHONE_SHARE, 1.0),
         _eer_aim("EER of u: at most a point higher", runs),
-        _aim("phones from u (R2): lower", runs, "content", 1.0, PAIRED_USE),
+        _aim("phones from u (R2): lower", runs, "content", 1.0, DIFFERENCE_PAIRED_USE),
     ]
     content = [run[CONTROL]["content"] for run in runs]
     low, _ = bootstrap_groups([reading["scores"] for reading in content], SEEDS[0])

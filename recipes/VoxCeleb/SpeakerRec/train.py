@@ -24,13 +24,8 @@ from recipes.common.data.seeding import derive_rng
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer, eer_threshold
-from recipes.common.evaluation.verification import (
-    MAX_REFERENCE,
-    as_norm,
-    cohort_means,
-    compare_systems,
-    score_trials,
-)
+from recipes.common.evaluation.scoring import as_norm, cohort_means, score_trials
+from recipes.common.evaluation.verification import MAX_REFERENCE, compare_systems
 from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 

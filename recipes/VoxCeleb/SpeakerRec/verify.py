@@ -23,11 +23,11 @@ from recipes.common.data.manifest import read_manifest, validate_manifests
 from recipes.common.downstream.features import load_encoder
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer_threshold
+from recipes.common.evaluation.scoring import statistics_of
 from recipes.common.evaluation.verification import (
     MeanState,
     draw_reference,
     embed,
-    statistics_of,
     verify,
     with_baselines,
 )

@@ -1,7 +1,7 @@
 """Phone alignments: read from TextGrid or CTM files, written as CTM, and as a phone of each frame.
 
 An alignment is a list of (start, stop, phone), in seconds, in order; silences ("", SIL, sp, spn, in
-any case) are among its phones, as `recipes.common.evaluation.abx.triphones` takes it.
+any case) are among its phones, as `recipes.common.data.triphones.triphones` takes it.
 """
 
 import codecs
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.data.manifest import CorpusError, replace_text
-from recipes.common.evaluation.abx import MAX_OVERLAP, SILENCES, first_frame
+from recipes.common.data.triphones import MAX_OVERLAP, SILENCES, first_frame
 
 TIERS = ("phones", "phone", "phonemes")  # in lower case
 PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word

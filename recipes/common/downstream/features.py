@@ -22,7 +22,8 @@ from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
 from pretrained.audio import read_speech
 from pretrained.exported import load_model
-from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.data.seeding import derive_rng
+from recipes.common.evaluation.baselines import fbank_states, fresh
 
 RANDOM = "random:"
 # What states are not made of, so that its ranks would wait for a gradient in vain.
@@ -80,26 +81,6 @@ class Upstream(nn.Module):
         for name, value in self.states.state_dict().items():
             digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
-
-
-def fresh(encoder, seed):
-    """Return an encoder of the same architecture with random weights.
-
-    Arguments
-    ---------
-    encoder : FrameEncoder or UtteranceEncoder
-    seed : int
-        Seed of the weights.
-
-    Returns
-    -------
-    FrameEncoder or UtteranceEncoder
-        On the same device, in evaluation mode.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "random weights"))
-        made = type(encoder)(**encoder.config)
-    return made.to(next(encoder.parameters()).device).eval()
 
 
 def load_encoder(folder, representation, option):
@@ -170,8 +151,7 @@ def load_upstream(hparams):
     if features == "fbank":
         if not frozen:
             raise ValueError("features: fbank has no weights to fine-tune: --upstream frozen.")
-        bands = FbankStates()
-        return Upstream(bands if representation == "frames" else PooledStates(bands), frozen)
+        return Upstream(fbank_states(representation), frozen)
     encoder = load_encoder(features.removeprefix(RANDOM), representation, "features")
     if features.startswith(RANDOM):
         encoder = fresh(encoder, hparams["seed"])

@@ -1,147 +1,19 @@
-"""Models against each other on the same speakers, and what that says of the critic.
-
-A paired difference is judged by its 95 % interval over speakers and seeds. What counts as less
-leakage and as kept quality is fixed here for all reports: see `verdict`.
-"""
+"""Models against each other: paired differences, and content kept against speaker left."""
 
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 
-from recipes.common.evaluation.metrics import bootstrap_trials, eer
-from recipes.common.evaluation.probes import bootstrap_groups
+from recipes.common.evaluation.bootstrap import (
+    DIFFERENCE_PAIRED_USE,
+    bootstrap_groups,
+    bootstrap_trials,
+)
+from recipes.common.evaluation.metrics import eer
 
 KEY = ("representation", "factor", "measure", "probe")
-# Kept: the error may have risen, the accuracy fallen, by two points of a hundred at most, wherever
-# in its interval the difference is. Less than that cannot be told on a few dozen speakers, and more
-# would be a price to name.
-KEPT_MARGIN = 0.02
-RESAMPLES = 1000  # of trials
-# By how much the variance of two probes' difference is that of independent speakers: less than of
-# one probe, as both are fitted on the same folds. Found in simulation, where intervals then cover
-# 90 to 99 %, most at chance and least where nearly all is read.
-PAIRED_USE = 1.4
-UNITS = {"R2": "", "InfoNCE": "nats", "CLUB": "nats", "likelihood gain": "bits per dimension"}
-LAST_LAYER = "frame, last layer"
-PARTS = {  # what is claimed of the joint model against its control
-    "speaker in frames": "frames tell less of the speaker",
-    "content in embeddings": "utterance embeddings tell less of what is said",
-    "content kept": "frames tell as well as before what is said",
-    "speaker kept": "embeddings tell speakers apart as well as before",
-}
-
-
-class Rule(NamedTuple):
-    """Which figures are judged, and how.
-
-    Arguments
-    ---------
-    part : str
-        Of `PARTS`, for which the figures speak.
-    representation : str
-        `LAST_LAYER` stands for the last layer of the frame encoder that was measured.
-    factor : str
-    measures : tuple of str
-        How the names of the measures begin: what one corpus does not have, another has.
-    sign : int
-        1 where a higher value is what the claim is for, -1 where a lower one is.
-    plain : str
-        What the values of both models, for which it has places, say to anyone.
-    """
-
-    part: str
-    representation: str
-    factor: str
-    measures: tuple
-    sign: int
-    plain: str
-
-    @property
-    def kept(self):
-        """Whether a figure is to be kept, instead of to be better."""
-        return self.part.endswith("kept")
-
-    def fits(self, entry, last_layer):
-        """Return whether an entry of report.json is judged by this rule."""
-        place = last_layer if self.representation == LAST_LAYER else self.representation
-        same = (entry["representation"], entry["factor"]) == (place, self.factor)
-        return same and entry["measure"].startswith(self.measures)
-
-    def __str__(self):
-        """Return what is judged."""
-        measure = " or ".join(self.measures)
-        factor = "" if self.factor == self.representation else f"{self.factor}, "
-        return f"{self.part}: {self.representation}, {factor}{measure}"
-
-
-RULES = (
-    Rule(
-        *("speaker in frames", "frame, pooled", "speaker", ("balanced accuracy",), -1),
-        "frames give the speaker away in {} of utterances ({} without)",
-    ),
-    Rule(
-        *("speaker in frames", "frame, pooled", "speaker", ("EER",), 1),
-        "two voices are confused by their frames in {} of comparisons ({} without)",
-    ),
-    Rule(
-        *("content in embeddings", "utterance", "phone", ("balanced accuracy", "R2"), -1),
-        "embeddings explain {} of which sounds an utterance has ({} without)",
-    ),
-    Rule(
-        *("content in embeddings", "z and u", "z and u", ("InfoNCE",), -1),
-        "frames and embeddings share at least {} of information ({} without)",
-    ),
-    Rule(
-        *("content in embeddings", "z and u", "z and u", ("likelihood gain",), -1),
-        "frames foretell {} of the embedding ({} without)",
-    ),
-    Rule(
-        *("content kept", LAST_LAYER, "phone", ("balanced accuracy",), 1),
-        "frames give their sound away in {} of cases ({} without)",
-    ),
-    Rule(
-        *("content kept", LAST_LAYER, "phone", ("ABX error", "phone error rate"), -1),
-        "sounds are confused in {} of cases ({} without)",
-    ),
-    Rule(
-        *("speaker kept", "utterance", "speaker", ("EER",), -1),
-        "two voices are confused by their embeddings in {} of comparisons ({} without)",
-    ),
-)
 CONTENT = ("balanced accuracy", "ABX error across, cosine", "phone error rate")
 SPEAKER = ("balanced accuracy", "EER")
-
-
-def label_scores(correct, y):
-    """Return the share of each label's items that is right.
-
-    Where the factor is the speaker, these are the scores of speakers that `compare` takes.
-
-    Arguments
-    ---------
-    correct : array_like
-        Shape (seeds, items), as `recipes.common.evaluation.probes.leakage` returns it.
-    y : array_like
-        Shape (items,), the label of each of its `items`.
-
-    Returns
-    -------
-    group_names : numpy.ndarray
-        Shape (labels,).
-    group_scores : numpy.ndarray
-        Shape (seeds, labels), in [0, 1]; their mean is the balanced accuracy.
-
-    Example
-    -------
-    >>> names, scores = label_scores([[1, 0, 1]], ["a", "a", "b"])
-    >>> names.tolist(), scores.tolist()
-    (['a', 'b'], [[0.5, 1.0]])
-    """
-    correct = np.asarray(correct, float)
-    names, places = np.unique(np.asarray(y), return_inverse=True)
-    counts = np.bincount(places)
-    return names, np.stack([np.bincount(places, row) / counts for row in correct])
 
 
 def compare(measures, seed, pairs=None):
@@ -154,8 +26,9 @@ def compare(measures, seed, pairs=None):
         which say what is compared with what, and either
 
         - `group_names`, (speakers,), `group_scores`, (seeds, speakers), whose mean is the measure,
-          and `seeds`: of `probes.leakage` where the groups are speakers, of `label_scores` where
-          the factor is the speaker, of `leakage.measure_information`; or
+          and `seeds`: of `probes.leakage` where the groups are speakers, of
+          `bootstrap.label_scores` where the factor is the speaker, of
+          `information.measure_information`; or
         - for an EER `scores` and `labels`, (trials,), and `speakers`, (trials, 2).
 
         Others, which have no scores of speakers, are passed over.
@@ -197,23 +70,19 @@ def compare(measures, seed, pairs=None):
                 f"There is no model {unknown.pop()!r} to compare: expected two of "
                 f"{', '.join(measures)}."
             )
-        others = {_key(other): other for other in measures[second]}
+        others = {figure_key(other): other for other in measures[second]}
         for own in measures[first]:
-            other = others.get(_key(own), {})
+            other = others.get(figure_key(own), {})
             test = _choose_test(own, other)
             if test is None:
                 continue
             try:
                 result = test(own, other, seed)
             except ValueError as error:
-                raise ValueError(f"{first} and {second}, {_name(own)}: {error}") from error
-            head = dict(zip(KEY, _key(own), strict=True))
+                raise ValueError(f"{first} and {second}, {figure_name(own)}: {error}") from error
+            head = dict(zip(KEY, figure_key(own), strict=True))
             entries.append({"first": first, "second": second, **head, **result})
     return entries
-
-
-def _key(entry):
-    return tuple(entry[name] for name in KEY)
 
 
 def _choose_test(own, other):
@@ -233,12 +102,15 @@ def _compare_groups(own, other, seed):
                 "models are compared on the same speakers."
             )
     first, second = (np.asarray(entry["group_scores"], float) for entry in (own, other))
-    count = first.shape[1]
+    _refuse_one_speaker(first.shape[1])
+    paired_use = 1.0 if own["probe"] is None else DIFFERENCE_PAIRED_USE
+    interval = bootstrap_groups(first - second, seed, paired_use)
+    return _tell(first.mean(), second.mean(), interval, first.shape[1], own["seeds"])
+
+
+def _refuse_one_speaker(count):
     if count < 2:
         raise ValueError("There is one speaker: an interval needs at least 2.")
-    paired_use = 1.0 if own["probe"] is None else PAIRED_USE
-    interval = bootstrap_groups(first - second, seed, paired_use)
-    return _tell(first.mean(), second.mean(), interval, count, own["seeds"])
 
 
 def _compare_trials(own, other, seed):
@@ -248,14 +120,13 @@ def _compare_trials(own, other, seed):
             raise ValueError(f"The {name} of the trials differ: expected the same trials.")
     labels, speakers = np.asarray(own["labels"]), np.asarray(own["speakers"])
     count = len(np.unique(speakers))
-    if count < 2:
-        raise ValueError("There is one speaker: an interval needs at least 2.")
+    _refuse_one_speaker(count)
     scores = own["scores"], other["scores"]
 
     def difference(weights):
         return eer(scores[0], labels, weights) - eer(scores[1], labels, weights)
 
-    interval = bootstrap_trials(difference, labels, speakers, seed, RESAMPLES)
+    interval = bootstrap_trials(difference, labels, speakers, seed)
     interval = interval if np.isfinite(interval).all() else None
     return _tell(*(eer(s, labels) for s in scores), interval, count, own.get("seeds", []))
 
@@ -272,19 +143,17 @@ def _tell(first, second, interval, speakers, seeds):
     }
 
 
-def _name(entry):
+def figure_key(entry):
+    """Return what a figure is of and how it was measured, the same for all models."""
+    return tuple(entry[name] for name in KEY)
+
+
+def figure_name(entry):
     """Return the name of a figure, such as "utterance, speaker, EER"."""
     factor = entry["factor"] if entry["factor"] != entry["representation"] else None
     probe = entry["probe"] and f"{entry['probe']} probe"
     parts = (entry["representation"], factor, entry["measure"], probe)
     return ", ".join(part for part in parts if part)
-
-
-def _last_layer(entries):
-    """Return the representation of the last layer of which there are entries on phones."""
-    names = {e["representation"] for e in entries if e["factor"] == "phone"}
-    layers = [name for name in names if name.startswith("frame, layer ")]
-    return max(layers, key=lambda name: int(name.split()[-1]), default="frame, weighted sum")
 
 
 def tradeoff(models, figures):
@@ -316,265 +185,27 @@ def tradeoff(models, figures):
     >>> [entry["model"] for entry in tradeoff(models, figures)]
     ['control', 'joint']
     """
-    content, speaker = {}, {}
+    content = {measure: {} for measure in CONTENT}
+    speaker = {measure: {} for measure in SPEAKER}
     for model in models:
         own = [f for f in figures if f["model"] == model["name"] and f["probe"] in (None, "linear")]
-        last = _last_layer(own)
-        for found, place, factor, measures in (
-            (content, last, "phone", CONTENT),
-            (speaker, "frame, pooled", "speaker", SPEAKER),
-        ):
-            for figure in own:
-                if (figure["representation"], figure["factor"]) == (place, factor):
-                    if figure["measure"] in measures:
-                        told = {name: figure[name] for name in ("measure", "value", "interval")}
-                        found.setdefault(figure["measure"], {})[model["name"]] = told
-    empty = {}
-    content = max((content.get(name, empty) for name in CONTENT), key=len)
-    speaker = max((speaker.get(name, empty) for name in SPEAKER), key=len)
+        places = {(last_layer(own), "phone"): content, ("frame, pooled", "speaker"): speaker}
+        for figure in own:
+            found = places.get((figure["representation"], figure["factor"]), {})
+            if figure["measure"] in found:
+                told = {name: figure[name] for name in ("measure", "value", "interval")}
+                found[figure["measure"]][model["name"]] = told
+    content, speaker = (max(found.values(), key=len) for found in (content, speaker))
     entries = [
-        {"model": m["name"], "beta": m["beta"], **{"content": content[m["name"]]}}
-        | {"speaker": speaker[m["name"]]}
+        {"model": name, "beta": m["beta"], "content": content[name], "speaker": speaker[name]}
         for m in models
-        if m["name"] in content and m["name"] in speaker
+        if (name := m["name"]) in content and name in speaker
     ]
     return sorted(entries, key=lambda e: float("inf") if e["beta"] is None else e["beta"])
 
 
-class Judgement(NamedTuple):
-    """What a comparison of a joint model with its control says.
-
-    Arguments
-    ---------
-    rule : Rule
-    holds : bool or None
-        None where neither model tells more than chance: there is nothing to lower.
-    text : str
-        The figures and what they show.
-    plain : str
-        What the figures say to anyone.
-    """
-
-    rule: Rule
-    holds: bool | None
-    text: str
-    plain: str
-
-
-class Trial(NamedTuple):
-    """A joint model that was judged against its control.
-
-    Arguments
-    ---------
-    joint, control : dict
-        Of report.json's `models`.
-    judgements : list of Judgement
-    missing : list of Rule
-        For which there was no comparison.
-    """
-
-    joint: dict
-    control: dict
-    judgements: list
-    missing: list
-
-    def count(self, part):
-        """Return how many figures of a part hold, and how many were judged."""
-        own = [j.holds for j in self.judgements if j.rule.part == part and j.holds is not None]
-        return sum(own), len(own)
-
-    def held(self):
-        """Return the parts of which every figure that was judged holds, at least one."""
-        return [part for part in PARTS if self.count(part)[0] == self.count(part)[1] > 0]
-
-
-def verdict(models, figures, comparisons):
-    """Return what the figures say of the critic, by rules that are fixed beforehand.
-
-    Each model with beta above 0 is judged against a control with beta 0, that of the same training
-    seed where there is one. Four things are to hold, each by every figure that `RULES` names and
-    that was measured, at least one: pooled frames tell less of the speaker, embeddings tell less of
-    the content (both: the 95 % interval of the paired difference lies on the right side of 0),
-    frames tell as much of the content, and embeddings as much of the speaker (both: the interval
-    ends at most `KEPT_MARGIN` on the wrong side). Where the intervals of both models hold chance,
-    there is nothing to lower, and the figure is not judged. Nor is CLUB, which is no bound where
-    the critic is poor. A beta is worth what the worst of its training seeds is; the best beta is
-    told.
-
-    Arguments
-    ---------
-    models, figures, comparisons : list of dict
-        As report.json has them; `comparisons` as `compare` returns them, in either order.
-
-    Returns
-    -------
-    dict
-        `supports`: whether all four hold, None where there is no control; `sentences`: two;
-        `reasons`: a line for each figure that was judged and for each rule that none was found for.
-
-    Example
-    -------
-    >>> models = [{"name": "joint", "kind": "model", "beta": 0.007, "train_seed": 1}]
-    >>> verdict(models, [], [])["supports"] is None
-    True
-    """
-    joints = [m for m in models if m["kind"] == "model" and (m["beta"] or 0) > 0]
-    controls = [m for m in models if m["kind"] == "model" and m["beta"] == 0]
-    if not joints or not controls:
-        return _without_control(joints)
-    by_beta = {}
-    for joint in joints:
-        same = [c for c in controls if c["train_seed"] == joint["train_seed"]]
-        trial = _judge(joint, (same or controls)[0], figures, comparisons)
-        by_beta.setdefault(joint["beta"], []).append(trial)
-    worst = [min(trials, key=lambda trial: len(trial.held())) for trials in by_beta.values()]
-    shown = max(worst, key=lambda trial: len(trial.held()))
-    supports = len(shown.held()) == len(PARTS)
-    told = [shown, *(t for trials in by_beta.values() for t in trials if t is not shown)]
-    return {
-        "supports": supports,
-        "sentences": [_conclude(shown, supports, by_beta), _quote(shown)],
-        "reasons": [line for trial in told for line in _reasons(trial)] + _caveats(by_beta),
-    }
-
-
-def _without_control(joints):
-    lacking = "trained alike with beta 0 to compare with" if joints else "trained with beta above 0"
-    return {
-        "supports": None,
-        "sentences": [
-            "Nothing can be concluded on the critic: among the models, there is none known to be "
-            f"{lacking}.",
-            "The figures tell what each representation holds, but not what made it so.",
-        ],
-        "reasons": [f"Not judged: {rule}." for rule in RULES],
-    }
-
-
-def _judge(joint, control, figures, comparisons):
-    """Judge a joint model against its control by each rule."""
-    entries = [oriented for e in comparisons if (oriented := _orient(e, joint, control))]
-    known = {(f["model"], *_key(f)): f for f in figures}
-    last, judgements, missing = _last_layer(entries), [], []
-    for rule in RULES:
-        own = [e for e in entries if e["interval"] is not None and rule.fits(e, last)]
-        judgements += [
-            _judge_one(rule, e, [known.get((m["name"], *_key(e))) for m in (joint, control)])
-            for e in own
-        ]
-        if not own:
-            missing.append(rule)
-    return Trial(joint, control, judgements, missing)
-
-
-def _orient(entry, joint, control):
-    """Return a comparison as the joint model less its control, None where it is of others."""
-    names = joint["name"], control["name"]
-    if (entry["first"], entry["second"]) == names:
-        return entry
-    if (entry["second"], entry["first"]) != names:
-        return None
-    ends = entry["interval"] and [-end for end in reversed(entry["interval"])]
-    return {**entry, "difference": -entry["difference"], "interval": ends}
-
-
-def _judge_one(rule, entry, figures):
-    """Judge one difference; figures are those of the joint model and of the control, or None."""
-    low, high = sorted(rule.sign * end for end in entry["interval"])  # above 0 is for the claim
-    if rule.kept:
-        holds = low >= -KEPT_MARGIN
-        word = "kept" if holds else "worse" if high < 0 else "not shown to be kept"
-    elif all(_within_chance(figure, rule.sign) for figure in figures):
-        holds, word = None, "not judged, as neither is above chance"
-    else:
-        holds = low > 0
-        word = "less" if holds else "more" if high < 0 else "not shown to be less"
-    unit = UNITS.get(entry["measure"], "%")
-    text, plain = _name(entry), ""
-    if None not in figures:
-        values = [_number(figure["value"], unit) for figure in figures]
-        text += f" {values[0]} against {values[1]}"
-        plain = rule.plain.format(*(f"{value} {unit}".rstrip() for value in values))
-    ends = " to ".join(f"{_number(end, unit):+}" for end in entry["interval"])
-    text += f" {unit}".rstrip() + f" ({_number(entry['difference'], unit):+}, {ends})"
-    text = f"{rule.part}: {text}, {entry['speakers']} speakers: {word}"
-    return Judgement(rule, holds, text, plain)
-
-
-def _within_chance(figure, sign):
-    """Return whether the interval of a figure that is to fall or, by sign, to rise has chance."""
-    if figure is None or figure["interval"] is None:
-        return False
-    chance = figure["independent"] if figure["chance"] is None else figure["chance"]
-    low, high = figure["interval"]
-    return chance is not None and (high >= chance if sign > 0 else low <= chance)
-
-
-def _number(value, unit):
-    """Return a value as it is shown: shares in per cent."""
-    return round(100 * value, 1) if unit == "%" else round(value, 3)
-
-
-def _conclude(trial, supports, by_beta):
-    """Return the first sentence."""
-    beta = f"beta {trial.joint['beta']:g}"
-    if len(by_beta) > 1:
-        beta += f", the best of {len(by_beta)} values"
-    held = [PARTS[part] for part in trial.held()]
-    failed, unjudged = [], []
-    for part, claim in PARTS.items():
-        right, judged = trial.count(part)
-        if not judged:
-            unjudged.append(claim)
-        elif right < judged:
-            failed.append(f"{claim} ({right} of {judged} figures)")
-    if supports:
-        return (
-            "Joint training does what it is for: against the same training without the critic "
-            f"({beta}), {_listed(held)}."
-        )
-    mixed = any(not part.endswith("kept") for part in trial.held())
-    start = "The result is mixed and does" if mixed else "The figures do"
-    clauses = [f"{_listed(held)}" if held else ""]
-    clauses += [f"it is not shown that {_listed(failed, 'or that')}" if failed else ""]
-    clauses += [f"it was not judged whether {_listed(unjudged, 'or')}" if unjudged else ""]
-    return (
-        f"{start} not support that joint training disentangles: against the same training without "
-        f"the critic ({beta}), {'; '.join(clause for clause in clauses if clause)}."
-    )
-
-
-def _quote(trial):
-    """Return the second sentence: of each part the figure that speaks most against it."""
-    quoted = []
-    for part in PARTS:
-        own = [j for j in trial.judgements if j.rule.part == part and j.holds is not None]
-        quoted += [j.plain for j in sorted(own, key=lambda j: j.holds)[:1] if j.plain]
-    if not quoted:
-        return "No figure of both models could be compared."
-    return f"With the critic, {_listed(quoted)}."
-
-
-def _listed(texts, last="and"):
-    """Return texts as an enumeration."""
-    return f" {last} ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
-
-
-def _reasons(trial):
-    """Return a line for each figure that was judged, and for each rule that none was found for."""
-    head = f"{trial.joint['name']} against {trial.control['name']}"
-    lines = [f"{head}, {judgement.text}." for judgement in trial.judgements]
-    return lines + [f"{head}, not judged for want of a comparison: {r}." for r in trial.missing]
-
-
-def _caveats(by_beta):
-    """Return what the intervals do not tell."""
-    runs = min(len(trials) for trials in by_beta.values())
-    lines = [
-        f"Kept: the interval ends at most {100 * KEPT_MARGIN:g} points on the wrong side of 0.",
-        "Intervals are over speakers and over the seeds of what was measured, not over training "
-        f"runs, of which there is {runs} for each beta.",
-    ]
-    if len(by_beta) > 1:
-        lines.append("The best beta was chosen on the figures that are told: expect less anew.")
-    return lines
+def last_layer(entries):
+    """Return the representation of the last layer of which there are entries on phones."""
+    names = {e["representation"] for e in entries if e["factor"] == "phone"}
+    layers = [name for name in names if name.startswith("frame, layer ")]
+    return max(layers, key=lambda name: int(name.split()[-1]), default="frame, weighted sum")

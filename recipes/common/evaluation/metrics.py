@@ -1,22 +1,12 @@
-"""Figures of a run: error rates, bootstrap intervals, metrics.json and tables in READMEs."""
+"""Error rates: EER and detection cost of trials, errors of words, phones and characters."""
 
-import json
-import math
-import platform
-import subprocess
-import time
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
 
-from recipes.common.data.manifest import count_left_out, fingerprint, read_text, replace_text
-
-RESAMPLES_AT_ONCE = 50
-PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
+from recipes.common.data.manifest import read_text, replace_text
 
 
 def error_rates(scores, labels):
@@ -150,7 +140,7 @@ def eer_threshold(scores, labels):
     return float(thresholds[max(place - 1, 0) : place + 1].mean())
 
 
-def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0):
+def min_dcf(scores, labels, p_target=0.01):
     """Return the smallest detection cost over all thresholds, relative to that without scores.
 
     Arguments
@@ -159,19 +149,17 @@ def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0):
         As `error_rates` takes them.
     p_target : float
         How probable target trials are in use, in (0, 1).
-    c_miss, c_fa : float
-        What a miss and a false acceptance cost, positive.
 
     Returns
     -------
     float
-        In [0, 1]: c_miss * p_target * misses + c_fa * (1 - p_target) * false acceptances, divided
-        by what the cheaper of accepting all trials and rejecting all costs.
+        In [0, 1]: p_target * misses + (1 - p_target) * false acceptances, divided by what the
+        cheaper of accepting all trials and rejecting all costs.
 
     Raises
     ------
     ValueError
-        Where there is no target trial or no other, a score is not finite, or a parameter is out of
+        Where there is no target trial or no other, a score is not finite, or p_target is out of
         its range.
 
     Example
@@ -179,153 +167,11 @@ def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0):
     >>> min_dcf([3, 2, 2, 1], [1, 1, 0, 0], p_target=0.5)
     0.5
     """
-    if not (0 < p_target < 1 and c_miss > 0 and c_fa > 0):
-        raise ValueError(
-            f"p_target is {p_target}, c_miss {c_miss}, c_fa {c_fa}: expected a probability between "
-            "0 and 1 and positive costs."
-        )
+    if not 0 < p_target < 1:
+        raise ValueError(f"p_target is {p_target}: expected a probability between 0 and 1.")
     _, missed, accepted = error_rates(scores, labels)
-    misses, acceptances = c_miss * p_target, c_fa * (1 - p_target)
-    return float(np.min(misses * missed + acceptances * accepted) / min(misses, acceptances))
-
-
-def bootstrap_trials(statistic, labels, speakers, seed, resamples=1000):
-    """Return the interval over speakers of a figure that trials give.
-
-    Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn,
-    any other as often as the product of its two speakers' draws. A draw in which one kind of
-    trials is missing is left out.
-
-    Arguments
-    ---------
-    statistic : callable
-        Takes the weights of the trials in some of the draws, shape (draws, trials), and returns
-        the figure of each, (draws,).
-    labels : array_like
-        Shape (trials,), 1 for target trials, 0 for others.
-    speakers : array_like
-        Shape (trials, 2), the speakers of each trial.
-    seed : int
-        Seed of the draws.
-    resamples : int
-        How many draws.
-
-    Returns
-    -------
-    low, high : float
-        The 95 % percentile interval; NaN where no draw has both kinds of trials.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> speakers = rng.integers(8, size=(400, 2))
-    >>> labels = speakers[:, 0] == speakers[:, 1]
-    >>> scores = labels + rng.normal(size=400)
-    >>> def rate(weights=None):
-    ...     return eer(scores, labels, weights)
-    >>> low, high = bootstrap_trials(rate, labels, speakers, seed=1)
-    >>> low < rate() < high
-    True
-    """
-    labels = np.asarray(labels, bool)
-    names, places = np.unique(np.asarray(speakers), return_inverse=True)
-    places = places.reshape(-1, 2)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    values = []
-    # A part at a time: each resample takes some 100 bytes a trial on the way.
-    for start in range(0, resamples, RESAMPLES_AT_ONCE):
-        part = drawn[start : start + RESAMPLES_AT_ONCE]
-        first, second = part[:, places[:, 0]], part[:, places[:, 1]]
-        weights = np.where(labels, first, first * second)
-        values.append(statistic(weights[(weights * labels).any(1) & (weights * ~labels).any(1)]))
-    values = np.concatenate(values)
-    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
-
-
-def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed, resamples=1000):
-    """Return the ratio of two systems' EER on the same trials, with its interval over speakers.
-
-    By `bootstrap_trials`, the same speakers drawn for both systems.
-
-    Arguments
-    ---------
-    scores, other_scores : array_like
-        Shape (trials,), of the system and of the one that it is compared with.
-    labels : array_like
-        Shape (trials,), 1 for target trials, 0 for others.
-    speakers : array_like
-        Shape (trials, 2), the speakers of each trial.
-    seed : int
-        Seed of the draws.
-    resamples : int
-        How many draws.
-
-    Returns
-    -------
-    ratio : float
-        EER of the system divided by the other's.
-    interval : tuple of float
-        Its 95 % percentile interval; not finite where the other's EER is 0 in many draws.
-
-    Raises
-    ------
-    ValueError
-        Where there is no target trial or no other, or a score is not finite.
-    ZeroDivisionError
-        Where the other's EER is 0.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> speakers = rng.integers(8, size=(400, 2))
-    >>> labels = speakers[:, 0] == speakers[:, 1]
-    >>> good, bad = labels + rng.normal(size=400), labels + 3 * rng.normal(size=400)
-    >>> ratio, (low, high) = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1)
-    >>> low < ratio < high < 1
-    True
-    """
-    ratio = eer(scores, labels) / eer(other_scores, labels)
-
-    def ratio_of(weights):
-        return eer(scores, labels, weights) / eer(other_scores, labels, weights)
-
-    return ratio, bootstrap_trials(ratio_of, labels, speakers, seed, resamples)
-
-
-def bootstrap_mean(values, speakers, seed, resamples=2000):
-    """Return the mean over speakers of their own means, with its interval over speakers.
-
-    Arguments
-    ---------
-    values : array_like
-        Shape (items,), such as the difference of two systems on each utterance.
-    speakers : array_like
-        Shape (items,), the speaker of each item.
-    seed : int
-        Seed of the draws.
-    resamples : int
-        How many draws of the speakers, with replacement.
-
-    Returns
-    -------
-    mean : float
-    interval : tuple of float
-        The 95 % percentile interval.
-
-    Example
-    -------
-    >>> mean, (low, high) = bootstrap_mean([1.0, 3.0, 2.0, 2.0], ["a", "a", "b", "b"], seed=0)
-    >>> mean, low, high
-    (2.0, 2.0, 2.0)
-    """
-    names, places = np.unique(np.asarray(speakers), return_inverse=True)
-    sums = np.bincount(places, np.asarray(values, float))
-    means = sums / np.bincount(places)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    low, high = np.percentile(means[drawn].mean(1), [2.5, 97.5])
-    return float(means.mean()), (float(low), float(high))
+    costs = p_target * missed + (1 - p_target) * accepted
+    return float(np.min(costs) / min(p_target, 1 - p_target))
 
 
 def error_counts(references, hypotheses):
@@ -417,43 +263,6 @@ def cer(references, hypotheses):
     return counts["errors"] / counts["tokens"]
 
 
-def write_metrics(path, figures, *, seed, manifests, start_time):
-    """Write metrics.json: the figures and what they were made from.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; its folder is made where it is missing.
-    figures : dict
-        Numbers, texts, lists and dicts of these.
-    seed : int
-        The run's seed.
-    manifests : list of Path
-        The manifests of the data.
-    start_time : float
-        When the run began, s since the epoch.
-
-    Raises
-    ------
-    ValueError
-        Where a figure is NaN or infinite; names its key.
-    """
-    _refuse_nonfinite(figures, "figures")
-    metrics = {
-        "figures": figures,
-        "seed": seed,
-        "data": fingerprint(manifests),
-        "left_out": count_left_out(manifests),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "seconds": round(time.time() - start_time, 1),
-        "threads": torch.get_num_threads(),
-    }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(metrics, indent=2) + "\n")
-
-
 def percent_and_range(values):
     """Return the mean of shares in per cent and, where there are several, their range.
 
@@ -517,25 +326,3 @@ def _find_line(path, lines, marker, start):
     raise ValueError(
         f"{path} lacks the line {marker}: add it, as text goes between two such lines."
     )
-
-
-def _refuse_nonfinite(value, name):
-    if isinstance(value, dict):
-        for key, part in value.items():
-            _refuse_nonfinite(part, f"{name}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for place, part in enumerate(value):
-            _refuse_nonfinite(part, f"{name}[{place}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} is {value}: metrics.json holds finite figures only.")
-
-
-def _commit():
-    """Return the commit of the code, with "+" where files are changed; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
-    except OSError:
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "") or None

@@ -6,8 +6,8 @@ from statistics import NormalDist
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
-from recipes.common.evaluation.comparison import UNITS
 from recipes.common.evaluation.drawing import COLOURS, PERCENT, RATES
+from recipes.common.evaluation.verdict import UNITS
 from recipes.common.report.svg import (
     BOTTOM,
     RULE,

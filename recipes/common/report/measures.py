@@ -19,23 +19,17 @@ from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.evaluation.abx import abx
-from recipes.common.evaluation.comparison import label_scores
-from recipes.common.evaluation.metrics import (
+from recipes.common.evaluation.bootstrap import (
+    bootstrap_groups,
     bootstrap_mean,
     bootstrap_trials,
-    eer,
-    error_counts,
-    error_rates,
-    wer,
-)
-from recipes.common.evaluation.probes import (
-    FOLDS,
-    bootstrap_groups,
     group_scores,
-    leakage,
-    split_groups,
+    label_scores,
 )
-from recipes.common.evaluation.verification import (
+from recipes.common.evaluation.folds import FOLDS, split_groups
+from recipes.common.evaluation.metrics import eer, error_counts, error_rates, wer
+from recipes.common.evaluation.probes import leakage
+from recipes.common.evaluation.scoring import (
     change_embeddings,
     choose_scorings,
     score_trials,
@@ -254,7 +248,7 @@ def choose_scoring(embeddings, trials):
     Returns
     -------
     str
-        Of `recipes.common.evaluation.verification.SCORINGS`.
+        Of `recipes.common.evaluation.scoring.SCORINGS`.
 
     Example
     -------

@@ -24,12 +24,14 @@ from speechbrain.utils.logger import get_logger
 
 from recipes.common.data.manifest import replace_text
 from recipes.common.data.seeding import derive_rng
-from recipes.common.evaluation.abx import DISTANCES, MODES, triphones
-from recipes.common.evaluation.comparison import compare, tradeoff, verdict
-from recipes.common.evaluation.leakage import measure_information, split_utterances
-from recipes.common.evaluation.metrics import write_metrics
-from recipes.common.evaluation.probes import HIDDEN
-from recipes.common.evaluation.verification import change_embeddings
+from recipes.common.data.triphones import triphones
+from recipes.common.evaluation.abx import DISTANCES, MODES
+from recipes.common.evaluation.comparison import compare, tradeoff
+from recipes.common.evaluation.information import measure_information
+from recipes.common.evaluation.leakage import split_utterances
+from recipes.common.evaluation.probe_fitting import HIDDEN
+from recipes.common.evaluation.scoring import change_embeddings
+from recipes.common.evaluation.verdict import verdict
 from recipes.common.report.measures import (
     choose_scoring,
     draw_map,
@@ -45,6 +47,7 @@ from recipes.common.report.page import write_page
 from recipes.common.report.representations import encode, learn_layer_weights, load_systems
 from recipes.common.report.speech import gather
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
+from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory, manifest_paths, prepare
 
 logger = get_logger(__name__)

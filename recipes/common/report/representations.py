@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from lobes.heads import WeightedSum
 from lobes.signal import SAMPLE_RATE, num_frames
-from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
+from lobes.states import FrameStates, UtteranceStates
 from pretrained.audio import read_speech
 from pretrained.exported import load_model
 from recipes.common.data.seeding import derive_rng, derive_seed
-from recipes.common.downstream.features import Upstream, fresh
+from recipes.common.downstream.features import Upstream
+from recipes.common.evaluation.baselines import fbank_states, fresh
 
 STEPS = 300
 BATCH = 512
@@ -114,10 +115,8 @@ def load_systems(folders, controls, seed):
         architectures.setdefault(config, (name, folder, encoders))
     if not controls:
         return systems
-    bands = FbankStates()
-    systems.append(
-        System("FBANK", "fbank", None, Upstream(bands, True), Upstream(PooledStates(bands), True))
-    )
+    bands = [Upstream(fbank_states(name), frozen=True) for name in ("frames", "utterance")]
+    systems.append(System("FBANK", "fbank", None, *bands))
     for number, (name, folder, encoders) in enumerate(architectures.values()):
         title = f"random weights ({name})" if number else "random weights"
         random = {key: fresh(encoder, seed) for key, encoder in encoders.items()}

@@ -12,8 +12,8 @@ from recipes.common.data.alignments import frame_phones, read_alignments
 from recipes.common.data.manifest import ROOT, read_manifest, validate_manifests
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.text import read_lexicon, transcribe_phones
-from recipes.common.evaluation.abx import SILENCES
-from recipes.common.evaluation.probes import FOLDS
+from recipes.common.data.triphones import SILENCES
+from recipes.common.evaluation.folds import FOLDS
 from recipes.common.report.measures import make_trials, often_enough, phone_mix
 from recipes.common.report.representations import draw_places
 from recipes.common.training.run import manifest_paths

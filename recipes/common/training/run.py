@@ -19,7 +19,7 @@ from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import validate_manifests
-from recipes.common.evaluation.metrics import write_metrics
+from recipes.common.training.record import write_metrics
 
 SPLITS = ("train", "valid", "test")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
