@@ -11,9 +11,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from lobes.losses import nt_xent, retrieval_accuracy
 from lobes.signal import SAMPLE_RATE
 from recipes.common.data.audio import read_speech
+from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.dataio import Clock, add_crops, make_loader
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.brain import ResumableBrain, unwrap
+from recipes.common.training.experiment import read_yaml
 
 WHITENING_UTTERANCES = 10_000  # whose covariance whitens the embeddings
 
@@ -172,6 +174,29 @@ def utterance_loaders(hparams, datasets, augment):
         clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
     return loaders
+
+
+def crops_of_run(run, datasets, seed):
+    """Return loaders of crops that are made as a run of stage B or C made its own.
+
+    Arguments
+    ---------
+    run : Path
+        Folder of the run, with its hyperparams.yaml.
+    datasets : dict
+        "valid" and "test": DynamicItemDataset.
+    seed : int
+        Of the draw of crops and of their augmentation, in the place of the run's.
+
+    Returns
+    -------
+    dict
+        See `utterance_loaders`.
+    """
+    settings = read_yaml(run / "hyperparams.yaml")
+    settings = settings.get("recipe", settings)
+    augment = UtteranceAugment(**settings["augment"])
+    return utterance_loaders({**settings, "seed": seed}, datasets, augment)
 
 
 def plain_loader(dataset, hparams):

@@ -1,4 +1,4 @@
-"""Figures of a run: error rates, bootstrap intervals, metrics.json and tables in READMEs."""
+"""Figures of a run: error rates, bootstrap intervals and metrics.json."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
 
-from recipes.common.data.manifest import count_left_out, fingerprint, read_text, replace_text
+from recipes.common.data.manifest import count_left_out, fingerprint, replace_text
 
 RESAMPLES_AT_ONCE = 50
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
@@ -452,71 +452,6 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(metrics, indent=2) + "\n")
-
-
-def percent_and_range(values):
-    """Return the mean of shares in per cent and, where there are several, their range.
-
-    Arguments
-    ---------
-    values : list of float
-        Shares, such as an error rate with each seed.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> percent_and_range([0.5, 0.6]), percent_and_range([0.5])
-    ('55.0 [50.0, 60.0]', '50.0')
-    """
-    mean = f"{100 * np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
-
-
-def write_between(path, name, text):
-    """Replace what stands between the lines `<!-- name -->` and `<!-- /name -->` of a file.
-
-    Arguments
-    ---------
-    path : str or Path
-        Text in UTF-8. It holds all of the new text, or what it held before.
-    name : str
-        Of the markers, which stay.
-    text : str
-        Lines, without the last one's end.
-
-    Raises
-    ------
-    ValueError
-        Where a marker is missing; names file and marker.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "README.md"
-    >>> _ = path.write_text("<!-- table -->\\nold\\n<!-- /table -->\\n")
-    >>> write_between(path, "table", "new")
-    >>> path.read_text().splitlines()
-    ['<!-- table -->', 'new', '<!-- /table -->']
-    """
-    path = Path(path)
-    lines = read_text(path).splitlines(keepends=True)
-    opening = _find_line(path, lines, f"<!-- {name} -->", 0)
-    closing = _find_line(path, lines, f"<!-- /{name} -->", opening)
-    replace_text(path, "".join([*lines[: opening + 1], f"{text}\n", *lines[closing:]]))
-
-
-def _find_line(path, lines, marker, start):
-    """Return the place of the first line from `start` on that is the marker."""
-    for place in range(start, len(lines)):
-        if lines[place].strip() == marker:
-            return place
-    raise ValueError(
-        f"{path} lacks the line {marker}: add it, as text goes between two such lines."
-    )
 
 
 def _refuse_nonfinite(value, name):
