@@ -41,8 +41,9 @@ from lobes.signal import num_frames
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.dataio import make_loader
-from recipes.common.evaluation.metrics import write_between, write_metrics
+from recipes.common.evaluation.metrics import write_metrics
 from recipes.common.training.experiment import keep_freed_memory
+from recipes.experiments.readmes import write_between
 from recipes.LibriSpeech.pretrain.frame import frame_loaders
 from recipes.LibriSpeech.pretrain.joint import joint_loaders
 from recipes.LibriSpeech.pretrain.utterance import both_crops

@@ -141,12 +141,12 @@ def _plain_values(tree):
     return plain
 
 
-def other_values(folder, name):
-    """Return the keys in which a run differs from its setting as it is now, with both values."""
+def other_values(folder, values):
+    """Return the keys in which a run differs from its setting's values, with both values."""
     found = _plain_values(read_yaml(folder / "hyperparams.yaml"))
     return {
         key: (found.get(key, "nothing"), value)
-        for key, value in expected_values(name).items()
+        for key, value in values.items()
         if found.get(key, "nothing") != value
     }
 
@@ -154,8 +154,9 @@ def other_values(folder, name):
 def run_one(name, seed, options):
     """Train a setting and read it, unless that was done; return what went wrong, or None."""
     folder = run_folder(options.output_folder, name, seed)
-    if (folder / "hyperparams.yaml").is_file() and (others := other_values(folder, name)):
-        return f"{folder} is of another setting, {tell(others)}. Move it away"
+    if (folder / "hyperparams.yaml").is_file():
+        if others := other_values(folder, expected_values(name)):
+            return f"{folder} is of another setting, {tell(others)}. Move it away"
     if (folder / "dev.json").is_file():
         return None
     paths = {"read": folder, "data_folder": options.data_folder, "alignments": options.alignments}
@@ -247,7 +248,7 @@ def collect(folder):
             run = run_folder(folder, name, seed)
             if not (run / "dev.json").is_file():
                 continue
-            if others := other_values(run, name):
+            if others := other_values(run, values):
                 print(f"{run} is left out: {tell(others)}")
                 continue
             runs[str(seed)] = json.loads((run / "dev.json").read_text(encoding="utf-8"))
