@@ -156,7 +156,7 @@ def run_one(name, seed, options):
     folder = run_folder(options.output_folder, name, seed)
     if (folder / "hyperparams.yaml").is_file():
         if others := other_values(folder, expected_values(name)):
-            return f"{folder} is of another setting, {tell(others)}. Move it away"
+            return f"{folder} is of another setting, {describe(others)}. Move it away"
     if (folder / "dev.json").is_file():
         return None
     paths = {"read": folder, "data_folder": options.data_folder, "alignments": options.alignments}
@@ -169,12 +169,12 @@ def run_one(name, seed, options):
     return None
 
 
-def tell(others):
+def describe(others):
     """Return the differences that `other_values` finds as text.
 
     Example
     -------
-    >>> tell({"beta": (0.1, 0.03)})
+    >>> describe({"beta": (0.1, 0.03)})
     'with beta 0.1 instead of 0.03'
     """
     parts = [f"{key} {found} instead of {value}" for key, (found, value) in others.items()]
@@ -249,7 +249,7 @@ def collect(folder):
             if not (run / "dev.json").is_file():
                 continue
             if others := other_values(run, values):
-                print(f"{run} is left out: {tell(others)}")
+                print(f"{run} is left out: {describe(others)}")
                 continue
             runs[str(seed)] = json.loads((run / "dev.json").read_text(encoding="utf-8"))
         if runs:
@@ -308,7 +308,7 @@ def with_changed(found):
 
 
 def draw(found, path):
-    """Draw what is told of speakers against what is told of phones; see `make_table`.
+    """Draw the probe accuracy of the speaker against that of the phone; see `make_table`.
 
     The settings of `LADDER` are curves, from nothing erased to most; the others go from nothing
     erased to what they erase themselves.

@@ -156,8 +156,8 @@ def judge(runs):
     - the speaker probe on pooled frames reads at most 60 % of what it reads of the control;
     - the phone error rate is at most 2 % higher (relative), of all layers and of the last alone;
     - the EER of u is at most a point higher;
-    - u tells less of the phones in an utterance, unless the control's tells no more than probes
-      with shuffled labels read: then there is nothing to lower.
+    - u holds less of an utterance's phones by a probe, unless the control's probe does no better
+      than probes with shuffled labels: then there is nothing to lower.
 
     Arguments
     ---------
@@ -251,12 +251,12 @@ def make_table(lines):
     """
     judged = [line["met"] for line in lines if line["met"] is not None]
     count = sum(judged) or "None"
-    told = {True: "yes", False: "no", None: "nothing to lower"}
+    words = {True: "yes", False: "no", None: "nothing to lower"}
     rows = []
     for line in lines:
         values = [percent_and_range(line[name]) for name in ("joint", "control")]
         above = change_and_interval(line["margin"], line["interval"])
-        rows.append([line["aim"], *values, above, told[line["met"]]])
+        rows.append([line["aim"], *values, above, words[line["met"]]])
     heads = ["aim", "joint", "beta 0", "above what is allowed", "met"]
     verb = "is" if count in ("None", 1) else "are"
     first = f"{count} of {len(judged)} aims {verb} met."

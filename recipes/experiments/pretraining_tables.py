@@ -5,7 +5,7 @@
 
 O holds the runs of the three stages, their controls joint_beta0 (--beta 0.0) and frame_shuffled
 (--shuffle_units True), and leakage (evaluate.py). The table of the stages goes into the README of
-LibriSpeech/pretrain, that of the leakage into RESULTS.md. What is missing is told as not run.
+LibriSpeech/pretrain, that of the leakage into RESULTS.md. What is missing is marked as not run.
 """
 
 import sys

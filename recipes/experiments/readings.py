@@ -1,4 +1,4 @@
-"""What frames and embeddings of a run tell, read on speakers that no model was trained on."""
+"""Probe accuracies and error rates of a run, on speakers that no model was trained on."""
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def centred(means, frames, whole):
 
 
 def eraser(whole, embeddings, count):
-    """Return a function that erases from frames the directions that tell most of embeddings.
+    """Return a function that erases the directions of frames that predict embeddings best.
 
     Arguments
     ---------
@@ -92,7 +92,7 @@ def eraser(whole, embeddings, count):
 
 
 def read_frames(means, frames, whole, rows, alignments):
-    """Return what the last layer tells of speakers and phones.
+    """Return the probe accuracies of speakers and phones from the last layer.
 
     Arguments
     ---------
@@ -137,7 +137,7 @@ def read_frames(means, frames, whole, rows, alignments):
 
 
 def read_verification(rows, embeddings):
-    """Return how well cosines of embeddings tell speakers, by trials drawn from the utterances.
+    """Return the equal error rate of cosines of embeddings, on trials of the utterances.
 
     Arguments
     ---------

@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from pretrained.exported import load_model
-from recipes.common.training.experiment import load_hparams, split_datasets
+from recipes.common.training.experiment import load_hparams
 from recipes.experiments import evaluate
 from recipes.experiments.runner import PRETRAIN, RECIPES
-from recipes.LibriSpeech.pretrain.utterance import both_crops, crops_of_run
 
 TESTS = Path(__file__).parents[1]
 STAGES = ("frame", "utterance", "joint")
@@ -139,20 +138,6 @@ def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, libris
     both = kept["test_retrieval_accuracy"]["model"]
     once = evaluate.retrieval_accuracies({**hparams, "crop_draws": 1})
     assert 0 < both <= 1 and both != once["test"]["model"]
-
-
-def test_a_run_of_a_recipe_that_adds_a_corpus_is_read_too(left_alone, librispeech, tmp_path):
-    """Such a run's hyperparams.yaml has all keys under `recipe`."""
-    run, loaders = tmp_path / "joint", []
-    run.mkdir()
-    lines = (left_alone / "joint" / "hyperparams.yaml").read_text().splitlines()
-    (run / "hyperparams.yaml").write_text("\n".join(["recipe:", *(f"  {x}" for x in lines)]))
-    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model")
-    for folder in (left_alone / "joint", run):
-        datasets = {"test": split_datasets(hparams)["test"]}
-        loaders.append(crops_of_run(folder, datasets, seed=1)["test"])
-    for first, second in zip(*loaders, strict=True):
-        assert both_crops(first)[0].equal(both_crops(second)[0])
 
 
 def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):

@@ -195,7 +195,8 @@ def crops_of_run(run, datasets, seed):
     """
     settings = read_yaml(run / "hyperparams.yaml")
     settings = settings.get("recipe", settings)
-    augment = UtteranceAugment(**settings["augment"])
+    given = settings["augment"]  # not a mapping where the augmentation is the default
+    augment = UtteranceAugment(**given if isinstance(given, dict) else {})
     return utterance_loaders({**settings, "seed": seed}, datasets, augment)
 
 
