@@ -29,9 +29,9 @@ bench: install
 demo: install
 	$(BIN)/python recipes/Synthetic/demo.py
 
-# RESULTS: the output folder of recipes/results.py
+# RESULTS: the output folder of recipes/experiments/results.py
 results: install
-	$(BIN)/python recipes/results.py --write $(RESULTS)
+	$(BIN)/python recipes/experiments/results.py --write $(RESULTS)
 
 clean:
 	rm -rf .venv build *.egg-info

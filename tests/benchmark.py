@@ -42,9 +42,9 @@ from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import make_loader
-from recipes.common.evaluation.metrics import write_between
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory
+from recipes.experiments.readmes import write_between
 from recipes.LibriSpeech.pretrain.frame import frame_loaders
 from recipes.LibriSpeech.pretrain.joint import joint_loaders
 

@@ -91,7 +91,7 @@ WAVES = (
             " --reference_folder {corpora}/LibriSpeech",
         ),
         "leakage": (
-            PRETRAIN,
+            "experiments",
             f"evaluate.py hparams/evaluate.yaml {SPEECH} --model {{work}}/joint/model"
             " --control {work}/joint_beta0/model --critic_seeds [1] --crop_draws 1"
             " --hidden_dim 32 --frames_per_utterance 8",

@@ -35,6 +35,14 @@ RUNS = {  # folder: the stage that runs there, and its options
     "joint_beta0": ("joint", ["--beta", "0.0"]),
 }
 COMPARED = {"model": "joint", "control": "joint_beta0"}
+EVALUATION = {  # options of evaluate.py: splits, small critics, one seed, one draw of crops
+    "Synthetic": [
+        *("--train_splits", "[train]", "--valid_splits", "[valid]", "--test_splits", "[test]"),
+        *("--frames_per_utterance", "16", "--hidden_dim", "64"),
+        *("--critic_seeds", "[1]", "--crop_draws", "1"),
+    ],
+    "LibriSpeech": [],
+}
 TRIALS_PER_SPEAKER = 100
 UNSEEN = "unseen speakers, test"
 
@@ -50,11 +58,13 @@ def main(arguments=None):
         say("corpus")
         make_corpus(data)
     common = ["--data_folder", data, "--manifest_folder", results / "manifest"]
+    train = RECIPES / corpus / "pretrain" / "train.py"
     for name, (stage, settings) in RUNS.items():
-        run(corpus, "train.py", f"{stage}_tiny.yaml", results / name, [*common, *settings])
+        run(train, f"{stage}_tiny.yaml", results / name, [*common, *settings])
     models = {key: results / name / "model" for key, name in COMPARED.items()}
     pair = [word for key, folder in models.items() for word in (f"--{key}", folder)]
-    run(corpus, "evaluate.py", "evaluate.yaml", results / "leakage", [*common, *pair])
+    evaluate, more = RECIPES / "experiments" / "evaluate.py", EVALUATION[corpus]
+    run(evaluate, "evaluate.yaml", results / "leakage", [*common, *pair, *more])
     check_speakers(results, data, SPLITS[corpus])
     encode_one(results, data, SPLITS[corpus]["test"])
 
@@ -90,14 +100,14 @@ def claim(results, data):
     marker.write_text(str(data), encoding="utf-8")
 
 
-def run(corpus, script, hparams, folder, options):
-    """Run a recipe's script, unless its metrics.json is there; its progress shows."""
+def run(script, hparams, folder, options):
+    """Run a script in its own folder, unless its metrics.json is there; its progress shows."""
     if (folder / "metrics.json").is_file():
         return
     say(folder.name)
     folder.mkdir(exist_ok=True)  # or FOLDER/../frame, where the joint stage starts, is nowhere
-    command = [script, f"hparams/{hparams}", "--output_folder", folder, *options]
-    start([sys.executable, *command], RECIPES / corpus / "pretrain")
+    command = [script.name, f"hparams/{hparams}", "--output_folder", folder, *options]
+    start([sys.executable, *command], script.parent)
 
 
 def start(command, folder):

@@ -1,7 +1,6 @@
 """The pretraining recipes, by their own command on made-up speech."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,10 @@ from safetensors.torch import load_file
 
 from pretrained.exported import load_model
 from recipes.common.training.hparams import load_hparams
-from recipes.LibriSpeech.pretrain import evaluate
+from recipes.experiments import evaluate
+from recipes.experiments.runner import PRETRAIN, RECIPES
 
 TESTS = Path(__file__).parents[1]
-PRETRAIN = TESTS.parent / "recipes" / "LibriSpeech" / "pretrain"
 STAGES = ("frame", "utterance", "joint")
 POINTS = {
     "frame": "kmeans,labelling,epoch,save,validation,end",
@@ -129,8 +128,7 @@ def evaluation(left_alone, data, model, draws=1):
     given = {"data_folder": str(data), "output_folder": str(left_alone / "leakage")}
     given["crop_draws"] = draws
     given |= {"model": str(model), "control": str(left_alone / "joint" / "model")}
-    given["manifest_folder"] = str(left_alone / "joint" / "manifest")
-    return load_hparams(PRETRAIN / "hparams" / "evaluate.yaml", json.dumps(given))
+    return load_hparams(RECIPES / "experiments" / "hparams" / "evaluate.yaml", json.dumps(given))
 
 
 def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech):
@@ -140,17 +138,6 @@ def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, libris
     both = kept["test_retrieval_accuracy"]["model"]
     once = evaluate.retrieval_accuracies({**hparams, "crop_draws": 1})
     assert 0 < both <= 1 and both != once["test"]["model"]
-
-
-def test_a_run_of_a_recipe_that_adds_a_corpus_is_read_too(left_alone, librispeech, tmp_path):
-    """Such a run's hyperparams.yaml has all keys under `recipe`."""
-    run = tmp_path / "joint"
-    shutil.copytree(left_alone / "joint" / "model", run / "model")
-    lines = (left_alone / "joint" / "hyperparams.yaml").read_text().splitlines()
-    (run / "hyperparams.yaml").write_text("\n".join(["recipe:", *(f"  {x}" for x in lines)]))
-    hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model")
-    expected = evaluate.retrieval_accuracies(hparams)
-    assert evaluate.retrieval_accuracies({**hparams, "control": run / "model"}) == expected
 
 
 def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes import results
 from recipes.common.training.hparams import check_options
-from recipes.LibriSpeech.pretrain import results as stages
-from recipes.results import (
+from recipes.experiments import pretraining_tables, results
+from recipes.experiments.results import (
     COLUMNS,
     README_COLUMNS,
     ROWS,
@@ -18,7 +17,6 @@ from recipes.results import (
     Cell,
     cells,
     command_line,
-    make_parser,
     make_table,
     model_digest,
     read_results,
@@ -92,7 +90,7 @@ def test_each_cell_has_a_folder_of_its_own():
 def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
     rates = None if cell.name == "EER, cosine" else [0.001]
     python, script, yaml, *words = command_line(cell, options, rates)
-    folder = results.ROOT / COLUMNS[cell.name, cell.representation].recipe
+    folder = results.RECIPES / COLUMNS[cell.name, cell.representation].recipe
     assert python == sys.executable and (folder / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
     check_options(folder / yaml, json.dumps(given))
@@ -260,12 +258,12 @@ def test_the_figures_of_a_column_are_read_from_its_runs(tmp_path):
 @pytest.fixture
 def readmes(tmp_path, monkeypatch):
     """Copies of the READMEs that show results, and no other."""
-    monkeypatch.setattr(results, "ROOT", tmp_path / "repository" / "recipes")
+    monkeypatch.setattr(results, "RECIPES", tmp_path / "repository" / "recipes")
     for place in README_COLUMNS:
-        path = results.ROOT / place / "README.md"
+        path = results.RECIPES / place / "README.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((REPOSITORY / "recipes" / place / "README.md").read_text())
-    return results.ROOT
+    return results.RECIPES
 
 
 def test_results_are_written_into_every_readme(readmes, tmp_path):
@@ -303,7 +301,6 @@ def test_missing_paths_are_named(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         results.main()
     assert f"--voxceleb is {tmp_path / 'gone'}" in capsys.readouterr().err
-    assert make_parser().parse_args(["--write", "R"]).write == Path("R")
 
 
 # ---- The tables of pretraining
@@ -315,7 +312,7 @@ def run_figures(**test):
 
 def test_the_stages_tell_both_splits_and_what_was_not_run():
     runs = {"joint": run_figures(masked_accuracy=0.101, retrieval_accuracy=0.5), "frame": None}
-    rows = stages.make_stage_table(runs).splitlines()
+    rows = pretraining_tables.make_stage_table(runs).splitlines()
     assert rows[2] == "| joint | 3 | 70 | valid | 25.0 | | | | | |"
     assert rows[3] == "| | | | test | 10.1 | | | | 50.0 | |"
     assert rows[4].startswith("| frame | not run |")
@@ -323,19 +320,21 @@ def test_the_stages_tell_both_splits_and_what_was_not_run():
 
 
 def test_the_tables_of_pretraining_are_written_where_they_belong(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text(stages.README.read_text())
-    monkeypatch.setattr(stages, "README", readme)
+    for name in ("README", "RESULTS"):
+        copy = tmp_path / f"{name}.md"
+        copy.write_text(getattr(pretraining_tables, name).read_text())
+        monkeypatch.setattr(pretraining_tables, name, copy)
     reading = {"model": {"mean": 1.0, "std": 0.1}, "control": {"mean": 2.5, "std": 0.2}}
     reading |= {"difference": -1.5, "interval": [-2.0, -1.0]}
-    leakage = {part: {key: reading for key in stages.READINGS.values()} for part in stages.PARTS}
+    readings = dict.fromkeys(pretraining_tables.READINGS.values(), reading)
+    leakage = dict.fromkeys(pretraining_tables.PARTS, readings)
     for run, figures in (("joint", run_figures(majority_accuracy=0.031)), ("leakage", leakage)):
         (tmp_path / run).mkdir()
         (tmp_path / run / "metrics.json").write_text(json.dumps({"figures": figures}))
-    stages.main(tmp_path)
-    text = readme.read_text()
+    pretraining_tables.main(tmp_path)
+    text = (tmp_path / "README.md").read_text()
     assert "| 3.1 |" in text and "| frame | not run |" in text
+    text = (tmp_path / "RESULTS.md").read_text()
     assert text.count("| 1.00 ± 0.10 | 2.50 ± 0.20 | -1.50 [-2.00, -1.00] |") == 8
-    assert text.index("| 3.1 |") < text.index("1.00 ± 0.10")
     with pytest.raises(SystemExit, match="holds no metrics.json"):
-        stages.main(tmp_path / "gone")
+        pretraining_tables.main(tmp_path / "gone")

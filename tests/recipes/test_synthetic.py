@@ -13,6 +13,7 @@ import torch
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.manifest import CorpusError, read_manifest
+from recipes.common.training.hparams import check_options
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.Synthetic import corpus, demo
 
@@ -244,6 +245,16 @@ def test_the_table_takes_the_figures_of_the_parts(figures, librispeech, tmp_path
     assert found["units"] == figures["units"] and found["leakage"] == figures["leakage"]
     text = demo.make_table(found, "LibriSpeech")
     assert text.count("| EER of u |") == 2
+
+
+@pytest.mark.parametrize("name", demo.EVALUATION)
+def test_the_options_of_the_evaluation_are_those_of_its_file(name):
+    words = demo.EVALUATION[name]
+    given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
+    yaml = demo.RECIPES / "experiments" / "hparams" / "evaluate.yaml"
+    check_options(yaml, json.dumps(given))
+    splits = given.get("test_splits", "[test-clean]")
+    assert splits == f"[{demo.SPLITS[name]['test']}]"
 
 
 def test_results_of_other_data_are_refused(tmp_path):

@@ -10,10 +10,12 @@ import torch
 from lobes.distributed import unwrap
 from lobes.losses import nt_xent
 from lobes.signal import SAMPLE_RATE
+from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import add_crops, both_crops
 from recipes.common.data.loaders import make_loader, plain_loader
 from recipes.common.data.sampler import Clock
 from recipes.common.training.brain import PretrainingBrain
+from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import UtteranceMeter
 
 
@@ -109,3 +111,26 @@ def utterance_loaders(hparams, datasets, augment):
         clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
     return loaders
+
+
+def crops_of_run(run, datasets, seed):
+    """Return loaders of crops that are made as a run of stage B or C made its own.
+
+    Arguments
+    ---------
+    run : Path
+        Folder of the run, with its hyperparams.yaml.
+    datasets : dict
+        "valid" and "test": DynamicItemDataset.
+    seed : int
+        Of the draw of crops and of their augmentation, in the place of the run's.
+
+    Returns
+    -------
+    dict
+        See `utterance_loaders`.
+    """
+    settings = read_tree(run / "hyperparams.yaml")
+    given = settings["augment"]  # not a mapping where the augmentation is the default
+    augment = UtteranceAugment(**given if isinstance(given, dict) else {})
+    return utterance_loaders({**settings, "seed": seed}, datasets, augment)

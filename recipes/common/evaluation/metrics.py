@@ -1,12 +1,9 @@
 """Error rates: EER and detection cost of trials, errors of words, phones and characters."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
-
-from recipes.common.data.manifest import read_text, replace_text
 
 
 def error_rates(scores, labels):
@@ -261,68 +258,3 @@ def cer(references, hypotheses):
     characters = [[text.strip() for text in texts] for texts in (references, hypotheses)]
     counts = error_counts(*characters)
     return counts["errors"] / counts["tokens"]
-
-
-def percent_and_range(values):
-    """Return the mean of shares in per cent and, where there are several, their range.
-
-    Arguments
-    ---------
-    values : list of float
-        Shares, such as an error rate with each seed.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> percent_and_range([0.5, 0.6]), percent_and_range([0.5])
-    ('55.0 [50.0, 60.0]', '50.0')
-    """
-    mean = f"{100 * np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
-
-
-def write_between(path, name, text):
-    """Replace what stands between the lines `<!-- name -->` and `<!-- /name -->` of a file.
-
-    Arguments
-    ---------
-    path : str or Path
-        Text in UTF-8. It holds all of the new text, or what it held before.
-    name : str
-        Of the markers, which stay.
-    text : str
-        Lines, without the last one's end.
-
-    Raises
-    ------
-    ValueError
-        Where a marker is missing; names file and marker.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "README.md"
-    >>> _ = path.write_text("<!-- table -->\\nold\\n<!-- /table -->\\n")
-    >>> write_between(path, "table", "new")
-    >>> path.read_text().splitlines()
-    ['<!-- table -->', 'new', '<!-- /table -->']
-    """
-    path = Path(path)
-    lines = read_text(path).splitlines(keepends=True)
-    opening = _find_line(path, lines, f"<!-- {name} -->", 0)
-    closing = _find_line(path, lines, f"<!-- /{name} -->", opening)
-    replace_text(path, "".join([*lines[: opening + 1], f"{text}\n", *lines[closing:]]))
-
-
-def _find_line(path, lines, marker, start):
-    """Return the place of the first line from `start` on that is the marker."""
-    for place in range(start, len(lines)):
-        if lines[place].strip() == marker:
-            return place
-    raise ValueError(
-        f"{path} lacks the line {marker}: add it, as text goes between two such lines."
-    )

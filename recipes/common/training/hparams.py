@@ -78,10 +78,17 @@ def save_hparams(path, overrides, folder):
     folder : str or Path
         Receives `hyperparams.yaml`.
     """
-    resolved = resolve_references(_dump(read_tree(path)), overrides)
     header = f"# Generated {date.today()} from:\n# {Path(path).resolve()}\n# yamllint disable\n"
     file = Path(folder) / "hyperparams.yaml"
-    file.write_text(header + resolved.getvalue(), encoding="utf-8")
+    file.write_text(header + resolve_hparams(path, overrides), encoding="utf-8")
+
+
+def resolve_hparams(path, overrides):
+    """Return the text of a hyperparameters file, its base merged in and references resolved.
+
+    Arguments are those of `load_hparams`.
+    """
+    return resolve_references(_dump(read_tree(path)), overrides).getvalue()
 
 
 def read_tree(path):

@@ -1,12 +1,10 @@
 """The beginning and the end of every recipe's run."""
 
-import argparse
 import ctypes
 import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -53,78 +51,6 @@ def leave_together():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-def runs_parser(description, paths, seeds, most_seeds):
-    """Return the parser of a command that makes many runs, and writes READMEs from them.
-
-    Arguments
-    ---------
-    description : str
-        Its first line is shown.
-    paths : dict
-        Of each option that names a path, what it is. `output_folder` need not be there.
-    seeds, most_seeds : int
-        How many seeds by default, and how many there are.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-
-    Example
-    -------
-    >>> parser = runs_parser("Compare.", {"output_folder": "where the runs go"}, 2, 5)
-    >>> options = parser.parse_args(["--output_folder", "B", "--jobs", "2"])
-    >>> options.output_folder.is_absolute(), options.seeds, options.jobs, options.write
-    (True, 2, 2, None)
-    """
-    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
-    folder = paths["output_folder"]
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help=f"write from it: {folder}")
-    for name, text in paths.items():
-        parser.add_argument(f"--{name}", type=lambda path: Path(path).resolve(), help=text)
-    parser.add_argument("--seeds", type=int, default=seeds, choices=range(1, most_seeds + 1))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    return parser
-
-
-def check_paths(parser, options, paths):
-    """Leave with a message unless each path is given and, but for `output_folder`, there."""
-    for name in paths:
-        path = getattr(options, name)
-        if path is None or (name != "output_folder" and not path.exists()):
-            parser.error(f"--{name} is {path}: expected what is there (see --help)")
-
-
-def run_logged(command, folder, log, jobs):
-    """Run a command in a folder, beside others, and return its exit status.
-
-    Arguments
-    ---------
-    command : list
-        Its words.
-    folder : Path
-    log : file
-        Receives what it prints.
-    jobs : int
-        How many commands share the cores at a time.
-
-    Returns
-    -------
-    int
-
-    Example
-    -------
-    >>> with open(getfixture("tmp_path") / "log.txt", "w") as log:
-    ...     run_logged([sys.executable, "-c", "raise SystemExit(3)"], ".", log, jobs=2)
-    3
-    """
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    threads = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    done = subprocess.run(
-        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
-    )
-    return done.returncode
 
 
 def prepare(hparams):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what stage C left between frames and embeddings, against its control with beta 0.
+"""The leakage between frames and embeddings after stage C, against the control with beta 0.
 
     python evaluate.py hparams/evaluate.yaml --data_folder LibriSpeech --output_folder O/leakage
         --model O/joint/model --control O/joint_beta0/model
@@ -9,7 +9,6 @@ intervals over speakers. Masked accuracies are those of the two runs' own metric
 accuracies are means over `crop_draws` draws of crops, made as the control's run made its own.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,8 +24,13 @@ from recipes.common.data.seeding import derive_seed
 from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.training.hparams import load_hparams
-from recipes.common.training.run import manifest_paths, prepare, report, split_datasets
-from recipes.LibriSpeech.pretrain.utterance import utterance_loaders
+from recipes.common.training.run import (
+    manifest_paths,
+    report,
+    split_datasets,
+)
+from recipes.experiments.runner import read_figures
+from recipes.LibriSpeech.pretrain.utterance import crops_of_run
 
 RUNS = ("model", "control")
 UNSEEN = ("unseen speakers, valid", "unseen speakers, test")
@@ -96,13 +100,10 @@ def check_runs(hparams):
 
 def kept_accuracies(hparams):
     """Return both runs' accuracies and their ratios."""
-    runs = {
-        name: json.loads((Path(hparams[name]).parent / "metrics.json").read_text(encoding="utf-8"))
-        for name in RUNS
-    }
+    runs = {name: read_figures(Path(hparams[name]).parent) for name in RUNS}
     figures = {}
     for split, retrieval in retrieval_accuracies(hparams).items():
-        masked = {name: runs[name]["figures"][split]["masked_accuracy"] for name in RUNS}
+        masked = {name: runs[name][split]["masked_accuracy"] for name in RUNS}
         for what, values in (("masked", masked), ("retrieval", retrieval)):
             ratio = values["model"] / values["control"]
             figures[f"{split}_{what}_accuracy"] = {**values, "ratio": ratio}
@@ -113,14 +114,14 @@ def kept_accuracies(hparams):
 def retrieval_accuracies(hparams):
     """Return by split and run the retrieval accuracy of projections, over draws of crops."""
     encoders = {name: load_model(hparams[name])["utterance_encoder"].eval() for name in RUNS}
-    settings = load_hparams(Path(hparams["control"]).parent / "hyperparams.yaml", "")
     found = {split: dict.fromkeys(RUNS, 0.0) for split in ("valid", "test")}
     draws = hparams["crop_draws"]
     for draw in range(draws):
-        settings["seed"] = derive_seed(hparams["seed"], "crops", draw)
+        seed = derive_seed(hparams["seed"], "crops", draw)
         datasets = split_datasets(hparams)
         datasets = {split: datasets[split] for split in found}
-        for split, loader in utterance_loaders(settings, datasets, settings["augment"]).items():
+        loaders = crops_of_run(Path(hparams["control"]).parent, datasets, seed)
+        for split, loader in loaders.items():
             share = 1 / (draws * len(datasets[split]))
             for batch in loader:
                 crops = both_crops(batch)
@@ -132,12 +133,11 @@ def retrieval_accuracies(hparams):
 
 
 def main(arguments):
-    """Prepare, encode, fit the critics, compare."""
+    """Encode, fit the critics, compare."""
     began = time.time()
     hparams_file, _, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
     check_runs(hparams)
-    prepare(hparams)
     rows = {}
     for split, dataset in split_datasets(hparams).items():
         with dataset.output_keys_as(["id", "wav", "spk_id"]):

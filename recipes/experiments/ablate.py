@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare settings of stage C on development speakers: what they take from frames, what they cost.
+"""Ablations of stage C: probe accuracies of each setting on development speakers.
 
     python ablate.py --models O --data_folder LibriSpeech --alignments ALIGNMENTS --output_folder B
         [--seeds 2] [--jobs 2] [--only NAME ...]
@@ -8,36 +8,53 @@
 O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
 (see align.py). The settings are those of ablations.yaml, each for 4 epochs instead of 6 unless
 it says otherwise. Started again, it does what is missing. `--write` adds what B holds to
-ablations.json, which keeps the figures of all runs, and from it writes the table of README.md and
-draws ablations.png. Test speakers are not read.
+ablations.jsonl, which keeps the figures of all runs, and from it writes the table of RESULTS.md
+and draws ablations.png. Test speakers are not read.
 """
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from lobes.erasure import Erasure
 from recipes.common.data.alignments import read_alignments
-from recipes.common.data.manifest import replace_text
+from recipes.common.data.manifest import read_text, replace_text
 from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
-from recipes.common.evaluation.metrics import percent_and_range, write_between
-from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
-from recipes.common.report.representations import encode, load_systems
-from recipes.common.report.speech import drawn_phones, load_rows
-from recipes.common.training.hparams import read_tree as read_yaml
-from recipes.common.training.run import check_paths, run_logged, runs_parser
-from recipes.results import SEEDS
+from recipes.common.report.representations import load_systems
+from recipes.common.training.hparams import read_tree, resolve_hparams
+from recipes.experiments.readings import (
+    arrays,
+    centred,
+    encode_run,
+    eraser,
+    read_frames,
+    read_verification,
+)
+from recipes.experiments.readmes import (
+    change_and_interval,
+    markdown_table,
+    percent_and_range,
+    write_between,
+)
+from recipes.experiments.runner import (
+    PRETRAIN,
+    SEEDS,
+    check_paths,
+    make_command,
+    read_figures,
+    run_logged,
+    run_side_by_side,
+    runs_parser,
+)
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
-DEFAULTS = HERE / "hparams" / "joint_tiny.yaml"
-KEPT = HERE / "ablations.json"
+DEFAULTS = PRETRAIN / "hparams" / "joint_tiny.yaml"
+KEPT = HERE / "ablations.jsonl"
 PATHS = {
     "models": "the folder of the runs frame and utterance",
     "data_folder": "the folder LibriSpeech",
@@ -51,9 +68,7 @@ UNERASED = "nothing erased"
 CENTRED = "each utterance's mean frame taken off"
 ERASED = {f"{count} directions erased": count for count in (20, 40, 60, 80, 100)}
 EPOCHS = 4
-FRAMES = 40  # of each utterance, for probes
-TRIALS = 10000
-PROBED = {  # as the table calls a measure, and as ablations.json does
+PROBED = {  # as the table calls a measure, and as ablations.jsonl does
     "speaker, pooled z": "speaker_pooled",
     "speaker, deviations": "speaker_deviations",
     "speaker, frames": "speaker_frames",
@@ -63,7 +78,7 @@ PLAIN = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval
 
 
 def command_line(name, seed, options):
-    """Return the command that trains a setting, to be run in this folder.
+    """Return the command that trains a setting, to be run in the folder of pretraining.
 
     Example
     -------
@@ -75,15 +90,14 @@ def command_line(name, seed, options):
     """
     given = {
         "number_of_epochs": EPOCHS,
-        **read_yaml(SETTINGS)[name],
+        **read_tree(SETTINGS)[name],
         "seed": seed,
         "data_folder": options.data_folder,
         "output_folder": run_folder(options.output_folder, name, seed),
         "frame_model": options.models / "frame" / "model",
         "utterance_model": options.models / "utterance" / "model",
     }
-    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
-    return [sys.executable, "train.py", "hparams/joint_tiny.yaml", *words]
+    return make_command(["train.py", "hparams/joint_tiny.yaml"], given)
 
 
 def run_folder(folder, name, seed):
@@ -106,16 +120,18 @@ def expected_values(name):
     >>> values["beta"], values["number_of_epochs"], "data_folder" in values
     (0.0, 4, False)
     """
-    values = {"number_of_epochs": EPOCHS, **read_yaml(SETTINGS)[name]}
+    places = "{data_folder: none, output_folder: none}"
+    defaults = YAML().load(resolve_hparams(DEFAULTS, places))
+    values = {"number_of_epochs": EPOCHS, **read_tree(SETTINGS)[name]}
     parse = YAML(typ="safe").load
     values = {key: parse(x) if isinstance(x, str) else x for key, x in values.items()}
-    return _plain_values(DEFAULTS) | values
+    return _plain_values(defaults) | values
 
 
-def _plain_values(path):
+def _plain_values(tree):
     """Return numbers, words and lists of a hyperparameters file, without seed and places."""
     plain = {}
-    for key, value in read_yaml(path).items():
+    for key, value in tree.get("recipe", tree).items():
         place = key == "seed" or key.endswith(("_folder", "_model", "_weights"))
         if not place and isinstance(value, (bool, int, float, str, list, type(None))):
             if not getattr(getattr(value, "tag", None), "value", None):
@@ -123,12 +139,12 @@ def _plain_values(path):
     return plain
 
 
-def other_values(folder, name):
-    """Return the keys in which a run differs from its setting as it is now, with both values."""
-    found = _plain_values(folder / "hyperparams.yaml")
+def other_values(folder, values):
+    """Return the keys in which a run differs from its setting's values, with both values."""
+    found = _plain_values(read_tree(folder / "hyperparams.yaml"))
     return {
         key: (found.get(key, "nothing"), value)
-        for key, value in expected_values(name).items()
+        for key, value in values.items()
         if found.get(key, "nothing") != value
     }
 
@@ -136,31 +152,27 @@ def other_values(folder, name):
 def run_one(name, seed, options):
     """Train a setting and read it, unless that was done; return what went wrong, or None."""
     folder = run_folder(options.output_folder, name, seed)
-    if (folder / "hyperparams.yaml").is_file() and (others := other_values(folder, name)):
-        return f"{folder} is of another setting, {tell(others)}. Move it away"
+    if (folder / "hyperparams.yaml").is_file():
+        if others := other_values(folder, expected_values(name)):
+            return f"{folder} is of another setting, {describe(others)}. Move it away"
     if (folder / "dev.json").is_file():
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    read = [sys.executable, __file__, "--read", folder, "--data_folder", options.data_folder]
-    read += ["--alignments", options.alignments, *(["--ladder"] if name in LADDER else [])]
-    commands = [command_line(name, seed, options), read]
-    with open(folder / "ablate.log", "a", encoding="utf-8") as log:
-        for command in commands:
-            if command[1] == "train.py" and (folder / "metrics.json").is_file():
-                continue
-            status = run_logged(command, HERE, log, options.jobs)
-            if status:
-                return f"{name}, seed {seed}, ended with {status}: see {log.name}"
+    paths = {"read": folder, "data_folder": options.data_folder, "alignments": options.alignments}
+    read = make_command([__file__, *(["--ladder"] if name in LADDER else [])], paths)
+    trained = (folder / "metrics.json").is_file()
+    for command in [read] if trained else [command_line(name, seed, options), read]:
+        if problem := run_logged(command, PRETRAIN, folder / "ablate.log", options.jobs):
+            return f"{name}, seed {seed}, {problem}"
     print(folder, flush=True)
     return None
 
 
-def tell(others):
+def describe(others):
     """Return the differences that `other_values` finds as text.
 
     Example
     -------
-    >>> tell({"beta": (0.1, 0.03)})
+    >>> describe({"beta": (0.1, 0.03)})
     'with beta 0.1 instead of 0.03'
     """
     parts = [f"{key} {found} instead of {value}" for key, (found, value) in others.items()]
@@ -175,12 +187,8 @@ def read_run(options):
     figures = read_frames(*arrays(encoded), rows, alignments)
     for name, frames in changed_frames(options):
         figures[name] = read_frames(*frames, rows, alignments)
-    speakers = {row["ID"]: row["spk_id"] for row in rows}
-    embeddings = dict(zip(speakers, encoded.embeddings, strict=True))
-    trials = make_trials(rows, False, TRIALS, SEEDS[0])
-    figures["eer"] = read_eer(embeddings, trials, speakers, SEEDS[0])[0]["value"]
-    trained = json.loads((options.read / "metrics.json").read_text(encoding="utf-8"))
-    valid = trained["figures"]["valid"]
+    figures["eer"] = read_verification(rows, encoded.embeddings)["value"]
+    valid = read_figures(options.read)["valid"]
     figures |= {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
     replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
 
@@ -204,150 +212,47 @@ def changed_frames(options):
             yield name, tuple(map(erase, arrays(plain)))
 
 
-def encode_run(run, split, data_folder, erased=True):
-    """Return the utterances of a split and what a run's model gives for them.
-
-    Arguments
-    ---------
-    run : Path
-        Folder of the run, with its manifest and model; receives the states.
-    split : str
-    data_folder : Path
-    erased : bool
-        False for frames from which nothing is erased, whatever the model does.
-
-    Returns
-    -------
-    rows : list of dict
-        The utterances.
-    encoded : Encoded
-        Of these, in their order.
-    """
-    given = {"data_folder": data_folder, "min_seconds": 0.5, "session": None}
-    rows = load_rows([run / "manifest" / f"{split}.csv"], given)
-    [system] = load_systems([run / "model"], controls=False, seed=SEEDS[0])
-    if not erased:
-        system.frames.states.encoder.erasure = None
-    return rows, encode(system, rows, FRAMES, run / "states", whole=True)
+def read_kept():
+    """Return the settings of ablations.jsonl by name: `options`, `values` and `runs` by seed."""
+    found = {}
+    for line in read_text(KEPT).splitlines() if KEPT.is_file() else []:
+        run = json.loads(line)
+        shared = {key: run[key] for key in ("options", "values")}
+        runs = found.setdefault(run["setting"], {**shared, "runs": {}})["runs"]
+        runs[run["seed"]] = run["figures"]
+    return found
 
 
-def arrays(encoded):
-    """Return of the last layer what `read_frames` takes: means, drawn frames and all."""
-    return encoded.means, encoded.frames[:, :, -1], encoded.whole
-
-
-def centred(means, frames, whole):
-    """Take each utterance's mean frame off the arrays of `read_frames`."""
-    rest = [x.astype(np.float32) - mean for x, mean in zip(whole, means, strict=True)]
-    return None, frames - means[:, None], rest
-
-
-def eraser(whole, embeddings, count):
-    """Return a function that erases from frames the directions that tell most of embeddings.
-
-    Arguments
-    ---------
-    whole : list of numpy.ndarray
-        The frames of each training utterance, (frames, dim).
-    embeddings : numpy.ndarray
-        Of these utterances, (utterances, E).
-    count : int
-        How many directions, see `lobes.erasure`.
-
-    Returns
-    -------
-    callable
-        Takes an array of frames, (..., dim), or a list of these.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> embeddings = rng.normal(size=(200, 1))
-    >>> whole = [rng.normal(size=(50, 3)) + [x, 0, 0] for x in embeddings[:, 0]]
-    >>> means = eraser(whole, embeddings, 1)(np.stack(whole)).mean(1)
-    >>> bool(abs(np.corrcoef(means[:, 0], embeddings[:, 0])[0, 1]) < 0.01)
-    True
-    """
-    whole = [torch.from_numpy(x.astype(np.float64)) for x in whole]
-    frames, means = torch.cat(whole), torch.stack([x.mean(0) for x in whole])
-    moments = frames.mean(0), torch.cov(frames.T, correction=0)
-    erasure = Erasure(frames.shape[1], count)
-    erasure.fit(*moments, means, torch.from_numpy(embeddings))
-
-    def erase(x):
-        if isinstance(x, list):
-            return [erase(part) for part in x]
-        return erasure(torch.from_numpy(x)).numpy()
-
-    return erase
-
-
-def read_frames(means, frames, whole, rows, alignments):
-    """Return what the last layer tells of speakers and phones.
-
-    Arguments
-    ---------
-    means : numpy.ndarray or None
-        Of each utterance's frames, (utterances, dim); None where they are not to be read.
-    frames : numpy.ndarray
-        Drawn ones, (utterances, FRAMES, dim).
-    whole : list of numpy.ndarray
-        All frames, (frames, dim), of each utterance.
-    rows : list of dict
-        The utterances.
-    alignments : dict
-        Of these.
-
-    Returns
-    -------
-    dict
-        By measure: `value`, and the `scores` of the speakers, which paired tests compare.
-    """
-    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
-    utterances = np.array([row["ID"] for row in rows])
-    phones = drawn_phones(rows, alignments, FRAMES).ravel()
-    frames, owners = frames.reshape(len(phones), -1), speakers.repeat(FRAMES)
-    known = np.flatnonzero(phones != np.array(None))
-    known = known[often_enough(phones[known], owners[known])]
-    deviations = np.stack([x.astype(np.float32).std(0) for x in whole])
-    inputs = {
-        "speaker_pooled": (means, speakers, utterances, speakers),
-        "speaker_deviations": (deviations, speakers, utterances, speakers),
-        "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
-        "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
-    }
-    inputs = {name: given for name, given in inputs.items() if given[0] is not None}
-    readings = {name: read_probes(*x, ["linear"], seeds=[1])[0] for name, x in inputs.items()}
-    return {
-        name: {
-            "value": reading["value"],
-            "scores": reading["evidence"]["group_scores"][0].round(6).tolist(),
-        }
-        for name, reading in readings.items()
-    }
+def write_kept(found):
+    """Write what `read_kept` returns, a run a line."""
+    lines = []
+    for name, setting in found.items():
+        head = {"setting": name, "options": setting["options"], "values": setting["values"]}
+        for seed, figures in setting["runs"].items():
+            lines.append(json.dumps({**head, "seed": seed, "figures": figures}) + "\n")
+    replace_text(KEPT, "".join(lines))
 
 
 def collect(folder):
-    """Add the figures of the runs of a folder to ablations.json; return all of them.
+    """Add the figures of the runs of a folder to ablations.jsonl; return all of them.
 
     A setting that was changed since it was run, by itself or by the defaults, is forgotten.
     """
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
-    found = {}
-    for name, options in read_yaml(SETTINGS).items():
+    kept, found = read_kept(), {}
+    for name, options in read_tree(SETTINGS).items():
         known, values = kept.get(name, {}), expected_values(name)
         runs = known["runs"] if known.get("values") == values else {}
         for seed in SEEDS:
             run = run_folder(folder, name, seed)
             if not (run / "dev.json").is_file():
                 continue
-            if others := other_values(run, name):
-                print(f"{run} is left out: {tell(others)}")
+            if others := other_values(run, values):
+                print(f"{run} is left out: {describe(others)}")
                 continue
             runs[str(seed)] = json.loads((run / "dev.json").read_text(encoding="utf-8"))
         if runs:
             found[name] = {"options": options, "values": values, "runs": runs}
-    replace_text(KEPT, json.dumps(found, indent=1) + "\n")
+    write_kept(found)
     return found
 
 
@@ -357,7 +262,7 @@ def make_table(found):
     Arguments
     ---------
     found : dict
-        As ablations.json has them.
+        As `read_kept` returns them.
 
     Returns
     -------
@@ -375,16 +280,15 @@ def make_table(found):
     | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
     """
     heads = ["setting", "options", "seeds", *PROBED, *PLAIN]
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
-    control = found.get(CONTROL, {"runs": {}})["runs"]
+    control, rows = found.get(CONTROL, {"runs": {}})["runs"], []
     for name, setting in with_changed(found).items():
         runs = setting["runs"]
         words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
         cells = [name, f"`{words}`" if words else "", str(len(runs))]
         cells += [_probed(runs, control, key, name == CONTROL) for key in PROBED.values()]
         cells += [percent_and_range([run[key] for run in runs.values()]) for key in PLAIN.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
 
 
 def with_changed(found):
@@ -402,7 +306,7 @@ def with_changed(found):
 
 
 def draw(found, path):
-    """Draw what is told of speakers against what is told of phones; see `make_table`.
+    """Draw the probe accuracy of the speaker against that of the phone; see `make_table`.
 
     The settings of `LADDER` are curves, from nothing erased to most; the others go from nothing
     erased to what they erase themselves.
@@ -437,37 +341,29 @@ def _probed(runs, control, key, is_control):
         return text
     own, other = ([part[seed][key]["scores"] for seed in shared] for part in (runs, control))
     differences = np.array(own) - np.array(other)
-    ends = bootstrap_groups(differences, SEEDS[0])
-    difference, low, high = (100 * value for value in (differences.mean(), *ends))
-    return f"{text} ({difference:+.1f} [{low:+.1f}, {high:+.1f}])"
-
-
-def make_parser():
-    """Return the parser of the command line."""
-    parser = runs_parser(__doc__, PATHS, seeds=2, most_seeds=len(SEEDS))
-    parser.add_argument("--only", nargs="+", choices=read_yaml(SETTINGS), help="settings")
-    parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
-    parser.add_argument("--ladder", action="store_true", help="read it with more erased, too")
-    return parser
+    interval = bootstrap_groups(differences, SEEDS[0])
+    return f"{text} ({change_and_interval(differences.mean(), interval)})"
 
 
 def main():
     """Train and read the settings, or write the table."""
-    parser = make_parser()
+    parser = runs_parser(__doc__, PATHS, seeds=2)
+    parser.add_argument("--only", nargs="+", choices=read_tree(SETTINGS), help="settings")
+    parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
+    parser.add_argument("--ladder", action="store_true", help="read it with more erased, too")
     options = parser.parse_args()
     if options.write is not None:
         found = collect(options.write)
-        write_between(HERE / "README.md", "ablations", make_table(found))
+        write_between(HERE / "RESULTS.md", "ablations", make_table(found))
         draw(found, HERE / "ablations.png")
         return
     if options.read is not None:
         read_run(options)
         return
     check_paths(parser, options, PATHS)
-    names = options.only or list(read_yaml(SETTINGS))
+    names = options.only or list(read_tree(SETTINGS))
     planned = [(name, seed) for seed in SEEDS[: options.seeds] for name in names]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        problems = list(filter(None, pool.map(lambda run: run_one(*run, options), planned)))
+    problems = run_side_by_side(lambda run: run_one(*run, options), planned, options.jobs)
     if problems:
         sys.exit("\n".join(problems))
 

@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Write the tables of this folder's README from the metrics.json of runs.
+"""Write the tables of pretraining from the metrics.json of runs.
 
-    python results.py O
+    python pretraining_tables.py O
 
 O holds the runs of the three stages, their controls joint_beta0 (--beta 0.0) and frame_shuffled
-(--shuffle_units True), and leakage (evaluate.py). What is missing is told as not run.
+(--shuffle_units True), and leakage (evaluate.py). The table of the stages goes into the README of
+LibriSpeech/pretrain, that of the leakage into RESULTS.md. What is missing is marked as not run.
 """
 
-import json
 import sys
 from pathlib import Path
 
-from recipes.common.evaluation.metrics import write_between
+from recipes.experiments.readmes import markdown_table, write_between
+from recipes.experiments.runner import PRETRAIN, read_figures
 
-README = Path(__file__).resolve().with_name("README.md")
+README = PRETRAIN / "README.md"
+RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 RUNS = {  # as the table calls a run, and its folder
     "frame": "frame",
     "frame, `--shuffle_units True`": "frame_shuffled",
@@ -36,12 +38,7 @@ PARTS = {
     "unseen speakers": "both",
 }
 READINGS = {"likelihood gain": "likelihood_gain", "InfoNCE": "info_nce"}
-
-
-def read_figures(folder):
-    """Return the figures of a run, or None where it has no metrics.json."""
-    path = Path(folder) / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else None
+COMPARED = ("model", "control")
 
 
 def make_stage_table(runs):
@@ -63,33 +60,31 @@ def make_stage_table(runs):
     >>> print(make_stage_table({"frame": figures}).splitlines()[-1])
     | | | | test | 10.0 | 5.0 | | | | |
     """
-    lines = ["| run, in % | epochs | steps | | " + " | ".join(SHARES) + " |"]
-    lines.append("|---|--:|--:|---|" + "--:|" * len(SHARES))
+    rows = []
     for name, figures in runs.items():
         if figures is None:
-            lines.append(f"| {name} | not run | | |" + " |" * len(SHARES))
+            rows.append([name, "not run", "", "", *[""] * len(SHARES)])
             continue
-        own = f"| {name} | {figures['epochs']} | {figures['steps']} |"
-        for split, first in (("valid", own), ("test", "| | | |")):
+        own = [name, str(figures["epochs"]), str(figures["steps"]), "valid"]
+        for split, first in (("valid", own), ("test", ["", "", "", "test"])):
             shares = [figures[split].get(key) for key in SHARES.values()]
-            texts = ["" if share is None else f" {100 * share:.1f}" for share in shares]
-            lines.append(f"{first} {split} |" + "".join(f"{text} |" for text in texts))
-    return "\n".join(lines)
+            texts = ["" if share is None else f"{100 * share:.1f}" for share in shares]
+            rows.append([*first, *texts])
+    heads = ["run, in %", "epochs", "steps", "", *SHARES]
+    return markdown_table(heads, "lrrl" + "r" * len(SHARES), rows)
 
 
 def make_leakage_table(figures):
     """Return what fresh critics found, as Markdown; see `evaluate.py` for the figures."""
-    lines = ["| read on, in nats | | joint | beta 0 | difference [95 %] |", "|---|---|--:|--:|--:|"]
+    rows = []
     for part, title in PARTS.items():
         for name, key in READINGS.items():
             own = figures[part][key]
-            means = " | ".join(
-                f"{own[run]['mean']:.2f} ± {own[run]['std']:.2f}" for run in ("model", "control")
-            )
+            means = [f"{own[run]['mean']:.2f} ± {own[run]['std']:.2f}" for run in COMPARED]
             low, high = own["interval"]
-            change = f"{own['difference']:.2f} [{low:.2f}, {high:.2f}]"
-            lines.append(f"| {title} | {name} | {means} | {change} |")
-    return "\n".join(lines)
+            rows.append([title, name, *means, f"{own['difference']:.2f} [{low:.2f}, {high:.2f}]"])
+    heads = ["read on, in nats", "", "joint", "beta 0", "difference [95 %]"]
+    return markdown_table(heads, "llrrr", rows)
 
 
 def main(output):
@@ -99,7 +94,7 @@ def main(output):
         sys.exit(f"{output} holds no metrics.json of {', '.join(RUNS.values())}.")
     write_between(README, "stages", make_stage_table(runs))
     leakage = read_figures(Path(output) / "leakage")
-    write_between(README, "leakage", make_leakage_table(leakage) if leakage else "Not run.")
+    write_between(RESULTS, "leakage", make_leakage_table(leakage) if leakage else "Not run.")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
-"""Judge stage C on test speakers: all stages with three seeds, the default against beta 0.
+"""The verdict on stage C, on test speakers: the default against its control with three seeds.
 
     python judge.py --data_folder LibriSpeech --lexicon LEXICON --output_folder J [--seeds 3]
         [--jobs 2]
     python judge.py --write J
 
 With each seed it trains stage A, stage B, stage C and its control, and recognises phones from the
-frames of both (../PR): from all layers, and from the last alone, which is what the speaker is read
-from. What the aims say is then read on test-clean, whose speakers no setting was
+frames of both (LibriSpeech/PR): from all layers, and from the last alone, which is what the
+speaker is read from. What the aims say is then read on test-clean, whose speakers no setting was
 chosen on, and judged by intervals over speakers and seeds: see `judge`. Started again, it does what
-is missing. `--write` writes the verdict into README.md from J.
+is missing. `--write` writes the verdict into RESULTS.md from J.
 """
 
 import csv
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,29 +28,37 @@ from recipes.common.evaluation.bootstrap import (
     bootstrap_trials,
     group_scores,
 )
-from recipes.common.evaluation.metrics import eer, error_counts, percent_and_range, write_between
-from recipes.common.report.measures import (
-    make_trials,
-    phone_mix,
-    read_eer,
-    read_mix,
-    read_probes,
+from recipes.common.evaluation.metrics import eer, error_counts
+from recipes.common.report.measures import phone_mix, read_mix, read_probes
+from recipes.experiments.readings import encode_run, read_verification
+from recipes.experiments.readmes import (
+    change_and_interval,
+    markdown_table,
+    percent_and_range,
+    write_between,
 )
-from recipes.common.training.run import check_paths, run_logged, runs_parser
-from recipes.LibriSpeech.pretrain.ablate import TRIALS, encode_run
-from recipes.results import SEEDS, Cell, run_cell
+from recipes.experiments.results import Cell, run_cell
+from recipes.experiments.runner import (
+    PRETRAIN,
+    SEEDS,
+    check_paths,
+    make_command,
+    run_logged,
+    run_side_by_side,
+    runs_parser,
+)
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 PATHS = {
     "data_folder": "the folder LibriSpeech",
     "lexicon": "pronunciations",
     "output_folder": "where the runs go",
 }
 STEPS = (  # runs that can go side by side, with their options
-    {"frame": [], "utterance": []},
-    {"joint": [], "joint_beta0": ["--beta", "0.0"]},
+    {"frame": {}, "utterance": {}},
+    {"joint": {}, "joint_beta0": {"beta": 0.0}},
 )
-ROWS = {"joint": "joint", "joint_beta0": "joint, beta 0"}  # as recipes/results.py calls them
+ROWS = {"joint": "joint", "joint_beta0": "joint, beta 0"}  # as results.py calls them
 PHONES = {"phones": 0, "last_phones": 1}  # what is recognised from how many last layers; 0: all
 JOINT, CONTROL = ROWS
 SPEAKER_SHARE, PHONE_SHARE, EER_MARGIN = 0.6, 1.02, 0.01
@@ -62,14 +69,12 @@ def train_run(seed, name, options):
     folder = options.output_folder / str(seed) / name
     if (folder / "metrics.json").is_file():
         return None
-    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"data_folder": options.data_folder, "output_folder": folder}
     more = next(step[name] for step in STEPS if name in step)
-    stage = name.partition("_")[0]
-    command = [sys.executable, "train.py", f"hparams/{stage}_tiny.yaml", "--seed", str(seed)]
-    command += ["--data_folder", options.data_folder, "--output_folder", folder, *more]
-    with open(folder / "judge.log", "a", encoding="utf-8") as log:
-        status = run_logged(command, HERE, log, options.jobs)
-    return f"{folder} ended with {status}: see {log.name}" if status else None
+    words = ["train.py", f"hparams/{name.partition('_')[0]}_tiny.yaml"]
+    command = make_command(words, {"seed": seed, **paths, **more})
+    problem = run_logged(command, PRETRAIN, folder / "judge.log", options.jobs)
+    return problem and f"{folder} {problem}"
 
 
 def recognise_phones(seed, name, options):
@@ -87,7 +92,7 @@ def recognise_phones(seed, name, options):
 
 
 def phone_cell(name, last_layers):
-    """Return the cell of recipes/results.py that recognises phones from the frames of a run."""
+    """Return the cell of results.py that recognises phones from the frames of a run."""
     return Cell(ROWS[name], "PER", "frames", SEEDS[0], last_layers)
 
 
@@ -107,9 +112,7 @@ def read_test(seed, name, options):
     known = np.flatnonzero([name in spoken for name in ids])
     mix = phone_mix([spoken[name] for name in ids[known]])
     [content] = read_mix(encoded.embeddings[known], mix, speakers[known], ["linear"], seeds=[1])
-    trials = make_trials(rows, False, TRIALS, SEEDS[0])
-    embeddings = dict(zip(ids, encoded.embeddings, strict=True))
-    eers, _ = read_eer(embeddings, trials, dict(zip(ids, speakers, strict=True)), SEEDS[0])
+    eers = read_verification(rows, encoded.embeddings)
     figures["eer"] = {key: value.tolist() for key, value in eers["evidence"].items()}
     figures["eer"]["value"] = eers["value"]
     for key, reading in {"speaker": speaker, "content": content}.items():
@@ -157,8 +160,8 @@ def judge(runs):
     - the speaker probe on pooled frames reads at most 60 % of what it reads of the control;
     - the phone error rate is at most 2 % higher (relative), of all layers and of the last alone;
     - the EER of u is at most a point higher;
-    - u tells less of the phones in an utterance, unless the control's tells no more than probes
-      with shuffled labels read: then there is nothing to lower.
+    - u holds less of an utterance's phones by a probe, unless the control's probe does no better
+      than probes with shuffled labels: then there is nothing to lower.
 
     Arguments
     ---------
@@ -258,31 +261,27 @@ def make_table(lines):
     """
     judged = [line["met"] for line in lines if line["met"] is not None]
     count = sum(judged) or "None"
-    rows = [
-        f"{count} of {len(judged)} aims {'is' if count in ('None', 1) else 'are'} met.",
-        "",
-        "| aim | joint | beta 0 | above what is allowed | met |",
-        "|---|--:|--:|--:|---|",
-    ]
-    told = {True: "yes", False: "no", None: "nothing to lower"}
+    words = {True: "yes", False: "no", None: "nothing to lower"}
+    rows = []
     for line in lines:
         values = [percent_and_range(line[name]) for name in ("joint", "control")]
-        margin, low, high = (100 * x for x in (line["margin"], *line["interval"]))
-        bounds = f"{margin:+.1f} [{low:+.1f}, {high:+.1f}]"
-        rows.append(" | ".join([f"| {line['aim']}", *values, bounds, f"{told[line['met']]} |"]))
-    return "\n".join(rows)
+        above = change_and_interval(line["margin"], line["interval"])
+        rows.append([line["aim"], *values, above, words[line["met"]]])
+    heads = ["aim", "joint", "beta 0", "above what is allowed", "met"]
+    verb = "is" if count in ("None", 1) else "are"
+    first = f"{count} of {len(judged)} aims {verb} met."
+    return "\n".join([first, "", markdown_table(heads, "lrrrl", rows)])
 
 
 def run_all(options):
     """Do what is missing of all runs; return the lines of the verdict."""
     seeds = SEEDS[: options.seeds]
     steps = [(train_run, step) for step in STEPS] + [(recognise_phones, ROWS)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for do, names in steps:
-            planned = [(seed, name, options) for seed in seeds for name in names]
-            problems = list(filter(None, pool.map(lambda run, do=do: do(*run), planned)))
-            if problems:
-                sys.exit("\n".join(problems))
+    for do, names in steps:
+        planned = [(seed, name, options) for seed in seeds for name in names]
+        problems = run_side_by_side(lambda run, do=do: do(*run), planned, options.jobs)
+        if problems:
+            sys.exit("\n".join(problems))
     torch.set_num_threads(1)
     runs = []
     for seed in seeds:
@@ -296,11 +295,11 @@ def run_all(options):
 
 def main():
     """Train, read and judge, or write the verdict."""
-    parser = runs_parser(__doc__, PATHS, seeds=3, most_seeds=len(SEEDS))
+    parser = runs_parser(__doc__, PATHS, seeds=3)
     options = parser.parse_args()
     if options.write is not None:
         lines = json.loads((options.write / "verdict.json").read_text(encoding="utf-8"))
-        write_between(HERE / "README.md", "verdict", make_table(lines))
+        write_between(RESULTS, "verdict", make_table(lines))
         return
     check_paths(parser, options, PATHS)
     lines = run_all(options)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The table of downstream results: every cell a run of a recipe's own command, then the READMEs.
 
-    python recipes/results.py --models O --librispeech LibriSpeech --voxceleb voxceleb1
+    python results.py --models O --librispeech LibriSpeech --voxceleb voxceleb1
         --lexicon lexicon.txt --output_folder R [--seeds 3] [--jobs 2]
-    python recipes/results.py --write R
+    python results.py --write R
 
 `O` holds the runs frame, utterance, joint_beta0 and joint. With the first seed each cell sweeps the
 learning rates on validation; further seeds, and fine-tuning, train at the rate that was best for
@@ -13,16 +13,22 @@ the frozen features. Started again, it does what is missing.
 import hashlib
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from recipes.common.data.manifest import replace_text
-from recipes.common.evaluation.metrics import percent_and_range, write_between
-from recipes.common.training.run import check_paths, run_logged, runs_parser
+from recipes.experiments.readmes import markdown_table, percent_and_range, write_between
+from recipes.experiments.runner import (
+    RECIPES,
+    SEEDS,
+    check_paths,
+    make_command,
+    read_figures,
+    run_logged,
+    run_side_by_side,
+    runs_parser,
+)
 
-ROOT = Path(__file__).resolve().parent
-SEEDS = (2407, 2408, 2409, 2410, 2411)
 PATHS = {
     "models": "the folder of the runs frame, utterance, joint_beta0 and joint",
     "librispeech": "the folder LibriSpeech",
@@ -184,8 +190,7 @@ def command_line(cell, options, rates):
         given["lexicon"] = options.lexicon
     if rates is not None:
         given["lrs"] = json.dumps(rates).replace(" ", "")
-    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
-    return [sys.executable, *column.command, *column.options, *words]
+    return make_command([*column.command, *column.options], given)
 
 
 def sweeping_cell(cell):
@@ -217,17 +222,18 @@ def run_cell(cell, options):
     swept = sweeping_cell(cell)
     rates = None
     if swept not in (None, cell):
-        first = options.output_folder / swept.folder / "metrics.json"
-        if not first.is_file():
+        first = options.output_folder / swept.folder
+        figures = read_figures(first)
+        if figures is None:
+            first = first / "metrics.json"
             return f"{cell.folder}: {first} is missing, whose learning rate it takes."
-        rates = [json.loads(first.read_text(encoding="utf-8"))["figures"]["lr"]]
+        rates = [figures["lr"]]
     folder.mkdir(parents=True, exist_ok=True)
     made_of.write_text(digest, encoding="utf-8")
-    recipe = ROOT / COLUMNS[cell.name, cell.representation].recipe
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        status = run_logged(command_line(cell, options, rates), recipe, log, options.jobs)
-    if status:
-        return f"{cell.folder} ended with {status}: see {folder / 'log.txt'}"
+    recipe = RECIPES / COLUMNS[cell.name, cell.representation].recipe
+    words = command_line(cell, options, rates)
+    if problem := run_logged(words, recipe, folder / "log.txt", options.jobs):
+        return f"{cell.folder} {problem}"
     print(cell.folder, flush=True)
     return None
 
@@ -237,9 +243,8 @@ def run_all(options):
     planned = cells(SEEDS[: options.seeds])
     first = [cell for cell in planned if sweeping_cell(cell) in (None, cell)]
     problems = []
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for part in (first, [cell for cell in planned if cell not in first]):
-            problems += filter(None, pool.map(lambda cell: run_cell(cell, options), part))
+    for part in (first, [cell for cell in planned if cell not in first]):
+        problems += run_side_by_side(lambda cell: run_cell(cell, options), part, options.jobs)
     return problems
 
 
@@ -247,10 +252,10 @@ def read_results(folder):
     """Return the figure of each cell that there is, by row and column: a list, a seed each."""
     found = {}
     for cell in cells(SEEDS):
-        path = folder / cell.folder / "metrics.json"
-        if not path.is_file():
+        figures = read_figures(folder / cell.folder)
+        if figures is None:
             continue
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]["test"]
+        figures = figures["test"]
         column = COLUMNS[cell.name, cell.representation]
         if cell.name == "EER, cosine":
             systems = {"log-mel": "fbank", "random weights": "random"}
@@ -283,19 +288,15 @@ def make_table(found, columns):
     | joint | 55.0 [50.0, 60.0] |
     """
     possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(SEEDS[:1])}
-    lines = ["| features |" + "".join(f" {name}, {kind} |" for name, kind in columns)]
-    lines.append("|---|" + "--:|" * len(columns))
-    for row in ROWS:
-        texts = [
-            _text(found, row, column) if (row, column) in possible else "-" for column in columns
-        ]
-        lines.append(f"| {row} |" + "".join(f" {text} |" for text in texts))
-    return "\n".join(lines)
 
+    def text(row, column):
+        if (row, column) in found:
+            return percent_and_range(found[row, column])
+        return "not run" if (row, column) in possible else "-"
 
-def _text(found, row, column):
-    values = found.get((row, column))
-    return "not run" if values is None else percent_and_range(values)
+    heads = ["features", *(f"{name}, {kind}" for name, kind in columns)]
+    rows = [[row, *(text(row, column) for column in columns)] for row in ROWS]
+    return markdown_table(heads, "l" + "r" * len(columns), rows)
 
 
 def write_readmes(folder):
@@ -309,17 +310,12 @@ def write_readmes(folder):
     ]
     replace_text(folder / "results.json", json.dumps(listed, indent=2) + "\n")
     for place, columns in README_COLUMNS.items():
-        write_between(ROOT / place / "README.md", "results", make_table(found, columns))
-
-
-def make_parser():
-    """Return the parser of the command line."""
-    return runs_parser(__doc__, PATHS, seeds=3, most_seeds=len(SEEDS))
+        write_between(RECIPES / place / "README.md", "results", make_table(found, columns))
 
 
 def main():
     """Run the cells, or write the READMEs."""
-    parser = make_parser()
+    parser = runs_parser(__doc__, PATHS, seeds=3)
     options = parser.parse_args()
     if options.write is not None:
         write_readmes(options.write)
