@@ -23,7 +23,7 @@ CONTROL_LOOKS = (
     {"color": "#4d545c", "linestyle": ":", "marker": "x", "mew": 1.5},
     {"color": "#7b838d", "linestyle": "--", "marker": "+", "mew": 1.5},
 )
-CLASS_COLOURS = (*COLOURS, "#882255")
+CLASS_COLOURS, CLASS_MARKERS = (*COLOURS, "#882255"), "osD^vPXp"
 EMPTY = {
     **dict.fromkeys(("date", "commit", "seconds", "versions", "data")),
     **{"title": "Disentanglement report", "corpus": "", "verdict": {}, "read_on": {}, "notes": {}},
@@ -198,8 +198,8 @@ def _maps(maps):
         counts = Counter(label for entry in told for label in entry[factor])
         frequent = sorted(counts, key=lambda label: (-counts[label], str(label)))
         looks = {
-            label: {"color": colour, "marker": marker, "linestyle": "none", "ms": 4}
-            for label, colour, marker in zip(frequent, CLASS_COLOURS, MARKERS, strict=False)
+            label: {"color": colour, "marker": marker, "linestyle": "none"}
+            for label, colour, marker in zip(frequent, CLASS_COLOURS, CLASS_MARKERS, strict=False)
         }
         key = [(pictures.swatch(look), label) for label, look in looks.items()]
         if len(counts) > len(looks):

@@ -30,7 +30,7 @@ SETTINGS = {
     "xtick.color": INK,
     "ytick.color": INK,
     "lines.linewidth": 1.6,
-    "lines.markersize": 5.5,
+    "lines.markersize": 5,
     "lines.markeredgewidth": 0,
 }
 PIXELS = 96  # of a page's inch
