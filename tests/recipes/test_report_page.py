@@ -275,7 +275,9 @@ def test_a_report_of_one_model_has_every_picture_and_is_the_same_again(report, t
     assert Page(json.loads(json.dumps(one)), tmp_path).html == page.html
 
 
-@pytest.mark.parametrize("key", ("interval", "chance", "control", "layer", "better", "probe"))
+@pytest.mark.parametrize(
+    "key", ("interval", "chance", "control", "layer", "better", "probe", "seeds")
+)
 @pytest.mark.parametrize("empty", ("left out", None, math.nan))
 def test_a_figure_may_lack_anything_but_its_value(small, key, empty, tmp_path):
     figures = copy.deepcopy(small["figures"])

@@ -82,7 +82,7 @@ def write_page(report, path):
 
 @functools.cache
 def _template():
-    """Return the template of the page, with what its filters are."""
+    """Return the template of the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -151,13 +151,14 @@ def _shown(looks, entries):
 
 
 def _panel(caption, alt, image, small=None, **more):
+    """Return what the template needs to show a picture."""
     return {"caption": caption, "alt": alt, "image": image, "small": small, **more}
 
 
 def _matrices(report, group):
-    """Return the matrix of a group's figures with the last layers, and one of all layers or None.
+    """Return the matrix of a group's figures with the last layers, and one of all layers.
 
-    No figure: None.
+    None stands for a matrix that would show no more, or nothing.
     """
     figures = [figure for figure in report["figures"] if figure["group"] == group]
     layers = [figure for figure in figures if figure["layer"] is not None]
@@ -246,14 +247,18 @@ def _information(figures, looks):
             caption = " and ".join(measures)
             alt = f"{caption}: {', '.join(text for text, _ in own)}"
             panels.append(_panel(caption, alt, pictures.information(own, measures)))
-    both = {n[0]: row for n, row in rows.items() if {"InfoNCE", "CLUB"} <= row.keys()}
+    crossed = [
+        model
+        for (model, *_), row in rows.items()
+        if {"InfoNCE", "CLUB"} <= row.keys() and row["InfoNCE"]["value"] > row["CLUB"]["value"]
+    ]
     looks = {f"{name}: {role}": look for name, (role, look) in pictures.INFORMATION.items()}
     looks |= {"independent pairs": pictures.INDEPENDENT, "identical pairs": pictures.IDENTICAL}
     return {
         "figures": [{**figure, "share": _share(figure)} for figure in figures],
         "key": [(pictures.swatch(look), text) for text, look in looks.items()],
         "panels": panels,
-        "crossed": [n for n, r in both.items() if r["InfoNCE"]["value"] > r["CLUB"]["value"]],
+        "crossed": list(dict.fromkeys(crossed)),
     }
 
 

@@ -1,4 +1,7 @@
-"""The pictures of a disentanglement report, each an image that a page holds within itself."""
+"""The pictures of a disentanglement report, each an image that a page holds within itself.
+
+Each function draws on `axes`, which the caller does not give: `picture` makes them.
+"""
 
 import functools
 import io
@@ -39,13 +42,8 @@ METADATA = {
     "png": {"Software": None},
 }
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
-# How things look are properties of a matplotlib line.
-OTHER = {
-    "color": "#d3d7dc",
-    "marker": "o",
-    "linestyle": "none",
-    "ms": 4,
-}  # classes without a colour in maps
+# How things look are properties of a matplotlib line. OTHER: classes without a colour in maps.
+OTHER = {"color": "#d3d7dc", "marker": "o", "linestyle": "none", "ms": 4}
 INDEPENDENT = {"color": INK, "marker": "o", "mfc": "none", "mew": 1.5, "linestyle": "none"}
 IDENTICAL = {"color": INK, "marker": "s", "linestyle": "none"}
 INFORMATION = {  # what a measure is, and how it looks
@@ -106,7 +104,6 @@ def swatch(axes, look):
 
     Arguments
     ---------
-        Of the picture: the caller does not give it, here and below, see `picture`.
     look : dict
         Properties of a line.
     """
@@ -186,7 +183,7 @@ def det(axes, curves, looks):
         rates = np.maximum([curve["false_acceptance"], curve["false_rejection"]], RATES[0])
         axes.plot(*rates[:, rates.max(0) <= RATES[1]], **{**look, "marker": ""})
         if curve.get("eer") is not None:
-            axes.plot(curve["eer"], curve["eer"], **look)
+            axes.plot(*[np.clip(curve["eer"], *RATES)] * 2, **look)
     axes.set_xticks(ticks, texts)
     axes.set_yticks(ticks, texts)
     axes.set(xlim=RATES, ylim=RATES, xlabel="false acceptances, %", ylabel="misses, %")
