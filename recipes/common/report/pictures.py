@@ -236,7 +236,7 @@ def _track(axes, figure, y):
     axes.plot(figure["value"], y, **look)
 
 
-@picture(420, 340)
+@picture(380, 320)
 def tradeoff(axes, entries, looks):
     """Draw models as points: content kept upwards, speaker removed to the right.
 
