@@ -17,8 +17,9 @@ from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.alignments import frame_phones, write_ctm
 from recipes.common.evaluation import information, probe_fitting
-from recipes.common.report import report
-from recipes.common.report.measures import make_trials, nearer_sentence, read_phone_errors
+from recipes.common.report import measurement, report
+from recipes.common.report.measures import make_trials, nearer_sentence
+from recipes.common.report.phone_errors import read_phone_errors
 from recipes.common.report.representations import Encoded, draw_places
 from recipes.common.report.speech import (
     PER_SPEAKER,
@@ -43,11 +44,11 @@ OPTIONS |= {"max_speakers": 2, "hidden_dim": 16, "num_workers": 0}
 @pytest.fixture
 def quick(monkeypatch):
     """Linear probes alone, and short fits: what is planted here is found at once."""
-    monkeypatch.setattr(report, "KINDS", ["linear"])
+    monkeypatch.setattr(measurement, "KINDS", ["linear"])
     monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
     monkeypatch.setattr(information, "INFORMATION_BATCH", 256)
-    brief = partial(report.measure_information, steps=200)
-    monkeypatch.setattr(report, "measure_information", brief)
+    brief = partial(measurement.measure_information, steps=200)
+    monkeypatch.setattr(measurement, "measure_information", brief)
 
 
 def make_rows(name, speakers, utterances=6, sentences=30, seed=0):
@@ -134,7 +135,7 @@ def noise(seed):
 def measure(monkeypatch, speech, make, *left_out):
     """Return the figures of made-up representations, by what is told of what by which measure."""
     for step in left_out:
-        monkeypatch.setattr(report.Measurement, step, lambda self: None)
+        monkeypatch.setattr(measurement.Measurement, step, lambda self: None)
 
     def encode(system, rows, count, folder, whole=False):
         frames, embeddings = zip(*map(make, rows), strict=True)
@@ -146,12 +147,12 @@ def measure(monkeypatch, speech, make, *left_out):
             np.stack(embeddings).astype("f4"),
         )
 
-    monkeypatch.setattr(report, "encode", encode)
+    monkeypatch.setattr(measurement, "encode", encode)
     system = SimpleNamespace(name="made up", kind="model")
-    measurement = report.Measurement(system, speech, OPTIONS, None)
-    measurement.measure_all()
-    assert len(measurement.evidence) == len(measurement.figures)
-    return {(f["representation"], f["factor"], f["measure"]): f for f in measurement.figures}
+    made = measurement.Measurement(system, speech, OPTIONS, None)
+    made.measure_all()
+    assert len(made.evidence) == len(made.figures)
+    return {(f["representation"], f["factor"], f["measure"]): f for f in made.figures}
 
 
 def covers_chance(figure):
@@ -332,12 +333,11 @@ def test_what_is_wanted_of_each_figure():
         ("utterance", "session", "balanced accuracy"): None,
         ("z and u", "z and u", "InfoNCE"): "low",
     }
-    assert {key: report.wanted(*key) for key in wanted} == wanted
+    assert {key: measurement.wanted(*key) for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("text", ["beta: 0.5\nseed: 3\n", "recipe:\n  beta: 0.5\n  seed: 3\n"])
-def test_a_model_is_described_by_its_run(text, tmp_path):
-    (tmp_path / "hyperparams.yaml").write_text(text)
+def test_a_model_is_described_by_its_run(tmp_path):
+    (tmp_path / "hyperparams.yaml").write_text("beta: 0.5\nseed: 3\n")
     system = SimpleNamespace(name="a", kind="model", folder=str(tmp_path / "model"))
     expected = {"name": "a", "kind": "model", "folder": system.folder, "beta": 0.5, "train_seed": 3}
     assert report.describe(system) == expected
@@ -354,25 +354,25 @@ def test_an_option_that_is_no_list_is_refused_by_name(name, value):
 
 
 def test_measures_that_are_kept_are_those_that_were_written(tmp_path):
-    measurement = SimpleNamespace(
+    made = SimpleNamespace(
         figures=[{"value": 0.25, "interval": None}, {"value": 1.0, "interval": [0, 1]}],
         evidence=[{"group_names": np.array(["a", "b"]), "group_scores": np.eye(2)}, {}],
         maps=[],
         det=[{"eer": 0.1}],
         missing=[{"what": "x", "why": "y"}],
     )
-    assert report.load_measures(tmp_path, "key") is None
-    report.save_measures(tmp_path, "key", measurement, 1.23)
-    found = report.load_measures(tmp_path, "key")
+    assert measurement.load_measures(tmp_path, "key") is None
+    measurement.save_measures(tmp_path, "key", made, 1.23)
+    found = measurement.load_measures(tmp_path, "key")
     assert found["seconds"] == 1.2
     for name in ("figures", "maps", "det", "missing"):
-        assert found[name] == getattr(measurement, name)
+        assert found[name] == getattr(made, name)
     assert [sorted(evidence) for evidence in found["evidence"]] == [
         ["group_names", "group_scores"],
         [],
     ]
     np.testing.assert_array_equal(found["evidence"][0]["group_scores"], np.eye(2))
-    assert report.load_measures(tmp_path, "another key") is None
+    assert measurement.load_measures(tmp_path, "another key") is None
 
 
 @pytest.mark.long
@@ -472,6 +472,6 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
     assert set(both["notes"]) == {figure["measure"] for figure in both["figures"]}
     page = (tmp_path / "O" / "report.html").read_text(encoding="utf-8")
     assert both["verdict"]["sentences"][0][:40] in page
-    monkeypatch.setattr(report, "Measurement", None)  # nothing is measured a third time
+    monkeypatch.setattr(measurement, "Measurement", None)  # nothing is measured a third time
     again = run(models)
     assert again["figures"] == both["figures"] and again["comparisons"] == both["comparisons"]

@@ -9,25 +9,19 @@ from collections import Counter
 from functools import partial
 
 import numpy as np
-import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from torch.nn import functional
 
-from lobes.heads import BLANK, CTCHead
-from pretrained.tokenizers import SymbolTokenizer
-from recipes.common.data.seeding import derive_rng, derive_seed
-from recipes.common.downstream.decoding import greedy_decode
+from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.abx import abx
 from recipes.common.evaluation.bootstrap import (
     bootstrap_groups,
     bootstrap_mean,
     bootstrap_trials,
-    group_scores,
     label_scores,
 )
-from recipes.common.evaluation.folds import FOLDS, split_groups
-from recipes.common.evaluation.metrics import eer, error_counts, error_rates, wer
+from recipes.common.evaluation.folds import FOLDS
+from recipes.common.evaluation.metrics import eer, error_rates
 from recipes.common.evaluation.probes import leakage
 from recipes.common.evaluation.scoring import (
     change_embeddings,
@@ -41,10 +35,6 @@ MIX_AXES = 3
 DET_POINTS = 200
 PCA_DIM = 50
 PERPLEXITY = 30
-CTC_EPOCHS = 15
-CTC_BATCH = 16
-CTC_RATE = 3e-3
-CTC_HIDDEN = 128
 
 
 def often_enough(y, groups):
@@ -428,100 +418,6 @@ def read_abx(features, items, mode, distance, seed, **limits):
         "speakers": len(scores),
         "evidence": {"group_names": np.array(result["speakers"]), "group_scores": scores[None]},
     }
-
-
-def read_phone_errors(frames, texts, speakers, seed):
-    """Return how well phones are recognised by CTC on frames, by cross-validation over speakers.
-
-    Two linear maps, fitted for 15 epochs, of which the best on speakers set apart counts. The
-    control is fitted on transcripts that are dealt out at random.
-
-    Arguments
-    ---------
-    frames : list of numpy.ndarray
-        Shape (frames, dim) of each utterance.
-    texts : list of str
-        Phones of each utterance, separated by spaces.
-    speakers : list
-        The speaker of each utterance.
-    seed : int
-        Seed of the division, of weights and of batches.
-
-    Returns
-    -------
-    dict
-    """
-    names, groups = np.unique(speakers, return_inverse=True)
-    dealt = [texts[place] for place in derive_rng(seed, "dealt").permutation(len(texts))]
-    tokenizer = SymbolTokenizer.from_texts(texts, "phones")
-    hypotheses, guesses = [""] * len(texts), [""] * len(texts)
-    for fold, parts in enumerate(split_groups(np.zeros(len(texts), int), groups, seed)):
-        for own, found in ((texts, hypotheses), (dealt, guesses)):
-            decoded = _fit_ctc(frames, own, tokenizer, parts, derive_seed(seed, fold))
-            for place, text in zip(parts[2], decoded, strict=True):
-                found[place] = text
-    counts = [
-        error_counts([r.split()], [h.split()]) for r, h in zip(texts, hypotheses, strict=True)
-    ]
-    errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
-    scores = group_scores(errors, tokens, np.zeros(len(texts), int), groups)
-    value, control = wer(texts, hypotheses), wer(texts, guesses)
-    return {
-        "measure": "phone error rate",
-        "unit": "%",
-        "probe": "linear",
-        "value": value,
-        "interval": _within(0, np.inf, bootstrap_groups(scores[None], seed)),
-        "control": control,
-        "selectivity": control - value,
-        "seeds": [seed],
-        "values": [value],
-        "speakers": len(names),
-        "evidence": {"group_names": names, "group_scores": scores[None]},
-    }
-
-
-def _fit_ctc(frames, texts, tokenizer, parts, seed):
-    """Fit a CTC head on the first part, choose its epoch on the second, decode the third."""
-    train, valid, test = parts
-    mean = np.concatenate([frames[place] for place in train]).astype(np.float64)
-    mean, deviation = mean.mean(0), np.maximum(mean.std(0), 1e-6)
-    states = [torch.from_numpy(((x - mean) / deviation).astype(np.float32)) for x in frames]
-    tokens = [torch.tensor(tokenizer.encode(text)) for text in texts]
-    torch.manual_seed(seed)
-    head = CTCHead(1, frames[0].shape[1], len(tokenizer), CTC_HIDDEN)
-    optimizer = torch.optim.Adam(head.parameters(), CTC_RATE)
-
-    def run(places):
-        padded = torch.nn.utils.rnn.pad_sequence([states[place] for place in places], True)
-        lens = torch.tensor([len(states[place]) for place in places])
-        logits, lens = head(padded[:, :, None], lens)
-        return logits.log_softmax(2), lens
-
-    def loss(places):
-        log_probs, lens = run(places)
-        targets = torch.cat([tokens[place] for place in places])
-        sizes = torch.tensor([len(tokens[place]) for place in places])
-        return functional.ctc_loss(
-            log_probs.transpose(0, 1), targets, lens, sizes, BLANK, "sum", zero_infinity=True
-        )
-
-    best, best_value = None, float("inf")
-    for epoch in range(CTC_EPOCHS):
-        order = derive_rng(seed, "batches", epoch).permutation(train)
-        for start in range(0, len(order), CTC_BATCH):
-            batch = order[start : start + CTC_BATCH]
-            optimizer.zero_grad()
-            (loss(batch) / len(batch)).backward()
-            optimizer.step()
-        with torch.no_grad():
-            value = float(loss(valid))
-        if value < best_value:
-            best_value = value
-            best = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    head.load_state_dict(best)
-    with torch.no_grad():
-        return greedy_decode(*run(test), tokenizer)
 
 
 def draw_map(x, seed):

@@ -6,75 +6,26 @@ measured of a model is kept in its folder: a run goes on where it was stopped, a
 measured before are compared in minutes.
 """
 
-import hashlib
 import json
-import multiprocessing
-import os
-import re
 import time
-from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
-import torch
-from speechbrain.utils.logger import get_logger
 
 from recipes.common.data.manifest import replace_text
-from recipes.common.data.seeding import derive_rng
-from recipes.common.data.triphones import triphones
-from recipes.common.evaluation.abx import DISTANCES, MODES
 from recipes.common.evaluation.comparison import compare, tradeoff
-from recipes.common.evaluation.information import measure_information
-from recipes.common.evaluation.leakage import split_utterances
-from recipes.common.evaluation.probe_fitting import HIDDEN
-from recipes.common.evaluation.scoring import change_embeddings
 from recipes.common.evaluation.verdict import verdict
-from recipes.common.report.measures import (
-    choose_scoring,
-    draw_map,
-    read_abx,
-    read_eer,
-    read_mix,
-    read_phone_errors,
-    read_probes,
-    read_same_sentence,
-)
+from recipes.common.report.measurement import measure_once
 from recipes.common.report.notes import NOTES
 from recipes.common.report.page import write_page
-from recipes.common.report.representations import encode, learn_layer_weights, load_systems
+from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import gather
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory, manifest_paths, prepare
 
-logger = get_logger(__name__)
-
 TITLE = "Does it disentangle?"
-POINTS, MAP_SPEAKERS = 1000, 8
-POOLED, WEIGHTED, PAIR = "frame, pooled", "frame, weighted sum", "z and u"
-KINDS = list(HIDDEN)
-# Of what a figure is made, beside data and weights: a change has models measured again.
-OPTIONS = ("seed", "seeds", "frames_per_utterance", "max_items", "max_speakers", "hidden_dim")
-WANTED = {  # high: the representation is for the factor; what is not listed is to be low
-    ("frame", "phone"): "high",
-    ("frame", "sentence"): "high",
-    ("frame", "duration"): None,
-    ("utterance", "speaker"): "high",
-    ("utterance", "gender"): "high",
-    ("utterance", "age"): "high",
-    ("utterance", "session"): None,
-    ("utterance", "channel"): None,
-    ("utterance", "noise"): None,
-}
-ERRORS = ("EER", "ABX", "phone error rate")  # how measures begin that are low where more is told
-EMPTY = {  # the fields of a figure that not every measure has
-    **dict.fromkeys(("layer", "probe", "interval", "chance", "control", "selectivity")),
-    **dict.fromkeys(("independent", "identical")),
-    "unit": "",
-}
 
 
 def run(arguments):
@@ -112,366 +63,6 @@ def check_options(hparams):
             raise ValueError(f"{name} is {hparams[name]!r}: expected a list, such as [A,B].")
 
 
-def measure_once(system, speech, hparams):
-    """Return what is measured of a system; from its folder where it was measured before.
-
-    Arguments
-    ---------
-    system : System
-    speech : Speech
-    hparams : dict
-
-    Returns
-    -------
-    dict
-        `figures`, `maps`, `det`, `missing`: lists as report.json has them; `evidence`: of each
-        figure, what paired tests compare; `seconds`: how long it took.
-    """
-    name = re.sub(r"[^\w.-]+", "_", system.name)
-    folder = Path(hparams["output_folder"]) / "models" / name
-    parts = (system.name, system.digest(), vars(speech), [hparams[key] for key in OPTIONS])
-    key = hashlib.sha256(_plain(parts).encode()).hexdigest()
-    found = load_measures(folder, key)
-    if found is None:
-        began = time.time()
-        measurement = Measurement(system, speech, hparams, folder / "states")
-        measurement.measure_all()
-        save_measures(folder, key, measurement, time.time() - began)
-        found = load_measures(folder, key)
-        logger.info(f"{system.name}: measured in {found['seconds']} s, {folder}")
-    return found
-
-
-def _plain(value):
-    """Return a text that is the same for the same values, arrays in full."""
-    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
-
-
-def save_measures(folder, key, measurement, seconds):
-    """Write measures.npz, then measures.json, which makes it complete.
-
-    Arguments
-    ---------
-    folder : Path
-    key : str
-        Of what it was measured.
-    measurement : Measurement
-    seconds : float
-    """
-    arrays = {
-        f"{place}.{name}": np.asarray(value)
-        for place, evidence in enumerate(measurement.evidence)
-        for name, value in evidence.items()
-    }
-    with open(folder / "measures.npz.partial", "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(folder / "measures.npz.partial", folder / "measures.npz")
-    lists = {name: getattr(measurement, name) for name in ("figures", "maps", "det", "missing")}
-    text = json.dumps({"key": key, "seconds": round(seconds, 1), **lists})
-    replace_text(folder / "measures.json", text)
-
-
-def load_measures(folder, key):
-    """Return what `save_measures` wrote, or None where it is of something else or not there."""
-    path = folder / "measures.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["key"] != key:
-        return None
-    found["evidence"] = [{} for _ in found["figures"]]
-    with np.load(folder / "measures.npz") as arrays:
-        for name in arrays.files:
-            place, _, part = name.partition(".")
-            found["evidence"][int(place)][part] = arrays[name]
-    return found
-
-
-class Measurement:
-    """What is measured of one system.
-
-    Arguments
-    ---------
-    system : System
-    speech : Speech
-    hparams : dict
-        `seed`, `seeds` and the limits.
-    folder : Path
-        Of the states.
-    """
-
-    def __init__(self, system, speech, hparams, folder):
-        count = hparams["frames_per_utterance"]
-        self.system, self.speech, self.hparams = system, speech, hparams
-        self.seed, self.seeds = hparams["seed"], hparams["seeds"]
-        self.read = encode(system, speech.read, count, folder, whole=True)
-        self.train = encode(system, speech.train, count, folder)
-        self.figures, self.evidence, self.maps, self.det, self.missing = [], [], [], [], []
-        self.ids = [row["ID"] for row in speech.read]
-        self.jobs = []  # what takes the result, a function, its arguments
-
-    def measure_all(self):
-        """Measure all that the system has a representation for."""
-        vectors = {
-            POOLED: (self.read.means, self.train.means),
-            "utterance": (self.read.embeddings, self.train.embeddings),
-        }
-        for representation in [name for name, (own, _) in vectors.items() if own is None]:
-            del vectors[representation]
-            self.miss(f"{self.system.name}: {representation}", "Its folder lacks the encoder.")
-        if len(vectors) == 2:
-            self.inform()
-        self.leak({name: own for name, (own, _) in vectors.items()})
-        self.fit_side_by_side()
-        if POOLED in vectors:
-            self.discriminate()
-        for representation, (own, train) in vectors.items():
-            self.retrieve(representation, own, train)
-        self.draw()
-
-    def fit_side_by_side(self):
-        """Fit all critics and probes, in several processes, and add what they read."""
-        calls = [call for _, *call in self.jobs]
-        readings = side_by_side(calls, self.hparams["num_workers"])
-        for (take, *_), reading in zip(self.jobs, readings, strict=True):
-            take(reading)
-
-    def miss(self, what, why):
-        """Tell what was not measured, and why."""
-        self.missing.append({"what": what, "why": why})
-
-    def add(self, group, representation, factor, reading):
-        """Add a figure and its evidence."""
-        reading = dict(reading)
-        self.evidence.append(reading.pop("evidence", {}))
-        layer = re.search(r"layer (\d+)$", representation)
-        figure = {
-            **EMPTY,
-            "model": self.system.name,
-            "representation": representation,
-            "group": group,
-            "factor": factor,
-            **reading,
-            "layer": layer and int(layer[1]),
-            "better": wanted(representation, factor, reading["measure"]),
-        }
-        self.figures.append(figure)
-
-    def leak(self, vectors):
-        """Plan to probe frames of each layer, their weighted sum, and vectors of utterances."""
-        inputs = list(self.frame_inputs()) if POOLED in vectors else []
-        for representation, x in vectors.items():
-            for factor, target in self.speech.utterance_targets.items():
-                inputs.append((representation, factor, x, target))
-        for representation, factor, x, target in inputs:
-            own = x.reshape(-1, x.shape[-1])[target.items]
-            take = partial(self.add_all, "leakage", representation, factor)
-            self.jobs.append((take, read_target, own, target, self.seeds))
-
-    def add_all(self, group, representation, factor, readings):
-        """Add the figures of several readings."""
-        for reading in readings:
-            self.add(group, representation, factor, reading)
-
-    def frame_inputs(self):
-        """Yield representation, factor, vectors of all drawn frames and target."""
-        frames, targets = self.read.frames, self.speech.frame_targets
-        layers, count = frames.shape[2], frames.shape[1]
-        for layer in range(layers):
-            for factor, target in targets.items():
-                yield f"frame, layer {layer}", factor, frames[:, :, layer], target
-        if layers == 1:
-            return
-        speakers = [row["spk_id"] for row in self.speech.train]
-        labels = {
-            "phone": self.speech.train_phones,
-            "speaker": np.array(speakers, object).repeat(count).reshape(-1, count),
-        }
-        for factor, target in targets.items():
-            known = labels[factor] != np.array(None)
-            own = labels[factor][known].astype(str)
-            if len(set(own)) < 2:
-                why = "Its layer weights are learned on training utterances, which lack alignments."
-                self.miss(f"{WEIGHTED}: {factor}", why)
-                continue
-            weights = learn_layer_weights(self.train.frames[known], own, self.seed)
-            yield WEIGHTED, factor, np.einsum("ufld,l->ufd", frames, weights), target
-
-    def discriminate(self):
-        """Tell phones of the last layer's frames, by ABX or else by CTC."""
-        layer = f"frame, layer {self.read.frames.shape[2] - 1}"
-        frames = dict(zip(self.ids, self.read.whole, strict=True))
-        speaker_of = {row["ID"]: row["spk_id"] for row in self.speech.read}
-        if not self.speech.alignments:
-            if self.speech.texts:
-                names = list(self.speech.texts)
-                reading = read_phone_errors(
-                    [frames[name] for name in names],
-                    [self.speech.texts[name] for name in names],
-                    [speaker_of[name] for name in names],
-                    self.seed,
-                )
-                self.add("leakage", layer, "phone", reading)
-            return
-        aligned = [n for n in self.ids if n in self.speech.alignments]
-        items = triphones((n, speaker_of[n], self.speech.alignments[n]) for n in aligned)
-        limits = {name: self.hparams[name] for name in ("max_items", "max_speakers")}
-        for mode in MODES:
-            for distance in DISTANCES:
-                try:
-                    reading = read_abx(frames, items, mode, distance, self.seed, **limits)
-                except ValueError as error:
-                    self.miss(f"ABX {mode}, {distance}", str(error))
-                    continue
-                self.add("retrieval", layer, "phone", reading)
-
-    def retrieve(self, representation, read, train):
-        """Tell speakers and sentences by the cosine of one vector of each utterance."""
-        speech = self.speech
-        known = {row["ID"]: x for row, x in zip(speech.train, train, strict=True)}
-        scoring = choose_scoring(known, speech.train_trials)
-        embeddings = change_embeddings(dict(zip(self.ids, read, strict=True)), known, scoring)
-        speaker_of = {row["ID"]: row["spk_id"] for row in speech.read}
-        reading, curve = read_eer(embeddings, speech.trials, speaker_of, self.seed)
-        self.add("retrieval", representation, "speaker", {**reading, "scoring": scoring})
-        self.det.append({"model": self.system.name, "representation": representation, **curve})
-        if all("sentence" in row for row in speech.read):
-            reading = read_same_sentence(embeddings, speech.read, speech.told_apart, self.seed)
-            if reading is not None:
-                self.add("retrieval", representation, "sentence", reading)
-
-    def inform(self):
-        """Plan to estimate the information of frames of the last layer and of embeddings."""
-        parts = split_utterances(self.speech.train, self.seed)
-        places = {row["ID"]: place for place, row in enumerate(self.speech.train)}
-        chosen = {
-            "fit": [places[row["ID"]] for row in parts["fit"] + parts["read"]],
-            "stop": [places[row["ID"]] for row in parts["stop"]],
-        }
-        given = {name: _pairs(self.train, self.speech.train, own) for name, own in chosen.items()}
-        given["read"] = _pairs(self.read, self.speech.read, range(len(self.speech.read)))
-        arguments = (given, self.hparams["hidden_dim"], self.seeds)
-        self.jobs.append((self.add_information, read_information, *arguments))
-
-    def add_information(self, readings):
-        """Add the figures of `read_information`, or why there are none."""
-        if isinstance(readings, str):
-            self.miss("mutual information of z and u", readings)
-        else:
-            self.add_all("information", PAIR, PAIR, readings)
-
-    def draw(self):
-        """Draw maps of frames, of their means and of embeddings, of a few speakers."""
-        rows = self.speech.read
-        names = sorted({row["spk_id"] for row in rows})
-        chosen = set(derive_rng("map").permutation(names)[:MAP_SPEAKERS].tolist())
-        own = [place for place, row in enumerate(rows) if row["spk_id"] in chosen]
-        speakers = [rows[place]["spk_id"] for place in own]
-        for representation, x in ((POOLED, self.read.means), ("utterance", self.read.embeddings)):
-            if x is not None:
-                self.add_map(representation, x[own], speakers, None)
-        if self.read.frames is None:
-            return
-        frames, phones = self.read.frames[own, :, -1], self.speech.phones[own]
-        known = phones != np.array(None) if self.speech.alignments else np.ones(phones.shape, bool)
-        drawn = np.sort(derive_rng("points").permutation(np.flatnonzero(known))[:POINTS])
-        self.add_map(
-            "frame",
-            frames.reshape(-1, frames.shape[2])[drawn],
-            np.repeat(speakers, phones.shape[1])[drawn].tolist(),
-            phones.ravel()[drawn].tolist() if self.speech.alignments else None,
-        )
-
-    def add_map(self, representation, x, speakers, phones):
-        """Add a map of vectors, (points, dim), unless they are too few."""
-        if len(x) < 4:
-            return
-        points = draw_map(x, self.seed)
-        entry = {"model": self.system.name, "representation": representation, "method": "t-SNE"}
-        self.maps.append({**entry, "points": points, "phone": phones, "speaker": speakers})
-
-
-def read_target(x, target, seeds):
-    """Return the readings of a target by each kind of probe, from its items' vectors."""
-    if target.y.ndim == 2:
-        return read_mix(x, target.y, target.groups, KINDS, seeds)
-    return read_probes(x, target.y, target.groups, target.speakers, KINDS, seeds)
-
-
-def read_information(given, hidden_dim, seeds):
-    """Return a reading for each estimate of `measure_information`, or why there is none."""
-    try:
-        found = measure_information(given, hidden_dim, seeds)
-    except ValueError as error:
-        return str(error)
-    fields = ("unit", "value", "values", "seeds")
-    return [
-        {
-            "measure": measure,
-            **{name: result[name] for name in fields},
-            "interval": list(result["interval"]),
-            "speakers": len(result["group_names"]),
-            **{end: result[end]["value"] for end in ("independent", "identical")},
-            "evidence": {name: result[name] for name in ("group_names", "group_scores")},
-        }
-        for measure, result in found.items()
-    ]
-
-
-def side_by_side(calls, workers):
-    """Return what functions return, computed in so many processes.
-
-    Arguments
-    ---------
-    calls : list of sequence
-        A function of a module and its arguments.
-    workers : int or None
-        0 for none but this process; None for as many as there are cores.
-
-    Returns
-    -------
-    list
-
-    Example
-    -------
-    >>> side_by_side([(max, 1, 2), (min, 4, 3)], workers=0)
-    [2, 3]
-    """
-    if workers == 0:
-        return [function(*arguments) for function, *arguments in calls]
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(function, *arguments) for function, *arguments in calls]
-        return [future.result() for future in futures]
-
-
-def wanted(representation, factor, measure):
-    """Return which of "high" and "low" a measure is to be, or None where it depends.
-
-    Example
-    -------
-    >>> wanted("frame, layer 3", "phone", "phone error rate")
-    'low'
-    >>> wanted("utterance", "phone", "R2")
-    'low'
-    """
-    told = WANTED.get((representation.split(",")[0], factor), "low")
-    if told and measure.startswith(ERRORS):
-        return {"high": "low", "low": "high"}[told]
-    return told
-
-
-def _pairs(encoded, rows, places):
-    """Return utterances as `measure_information` takes them."""
-    places = list(places)
-    speakers = np.unique([rows[place]["spk_id"] for place in places], return_inverse=True)[1]
-    return {
-        "z": torch.from_numpy(encoded.frames[places, :, -1]),
-        "u": torch.from_numpy(encoded.embeddings[places]),
-        "speakers": speakers,
-    }
-
-
 def write_report(systems, measured, speech, hparams, began):
     """Compare what was measured, and write metrics.json, report.json and report.html.
 
@@ -494,18 +85,35 @@ def write_report(systems, measured, speech, hparams, began):
     comparisons = compare(evidence, hparams["seed"])
     judged = verdict(models, figures, comparisons)
     output = Path(hparams["output_folder"])
-    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
     write_metrics(
         output / "metrics.json",
         {"verdict": judged, "figures": figures, "comparisons": comparisons},
         seed=hparams["seed"],
-        manifests=manifests,
+        manifests=[path for paths in manifest_paths(hparams).values() for path in paths],
         start_time=began,
     )
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     missing = speech.missing + [entry for found in measured.values() for entry in found["missing"]]
     told = {figure["measure"] for figure in figures}
     report = {
+        **_origin(speech, hparams, metrics),
+        "models": models,
+        "figures": figures,
+        **{n: [e for found in measured.values() for e in found[n]] for n in ("maps", "det")},
+        "comparisons": comparisons,
+        "tradeoff": tradeoff(models, figures),
+        "verdict": judged,
+        "notes": {measure: note for measure, note in NOTES.items() if measure in told},
+        "missing": [entry for place, entry in enumerate(missing) if entry not in missing[:place]],
+    }
+    replace_text(output / "report.json", json.dumps(report, indent=1) + "\n")
+    write_page(report, output / "report.html")
+    print("\n".join(judged["sentences"]), output / "report.html", sep="\n")
+
+
+def _origin(speech, hparams, metrics):
+    """Return the parts of a report that say on what, when and by what it was measured."""
+    return {
         "title": TITLE,
         "corpus": f"{hparams['corpus']}: {', '.join(hparams['read_splits'])}",
         "seeds": hparams["seeds"],
@@ -519,18 +127,7 @@ def write_report(systems, measured, speech, hparams, began):
             "seconds": round(sum(row["duration"] for row in speech.read), 1),
             "sessions_told_apart": speech.told_apart,
         },
-        "models": models,
-        "figures": figures,
-        **{n: [e for found in measured.values() for e in found[n]] for n in ("maps", "det")},
-        "comparisons": comparisons,
-        "tradeoff": tradeoff(models, figures),
-        "verdict": judged,
-        "notes": {measure: note for measure, note in NOTES.items() if measure in told},
-        "missing": [entry for place, entry in enumerate(missing) if entry not in missing[:place]],
     }
-    replace_text(output / "report.json", json.dumps(report, indent=1) + "\n")
-    write_page(report, output / "report.html")
-    print("\n".join(judged["sentences"]), output / "report.html", sep="\n")
 
 
 def describe(system):
