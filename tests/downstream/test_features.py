@@ -18,6 +18,7 @@ from recipes.common.downstream.features import (
     StateCache,
     Upstream,
     add_features,
+    load_encoder,
     load_upstream,
     open_cache,
     write_states,
@@ -90,6 +91,8 @@ def test_a_folder_without_the_encoder_names_what_it_holds(tmp_path):
     save_model(tmp_path / "u", {"utterance_encoder": UtteranceEncoder("tdnn", channels=8)})
     with pytest.raises(ValueError, match="no frame_encoder, only utterance_encoder.*utterance"):
         load_upstream(hparams(tmp_path / "u"))
+    with pytest.raises(ValueError, match="model: .*u holds no frame_encoder"):
+        load_encoder(tmp_path / "u", "frames", "model")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_upstream(hparams(tmp_path / "nowhere"))
 

@@ -60,6 +60,10 @@ class Sweep:
         What the file builds.
     debug : bool
         Whether this is a quick look (`--debug`).
+    cache : StateCache or None
+        Of the upstream's states, once `make_loaders` was called.
+    tried : dict
+        The best epoch of each learning rate, once `fit` was called; see `try_rates`.
 
     Raises
     ------
@@ -78,6 +82,7 @@ class Sweep:
         keep_freed_memory()
         self.upstream = load_upstream(self.hparams).to(self.run_opts["device"] or infer_device())
         check_layers(self.hparams["last_layers"], self.upstream.states.num_layers)
+        self.cache, self.tried = None, {}
 
     def prepare(self):
         """Have the manifests written, and return the datasets of "train", "valid" and "test"."""
