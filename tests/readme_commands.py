@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Run the commands of all READMEs on a clean clone, on a small corpus at the tiny size.
+
+    python tests/readme_commands.py CORPORA WORK
+
+CORPORA is as for tests/digests.py; WORK receives a clone of the last commit and what the commands
+write. A name that a README uses for data (LibriSpeech, O, LEXICON) is replaced by its place; otherwise a
+command runs as it is written, with a few options added that make it short. Commands of the base
+size run to the point where data is asked for. What is run elsewhere (`make`, `pip`) or takes hours
+is listed with the reason. A line says how each one ended; the exit status is 0 where all did well.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import soundfile
+
+ROOT = Path(__file__).resolve().parent.parent
+# In this order: what a later command needs is made by an earlier one.
+PAGES = (
+    "README.md",
+    "recipes/LibriSpeech/pretrain/README.md",
+    "recipes/LibriSpeech/report/README.md",
+    "recipes/LibriSpeech/PR/README.md",
+    "recipes/LibriSpeech/ASR/README.md",
+    "recipes/VoxCeleb/SpeakerID/README.md",
+    "recipes/VoxCeleb/SpeakerRec/README.md",
+    "recipes/AudioFolder/README.md",
+    "recipes/Synthetic/README.md",
+    "recipes/speechocean762/README.md",
+    "recipes/experiments/README.md",
+    "CONTRIBUTING.md",
+)
+# Made before all else, as the front page's commands need a joint model and its control.
+FIRST = [
+    f"python train.py hparams/{stage}_tiny.yaml --data_folder LibriSpeech --output_folder O/{name}"
+    for stage, name in (("frame", "frame"), ("utterance", "utterance"), ("joint", "joint"))
+]
+FIRST.append(f"{FIRST[2]}_beta0 --beta 0.0")
+DATA = ("LibriSpeech", "voxceleb1", "D", "DIR", "speechocean762")
+ELSEWHERE = {
+    r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
+    r"tests/digests\.py": "takes ten minutes, and is run by itself",
+    r"\.\.\.": "is cut short in the text",
+    r"(ablate|judge|results)\.py --(models|data_folder)": "takes hours",
+    r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
+}
+BASE_SIZE = r"hparams/(frame|utterance|joint|char|lexicon|linear|xvector|embedding)\.yaml"
+SHORT = {
+    r"pretrain.*train\.py": "--number_of_epochs 1 --max_batch_seconds 20",
+    r"hparams/joint_tiny": "--erased_directions 20",
+    r"(PR|ASR|SpeakerID|SpeakerRec)/?.*train\.py": "--lrs [0.003] --number_of_epochs 1",
+    r"report.*train\.py": "--seeds [1] --read_utterances 40 --train_utterances 40"
+    " --controls False --hidden_dim 16",
+    r"evaluate\.py": "--critic_seeds [1] --crop_draws 1 --hidden_dim 32 --frames_per_utterance 8",
+}
+
+
+NO_DATA = r"(no such|missing|not a folder|is not there|mean .* as data_folder)"
+
+
+def main():
+    """Clone, run, and tell how each command ended."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpora", type=lambda path: Path(path).resolve())
+    parser.add_argument("work", type=lambda path: Path(path).resolve())
+    options = parser.parse_args()
+    clone = options.work / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    names = lay_out(options.corpora, options.work)
+    planned = [("", clone / "recipes" / "LibriSpeech" / "pretrain", command) for command in FIRST]
+    planned += [(page, *found) for page in PAGES for found in commands(clone / page, clone)]
+    failed = 0
+    for page, folder, command in planned:
+        verdict, said = run(command, folder, clone, names)
+        print(f"{page}: {verdict}: {command[:120]}", flush=True)
+        if verdict == "FAILED":
+            failed += 1
+            print("\n".join(f"    {line}" for line in said.splitlines()[-15:]), flush=True)
+    sys.exit(failed > 0)
+
+
+def lay_out(corpora, work):
+    """Return what each name in a README stands for, made where it is not there."""
+    lexicon = corpora / "lexicon.txt"
+    files = sorted((corpora / "LibriSpeech" / "test-clean").rglob("*.flac"))
+    for name, file in zip(("a.wav", "b.wav"), files, strict=False):
+        audio, rate = soundfile.read(file)
+        soundfile.write(work / name, audio, rate)
+    for name in ("O", "ALIGNMENTS"):
+        (work / name).mkdir()
+    return {
+        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1", "speechocean762")},
+        **{name: lexicon for name in ("lexicon.txt", "librispeech-lexicon.txt", "LEXICON", "L")},
+        **{name: work / name for name in ("O", "ALIGNMENTS", "CORPUS", "a.wav", "b.wav")},
+        "D": corpora / "LibriSpeech",
+        "DIR": corpora / "LibriSpeech" / "dev-clean",
+        "*.flac": " ".join(map(str, files[:2])),
+    }
+
+
+def commands(page, clone):
+    """Yield the folder and the text of each command of a page."""
+    folder, pending = page.parent, ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        yield from ((page.parent, inline) for inline in re.findall(r"`(python [^`]*)`", line))
+        if not line.startswith("    "):
+            folder, pending = page.parent, ""
+            continue
+        pending += f"{line.strip()} "
+        if line.endswith("\\"):
+            pending = pending.removesuffix("\\ ")
+            continue
+        command, pending = re.sub(r"\s+#.*", "", pending).strip(), ""
+        if command.startswith("cd "):
+            folder = clone / command.removeprefix("cd ")
+        elif re.match(r"(python|torchrun|make|pip|git|\.venv)\b", command):
+            yield folder, command
+
+
+def run(command, folder, clone, names):
+    """Run a command and return how it ended, and what it printed."""
+    for pattern, reason in ELSEWHERE.items():
+        if re.search(pattern, command):
+            return f"left out ({reason})", ""
+    base = re.search(BASE_SIZE, command)
+    missing = [name for name in DATA if re.search(rf"\b{name}\b", command)]
+    absent = [name for name in missing if not names[name].exists()]
+    if absent:
+        return f"left out (CORPORA has no {absent[0]})", ""
+    given = {**names, **(dict.fromkeys(missing, clone / "none") if base else {})}
+    words = [place(word, given) for word in command.split()]
+    words += [] if base else short(f"{folder} {command}")
+    env = {**os.environ, "PYTHONPATH": str(clone)}
+    began = time.monotonic()
+    done = subprocess.run(
+        shlex.split(" ".join(words).replace("python", sys.executable, 1)),
+        cwd=clone if "-m pretrained" in command else folder,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout + done.stderr
+    if base:
+        well = done.returncode != 0 and str(clone / "none") in said and re.search(NO_DATA, said)
+        return ("asked for data" if well else "FAILED"), said
+    return (f"ran in {time.monotonic() - began:.0f} s" if not done.returncode else "FAILED"), said
+
+
+def place(word, names):
+    """Return a word of a command with the data that its names stand for.
+
+    Example
+    -------
+    >>> place("[O/joint/model,O/x]", {"O": "/w/O"})
+    '[/w/O/joint/model,/w/O/x]'
+    """
+    for name, path in names.items():
+        word = re.sub(rf"(^|[\[,]){re.escape(name)}(?=$|[/,\]])", rf"\g<1>{path}", word)
+    return word
+
+
+def short(text):
+    """Return options that make a command short, by where it is run and what it says."""
+    return [
+        word for pattern, more in SHORT.items() if re.search(pattern, text) for word in more.split()
+    ]
+
+
+if __name__ == "__main__":
+    main()
