@@ -4,10 +4,11 @@
     python tests/readme_commands.py CORPORA WORK
 
 CORPORA is as for tests/digests.py; WORK receives a clone of the last commit and what the commands
-write. A name that a README uses for data (LibriSpeech, O, LEXICON) is replaced by its place; otherwise a
-command runs as it is written, with a few options added that make it short. Commands of the base
-size run to the point where data is asked for. What is run elsewhere (`make`, `pip`) or takes hours
-is listed with the reason. A line says how each one ended; the exit status is 0 where all did well.
+write. A name that a README uses for data (LibriSpeech, O, LEXICON) is replaced by its place;
+otherwise a command runs as it is written, with a few options added that make it short. Commands of
+the base size run to the point where data is asked for. What is run elsewhere (`make`, `pip`) or
+takes hours is listed with the reason. A line says how each one ended; the exit status is 0 where
+all did well.
 """
 
 import argparse
