@@ -9,7 +9,7 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
-from lobes.signal import SAMPLE_RATE
+from lobes.signal import RECEPTIVE_FIELD, SAMPLE_RATE
 
 
 def mfcc(wav):
@@ -35,7 +35,7 @@ def mfcc(wav):
     >>> mfcc(torch.randn(16000)).shape
     torch.Size([49, 39])
     """
-    if len(wav) < 400:
+    if len(wav) < RECEPTIVE_FIELD:
         return wav.new_zeros(0, 39)
     cepstra = torchaudio.compliance.kaldi.mfcc(
         wav[None], sample_frequency=SAMPLE_RATE, use_energy=False

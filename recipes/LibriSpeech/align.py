@@ -28,10 +28,10 @@ from recipes.common.data.manifest import CorpusError, replace_text
 from recipes.common.data.text import read_lexicon
 from recipes.LibriSpeech.librispeech_prepare import list_utterances
 
-HOP = 0.01  # s between PocketSphinx's frames
+PERIOD = 0.01  # s between PocketSphinx's frames
 # Its frames are 0.0256 s long: half way between the centres of the frames before and from i on is
 # 0.01 i + 0.0078 s.
-EDGE = (0.0256 - HOP) / 2
+EDGE = (0.0256 - PERIOD) / 2
 BEAM = 1e-60  # of the search: with the default, 1e-48, a few utterances are lost
 SILENCE = "SIL"
 NOISE = "spn"
@@ -142,7 +142,7 @@ def align(path, words):
     expected = [phone for _, phones in words for phone in phones]
     if [phone for _, phone in frames if phone not in (SILENCE, NOISE)] != expected:
         return None, "PocketSphinx did not find all phones"
-    edges = [start * HOP + EDGE for start, _ in frames[1:]]
+    edges = [start * PERIOD + EDGE for start, _ in frames[1:]]
     edges = np.clip([0, *edges, np.inf], 0, len(audio) / SAMPLE_RATE).tolist()
     names = [phone for _, phone in frames]
     return list(zip(edges, edges[1:], names, strict=False)), None

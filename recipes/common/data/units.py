@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lobes.signal import SAMPLE_RATE, num_frames
+from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 from pretrained.audio import read_speech
 from recipes.common.data.crops import collate
@@ -28,7 +28,6 @@ from recipes.common.data.seeding import derive_rng, derive_seed
 
 logger = get_logger(__name__)
 
-RATE = 50
 FIRST_MINIBATCH = 50_000
 MINIBATCH = 10_000
 
@@ -102,10 +101,10 @@ class UnitArray:
         return units
 
     def _check(self, rows, num_units):
-        if self.description["rate"] != RATE:
+        if self.description["rate"] != FRAME_RATE:
             raise ValueError(
                 f"{self.folder}: units at {self.description['rate']} Hz; the frame encoder gives "
-                f"{RATE} Hz. {_again(self.folder)}"
+                f"{FRAME_RATE} Hz. {_again(self.folder)}"
             )
         for row in rows:
             if row["id"] not in self.index:
@@ -117,7 +116,7 @@ class UnitArray:
             if expected != found:
                 raise ValueError(
                     f"{self.folder}: {row['wav']} is {row['duration']} s long, {expected} frames "
-                    f"at {RATE} Hz, but has {found} units at {self.description['rate']} Hz. "
+                    f"at {FRAME_RATE} Hz, but has {found} units at {self.description['rate']} Hz. "
                     f"{_again(self.folder)}"
                 )
         largest = int(self.units.max()) if len(self.units) else 0
@@ -179,14 +178,16 @@ def write_units(folder, rows, label, description):
             start, length = index[utterance]
             if len(found) != length:
                 raise ValueError(
-                    f"{utterance}: {len(found)} units for {length} frames at {RATE} Hz."
+                    f"{utterance}: {len(found)} units for {length} frames at {FRAME_RATE} Hz."
                 )
             units[start : start + length] = found
             finished.write(f"{utterance}\n")
             finished.flush()
     units.flush()
     os.replace(partial, folder / "units.npy")
-    replace_text(folder / "units.json", json.dumps({"rate": RATE, **description, "index": index}))
+    replace_text(
+        folder / "units.json", json.dumps({"rate": FRAME_RATE, **description, "index": index})
+    )
     progress.unlink()
 
 
