@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from recipes.common.report import pictures
-from tests.recipes.made_report import figure_of, figures_of, point
+from tests.report.made_report import figure_of, figures_of, point
 
 LOOK = {"color": "#0072B2", "linestyle": "-", "marker": "o"}
 

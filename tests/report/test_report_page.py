@@ -15,7 +15,7 @@ import pytest
 from recipes.common.report import page as pages
 from recipes.common.report.page import write_page
 from recipes.common.report.wording import bare, number, span
-from tests.recipes.made_report import CONTROLS, MODELS, comparison, figure_of, make_report
+from tests.report.made_report import CONTROLS, MODELS, comparison, figure_of, make_report
 
 SECTIONS = ("read", "leakage", "layers", "maps", "retrieval", "information", "tradeoff")
 SECTIONS += ("comparisons", "figures", "notes", "missing")

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from recipes.common.report.matrix import heat, matrix
-from tests.recipes.made_report import figure_of
+from tests.report.made_report import figure_of
 
 
 def contrast(first, second):
