@@ -25,13 +25,13 @@ import soundfile
 ROOT = Path(__file__).resolve().parent.parent
 # In this order: what a later command needs is made by an earlier one.
 PAGES = (
-    "README.md",
     "recipes/LibriSpeech/pretrain/README.md",
     "recipes/LibriSpeech/report/README.md",
     "recipes/LibriSpeech/PR/README.md",
     "recipes/LibriSpeech/ASR/README.md",
     "recipes/VoxCeleb/SpeakerID/README.md",
     "recipes/VoxCeleb/SpeakerRec/README.md",
+    "README.md",
     "recipes/AudioFolder/README.md",
     "recipes/Synthetic/README.md",
     "recipes/speechocean762/README.md",
