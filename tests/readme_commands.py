@@ -38,12 +38,16 @@ PAGES = (
     "recipes/experiments/README.md",
     "CONTRIBUTING.md",
 )
-# Made before all else, as the front page's commands need a joint model and its control.
+# Made before all else: models and alignments that commands above those that make them need.
 FIRST = [
     f"python train.py hparams/{stage}_tiny.yaml --data_folder LibriSpeech --output_folder O/{name}"
     for stage, name in (("frame", "frame"), ("utterance", "utterance"), ("joint", "joint"))
 ]
 FIRST.append(f"{FIRST[2]}_beta0 --beta 0.0")
+FIRST.append(
+    "python ../align.py --data_folder LibriSpeech --lexicon lexicon.txt "
+    "--output_folder ALIGNMENTS --splits dev-clean test-clean"
+)
 DATA = ("LibriSpeech", "voxceleb1", "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",

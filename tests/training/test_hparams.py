@@ -1,0 +1,65 @@
+"""Hyperparameters files: the command line's overrides, and files that change another."""
+
+import pytest
+
+from recipes.common.training.hparams import load_hparams, resolve_hparams, save_hparams
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "base.yaml").write_text("seed: 1\nlr: 0.1\nfolder: !ref runs/<lr>\n")
+    (tmp_path / "other.yaml").write_text("base: base.yaml\nlr: 0.2\n")
+    return tmp_path
+
+
+def test_a_base_takes_the_keys_of_the_file_and_those_of_the_command_line(files):
+    assert load_hparams(files / "base.yaml", "") == {"seed": 1, "lr": 0.1, "folder": "runs/0.1"}
+    assert load_hparams(files / "other.yaml", "") == {"seed": 1, "lr": 0.2, "folder": "runs/0.2"}
+    found = load_hparams(files / "other.yaml", "{seed: 3, lr: 0.4}")
+    assert found == {"seed": 3, "lr": 0.4, "folder": "runs/0.4"}
+
+
+@pytest.mark.parametrize("name", ["base.yaml", "other.yaml"])
+def test_an_unknown_option_is_named_together_with_those_that_there_are(files, name):
+    with pytest.raises(ValueError, match="--sed .*folder, lr, seed"):
+        load_hparams(files / name, "sed: 3")
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Return a file whose base lies in another folder, has a base itself and includes a third."""
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    (deep / "part.yaml").write_text("size: 3\nlayer: !ref size <size>\n")
+    (tmp_path / "first.yaml").write_text(
+        "seed: 1\n"
+        "counts: !new:collections.Counter\n    a: 1\n    b: 2\n"
+        "part: !include:deep/part.yaml\n    size: 5\n"
+        "made: !ref <part[layer]>, seed <seed>\n"
+    )
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nseed: 2\n")
+    text = "base: ../second.yaml\ncounts: !new:collections.Counter\n    b: 7\nnew: !ref <seed>\n"
+    (deep / "third.yaml").write_text(text)
+    return deep / "third.yaml"
+
+
+def test_a_base_may_have_a_base_and_includes_stay_where_they_are(chain):
+    found = load_hparams(chain)
+    assert found["made"] == "size 5, seed 2" and found["new"] == 2
+    assert load_hparams(chain, "seed: 9")["made"] == "size 5, seed 9"
+
+
+def test_of_the_same_tag_single_keys_are_replaced_and_of_another_all(chain):
+    assert load_hparams(chain)["counts"] == {"a": 1, "b": 7}
+    chain.write_text("base: ../second.yaml\ncounts: !new:builtins.dict\n    b: 7\n")
+    assert load_hparams(chain)["counts"] == {"b": 7}
+    chain.write_text("base: ../second.yaml\npart: !include:part.yaml\n    size: 8\n")
+    assert load_hparams(chain)["made"] == "size 8, seed 2"
+
+
+def test_what_is_saved_stands_by_itself(chain, tmp_path):
+    (tmp_path / "run").mkdir()
+    save_hparams(chain, "seed: 4", tmp_path / "run")
+    saved = tmp_path / "run" / "hyperparams.yaml"
+    assert load_hparams(saved) == load_hparams(chain, "seed: 4")
+    assert "base" not in saved.read_text() and "!include" not in resolve_hparams(chain, "")
