@@ -407,7 +407,10 @@ def audio_files(folder):
 
 
 def read_mono(path, start=0, count=-1):
-    """Return the first channel of a file, or of a part of it, at 16 kHz; shape (samples,)."""
+    """Return the first channel of a file, or of a part of it, at 16 kHz; shape (samples,).
+
+    The mean of several, as speech is read, would be of no one place in a room.
+    """
     wav, rate = audio_io.load(path, frame_offset=start, num_frames=count)
     return resample(wav[0], rate, SAMPLE_RATE)
 
