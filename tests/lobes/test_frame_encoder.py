@@ -15,8 +15,11 @@ from lobes.transformer import GatedBiasSelfAttention, SelfAttention, relative_po
 from pretrained.toolkits.names import export_state_dict
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
-BASE = ["frame_base", "frame_wavlm_base"]
-FRAGMENTS = ["frame_tiny", *(pytest.param(name, marks=pytest.mark.long) for name in BASE)]
+BASE = [("frame_base", attention) for attention in ("hubert", "wavlm")]
+FRAGMENTS = [
+    ("frame_tiny", "hubert"),
+    *(pytest.param(*one, marks=pytest.mark.long) for one in BASE),
+]
 SMALL = {
     "conv_channels": 32,
     "d_model": 32,
@@ -221,15 +224,16 @@ def test_wrong_arguments_are_named():
 # ---- Padding
 
 
-@pytest.mark.parametrize("fragment", FRAGMENTS)
-def test_shipped_encoders_do_not_see_padding(fragment):
-    encoder = load_fragment(fragment).eval()
+@pytest.mark.parametrize(("fragment", "attention"), FRAGMENTS)
+def test_shipped_encoders_do_not_see_padding(fragment, attention):
+    encoder = load_fragment(fragment, {"attention": attention}).eval()
     assert_batch_agrees(encoder, padded_batch([16000, 48000, 116800]))
 
 
-@pytest.mark.parametrize("fragment", FRAGMENTS)
-def test_shipped_encoders_do_not_see_padding_in_training_and_with_masks(fragment):
-    encoder = load_fragment(fragment, {"dropout": 0.0, "layer_drop": 0.0}).train()
+@pytest.mark.parametrize(("fragment", "attention"), FRAGMENTS)
+def test_shipped_encoders_do_not_see_padding_in_training_and_with_masks(fragment, attention):
+    given = {"attention": attention, "dropout": 0.0, "layer_drop": 0.0}
+    encoder = load_fragment(fragment, given).train()
     mask = torch.rand(3, num_frames(36000)) < 0.5
     assert_batch_agrees(encoder, padded_batch([5000, 14000, 36000]), mask)
 
@@ -558,16 +562,18 @@ def test_base_has_the_size_of_hubert_base():
     assert encoder.config["dropout"] == 0.1 and encoder.config["attention_dropout"] == 0.0
 
 
-@pytest.mark.parametrize("fragment", FRAGMENTS)
-def test_fragments_can_be_included_and_overridden(fragment, tmp_path):
+@pytest.mark.parametrize(("fragment", "attention"), FRAGMENTS)
+def test_fragments_can_be_included_and_overridden(fragment, attention, tmp_path):
     (tmp_path / "fragment.yaml").write_text((HPARAMS / f"{fragment}.yaml").read_text())
     (tmp_path / "main.yaml").write_text(
         "clusters: 7\n"
         "frame: !include:fragment.yaml\n"
         "    num_targets: !ref <clusters>\n"
         "    layer_drop: 0.2\n"
+        f"    attention: {attention}\n"
         "encoder: !ref <frame[frame_encoder]>\n"
     )
     with open(tmp_path / "main.yaml", encoding="utf-8") as stream:
         encoder = load_hyperpyyaml(stream, {"clusters": 9})["encoder"]
     assert encoder.head.embeddings.shape[0] == 9 and encoder.transformer.layer_drop == 0.2
+    assert encoder.config["attention"] == attention
