@@ -16,15 +16,7 @@ SUFFIXES = (
 HELD = {"valid": 0.05, "test": 0.05}  # the rest is "train"
 
 
-def prepare_audio_folder(
-    data_folder,
-    save_folder,
-    splits,
-    skip_prep=False,
-    skip_bad=False,
-    num_workers=None,
-    speakers_from_folders=False,
-):
+def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders=False, **options):
     """Write `<save_folder>/<split>.csv` for any of "train", "valid" and "test".
 
     Safe to repeat: what is there and still holds is kept. A file that comes or goes may move others
@@ -38,15 +30,11 @@ def prepare_audio_folder(
         Receives the manifests.
     splits : iterable of str
         Of "train", "valid" and "test".
-    skip_prep : bool
-        The manifests are there already.
-    skip_bad : bool
-        Leave out audio that cannot be used, instead of stopping.
-    num_workers : int, optional
-        Threads that check the audio; as many as cores if None.
     speakers_from_folders : bool
         Each folder in `data_folder` holds a speaker, who is in one split alone. Without it each
         file counts as a speaker, so that a speaker of several files may be in several splits.
+    **options
+        `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
     Raises
     ------
@@ -66,9 +54,7 @@ def prepare_audio_folder(
         drawn = draw_splits([row["spk_id"] for row in rows], HELD)
         return [row for row in rows if drawn[row["spk_id"]] == split], problems
 
-    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
-    options["any_rate"] = True
-    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+    prepare_splits(list_utterances, data_folder, save_folder, splits, any_rate=True, **options)
 
 
 def list_audio(folder, speakers_from_folders):

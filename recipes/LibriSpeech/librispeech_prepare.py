@@ -19,9 +19,7 @@ SPLITS = (
 )
 
 
-def prepare_librispeech(
-    data_folder, save_folder, splits, skip_prep=False, skip_bad=False, num_workers=None
-):
+def prepare_librispeech(data_folder, save_folder, splits, **options):
     """Write `<save_folder>/<split>.csv` for any subset of LibriSpeech's splits.
 
     Safe to repeat: what is there and still holds is kept.
@@ -34,12 +32,8 @@ def prepare_librispeech(
         Receives the manifests.
     splits : iterable of str
         Such as "train-clean-100" and "dev-clean".
-    skip_prep : bool
-        The manifests are there already.
-    skip_bad : bool
-        Leave out audio that cannot be used, instead of stopping.
-    num_workers : int, optional
-        Processes that check the audio; all cores if None.
+    **options
+        `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
     Raises
     ------
@@ -53,8 +47,7 @@ def prepare_librispeech(
         ...
     recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
-    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
-    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+    prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 
 def list_utterances(data_folder, split):

@@ -8,7 +8,7 @@ from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 
 def prepare_synthetic(
-    data_folder, save_folder, splits, skip_prep=False, skip_bad=False, num_workers=None
+    data_folder, save_folder, splits, skip_prep=False, num_workers=None, **options
 ):
     """Make the corpus where it is missing and write `<save_folder>/<split>.csv`.
 
@@ -24,10 +24,10 @@ def prepare_synthetic(
         Of "train", "valid" and "test".
     skip_prep : bool
         The manifests are there already.
-    skip_bad : bool
-        Leave out audio that cannot be used, instead of stopping.
     num_workers : int, optional
         Processes that make and check the audio; all cores if None.
+    **options
+        `skip_bad`, as `prepare_splits` takes it.
 
     Raises
     ------
@@ -46,8 +46,8 @@ def prepare_synthetic(
             raise CorpusError(f"No split {split}. There are: {', '.join(SPEAKERS)}.")
     if not skip_prep:
         make_corpus(data_folder, num_workers)
-    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
-    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+    options |= {"skip_prep": skip_prep, "num_workers": num_workers}
+    prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 
 def list_utterances(data_folder, split):

@@ -29,13 +29,7 @@ CONVERT = """find . -path '*/*/*/*.m4a' -print0 | xargs -0 -n 100 -P 8 sh -c '
 
 
 def prepare_voxceleb(
-    data_folder,
-    save_folder,
-    splits,
-    held_out=("veri_dev", "veri_test2"),
-    skip_prep=False,
-    skip_bad=False,
-    num_workers=None,
+    data_folder, save_folder, splits, held_out=("veri_dev", "veri_test2"), **options
 ):
     """Write `<save_folder>/<split>.csv` for each split.
 
@@ -53,12 +47,8 @@ def prepare_voxceleb(
         of a trial list in `meta`, without ".txt": the utterances that it names.
     held_out : iterable of str
         Trial lists. The published VoxCeleb1 has "veri_test2" but no "veri_dev"; VoxCeleb2 has none.
-    skip_prep : bool
-        The manifests are there already.
-    skip_bad : bool
-        Leave out audio that cannot be used, instead of stopping.
-    num_workers : int, optional
-        Processes that check the audio; all cores if None.
+    **options
+        `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
     Raises
     ------
@@ -80,8 +70,7 @@ def prepare_voxceleb(
             return list_training(folder, held_out)
         return list_named(folder, split)
 
-    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
-    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+    prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 
 def list_training(data_folder, held_out):

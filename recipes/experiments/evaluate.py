@@ -24,11 +24,7 @@ from recipes.common.data.seeding import derive_seed
 from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.training.hparams import load_hparams
-from recipes.common.training.run import (
-    manifest_paths,
-    report,
-    split_datasets,
-)
+from recipes.common.training.run import report, split_datasets
 from recipes.experiments.runner import read_figures
 from recipes.LibriSpeech.pretrain.utterance import crops_of_run
 
@@ -158,8 +154,7 @@ def main(arguments):
         for part in speakers
     }
     figures["kept"] = kept_accuracies(hparams)
-    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
-    report(hparams, figures, manifests, began)
+    report(hparams, figures, began)
 
 
 if __name__ == "__main__":

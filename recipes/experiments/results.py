@@ -54,50 +54,39 @@ class Column(NamedTuple):
     ----------
     recipe : str
         The recipe's folder.
-    command : tuple of str
-        The script and the hyperparameters file.
-    options : tuple of str
-        More of the command line.
+    command : str
+        The script, the hyperparameters file and options.
     figure : str
         Of the test, in metrics.json.
     """
 
     recipe: str
-    command: tuple
-    options: tuple
+    command: str
     figure: str
 
 
 TUNED = ", fine-tuned"
-ASR = "LibriSpeech/ASR", ("train.py", "hparams/bpe_tiny.yaml")
-HEAD = "VoxCeleb/SpeakerRec"
+ASR, HEAD = "LibriSpeech/ASR", "VoxCeleb/SpeakerRec"
+IDENTIFICATION = Column("VoxCeleb/SpeakerID", "train.py hparams/linear_tiny.yaml", "accuracy")
+COSINE = Column(HEAD, "verify.py hparams/verify_tiny.yaml", "eer")
+EMBEDDING = "train.py hparams/embedding_tiny.yaml --upstream frozen"
 COLUMNS = {
-    ("PER", "frames"): Column(
-        "LibriSpeech/PR", ("train.py", "hparams/lexicon_tiny.yaml"), (), "per"
+    ("PER", "frames"): Column("LibriSpeech/PR", "train.py hparams/lexicon_tiny.yaml", "per"),
+    ("WER", "frames"): Column(ASR, "train.py hparams/bpe_tiny.yaml", "wer"),
+    ("WER" + TUNED, "frames"): Column(
+        ASR, "train.py hparams/bpe_tiny.yaml --upstream finetune", "wer"
     ),
-    ("WER", "frames"): Column(*ASR, (), "wer"),
-    ("WER" + TUNED, "frames"): Column(*ASR, ("--upstream", "finetune"), "wer"),
-    **{
-        ("SID accuracy", representation): Column(
-            "VoxCeleb/SpeakerID", ("train.py", "hparams/linear_tiny.yaml"), (), "accuracy"
-        )
-        for representation in ("frames", "utterance")
-    },
-    **{
-        ("EER, cosine", representation): Column(
-            HEAD, ("verify.py", "hparams/verify_tiny.yaml"), (), "eer"
-        )
-        for representation in ("frames", "utterance")
-    },
-    ("EER, head", "frames"): Column(HEAD, ("train.py", "hparams/xvector_tiny.yaml"), (), "eer"),
-    ("EER, head", "utterance"): Column(
-        HEAD, ("train.py", "hparams/embedding_tiny.yaml"), ("--upstream", "frozen"), "eer"
-    ),
+    ("SID accuracy", "frames"): IDENTIFICATION,
+    ("SID accuracy", "utterance"): IDENTIFICATION,
+    ("EER, cosine", "frames"): COSINE,
+    ("EER, cosine", "utterance"): COSINE,
+    ("EER, head", "frames"): Column(HEAD, "train.py hparams/xvector_tiny.yaml", "eer"),
+    ("EER, head", "utterance"): Column(HEAD, EMBEDDING, "eer"),
 }
 # The columns that each README shows; ".." is that of the whole repository.
 README_COLUMNS = {
     "..": list(COLUMNS),
-    "LibriSpeech/ASR": [key for key in COLUMNS if key[0].startswith("WER")],
+    ASR: [key for key in COLUMNS if key[0].startswith("WER")],
     "LibriSpeech/PR": [key for key in COLUMNS if key[0] == "PER"],
     "VoxCeleb/SpeakerID": [key for key in COLUMNS if key[0].startswith("SID")],
     HEAD: [key for key in COLUMNS if key[0].startswith("EER")],
@@ -190,7 +179,7 @@ def command_line(cell, options, rates):
         given["lexicon"] = options.lexicon
     if rates is not None:
         given["lrs"] = json.dumps(rates).replace(" ", "")
-    return make_command([*column.command, *column.options], given)
+    return make_command(column.command.split(), given)
 
 
 def sweeping_cell(cell):

@@ -12,9 +12,7 @@ from recipes.common.data.manifest import CorpusError, draw_splits, prepare_split
 PHONE = re.compile(r"([A-Z]+)[0-2]?(?:_[BIES])?")  # ARPAbet, stress, place in the word
 
 
-def prepare_speechocean762(
-    data_folder, save_folder, splits, skip_prep=False, skip_bad=False, num_workers=None
-):
+def prepare_speechocean762(data_folder, save_folder, splits, **options):
     """Write `<save_folder>/<split>.csv` for any of "train", "valid" and "test".
 
     15 % of the speakers of the corpus's `train` are "valid". "test" is the corpus's own; where
@@ -29,12 +27,8 @@ def prepare_speechocean762(
         Receives the manifests.
     splits : iterable of str
         Of "train", "valid" and "test".
-    skip_prep : bool
-        The manifests are there already.
-    skip_bad : bool
-        Leave out audio that cannot be used, instead of stopping.
-    num_workers : int, optional
-        Threads that check the audio; as many as cores if None.
+    **options
+        `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
     Raises
     ------
@@ -49,8 +43,7 @@ def prepare_speechocean762(
         ...
     recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
     """
-    options = {"skip_prep": skip_prep, "skip_bad": skip_bad, "num_workers": num_workers}
-    prepare_splits(list_utterances, data_folder, save_folder, splits, options)
+    prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 
 def list_utterances(data_folder, split):

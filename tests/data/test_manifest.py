@@ -195,7 +195,7 @@ def corpus(tmp_path, make_voice):
 
 def prepare(corpus, **options):
     save_folder = corpus.parent / "out"
-    prepare_splits(list_wavs, corpus, save_folder, ["one", "two"], {**OPTIONS, **options})
+    prepare_splits(list_wavs, corpus, save_folder, ["one", "two"], **{**OPTIONS, **options})
     return save_folder
 
 
@@ -305,9 +305,9 @@ def test_each_split_has_two_utterances_or_none_is_drawn():
 def test_one_split_may_be_a_string_but_none_is_refused(corpus):
     out = corpus.parent / "out"
     with pytest.raises(CorpusError, match="No split"):
-        prepare_splits(list_wavs, corpus, out, [], OPTIONS)
+        prepare_splits(list_wavs, corpus, out, [], **OPTIONS)
     assert not out.exists()
-    prepare_splits(list_wavs, corpus, out, "one", OPTIONS)
+    prepare_splits(list_wavs, corpus, out, "one", **OPTIONS)
     assert [path.name for path in out.glob("*.csv")] == ["one.csv"]
 
 

@@ -1,6 +1,5 @@
 """Triphones have the frames of their phones, and silences break them."""
 
-import math
 from fractions import Fraction
 
 import numpy as np
@@ -46,23 +45,3 @@ def test_silences_and_gaps_break_contexts_and_short_stretches_are_dropped():
     assert contexts(*row[:2], (0.221, 0.3, "c")) == []
     assert contexts((0.0, 0.004, "a"), (0.004, 0.008, "b"), (0.008, 0.012, "c"), row[3]) == []
     assert contexts() == []
-
-
-@pytest.mark.parametrize(
-    "phones",
-    [
-        [(0, 0.2, "a"), (0.1, 0.3, "b")],
-        [(0.2, 0.1, "a")],
-        [(-0.1, 0.1, "a")],
-        [(0, math.nan, "a")],
-        [(0, math.inf, "a")],
-    ],
-)
-def test_times_out_of_order_are_refused(phones):
-    with pytest.raises(ValueError, match="alignment of u1 has '[ab]' from"):
-        triphones([("u1", "1", phones)])
-
-
-def test_an_utterance_with_two_alignments_is_refused():
-    with pytest.raises(ValueError, match="u1 has two alignments"):
-        triphones([("u1", "1", []), ("u1", "1", [])])

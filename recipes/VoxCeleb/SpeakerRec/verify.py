@@ -8,7 +8,6 @@ Nothing is trained here. Baselines on the same trials: mean and deviation of log
 same encoder with random weights.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,8 +16,6 @@ import speechbrain as sb
 from speechbrain.utils.distributed import infer_device
 
 from lobes.states import UtteranceStates
-from pretrained.card import write_card
-from pretrained.exported import save_model
 from recipes.common.data.manifest import read_manifest, validate_manifests
 from recipes.common.downstream.features import load_encoder
 from recipes.common.evaluation.drawing import draw_det, draw_scores
@@ -62,8 +59,8 @@ def load_reference(hparams):
     return manifest, folder
 
 
-def export(encoder, hparams, figures, curves, reference):
-    """Export the utterance encoder with the scoring and the threshold of the development trials."""
+def verifier_facts(encoder, hparams, figures, curves, reference):
+    """Return the scoring and the threshold of the development trials, for the exported folder."""
     scoring = figures["scoring"]["utterance"]
     facts = {
         "features": "utterance_encoder",
@@ -78,10 +75,7 @@ def export(encoder, hparams, figures, curves, reference):
         facts["mean"] = mean.tolist()
         if scoring == "standardised":
             facts["deviation"] = deviation.tolist()
-    output = Path(hparams["output_folder"])
-    save_model(output / "model", {"utterance_encoder": encoder}, facts)
-    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    write_card(output / "model", metrics)
+    return facts
 
 
 def main(arguments):
@@ -102,12 +96,14 @@ def main(arguments):
     manifests = [manifest for manifest, _ in lists.values()]
     if reference is not None:
         manifests.append(reference[0])
-    report(hparams, figures, manifests, began)
+    modules = facts = None
+    if "dev" in lists and judged == "utterance":
+        modules = {"utterance_encoder": encoder}
+        facts = verifier_facts(encoder, hparams, figures, curves, reference)
+    report(hparams, figures, began, manifests, modules, facts)
     for part, scored in curves.items():
         draw_det(scored, output / f"det_{part}.png")
         draw_scores(*scored[judged], output / f"scores_{part}.png")
-    if "dev" in lists and judged == "utterance":
-        export(encoder, hparams, figures, curves, reference)
 
 
 if __name__ == "__main__":

@@ -304,7 +304,16 @@ def count_left_out(manifests):
     return sum(json.loads(text)["left_out"] for text in texts)
 
 
-def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
+def prepare_splits(
+    list_utterances,
+    data_folder,
+    save_folder,
+    splits,
+    skip_prep=False,
+    skip_bad=False,
+    num_workers=None,
+    any_rate=False,
+):
     """Write the manifest of each split of a corpus, unless it is there and still holds.
 
     All splits are listed and checked before the first is written.
@@ -321,10 +330,14 @@ def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
         and, as `left_out`, how many audio files `skip_bad` left out of it.
     splits : str or iterable of str
         Which manifests to write.
-    options : dict
-        `skip_prep`: the manifests are there already; `skip_bad`: leave out audio that cannot be
-        used, instead of stopping; `num_workers`; optionally `any_rate`: the corpus may have audio
-        other than 16 kHz mono.
+    skip_prep : bool
+        The manifests are there already.
+    skip_bad : bool
+        Leave out audio that cannot be used, instead of stopping.
+    num_workers : int, optional
+        Threads that check the audio; as many as cores if None.
+    any_rate : bool
+        The corpus may have audio other than 16 kHz mono.
 
     Raises
     ------
@@ -335,16 +348,17 @@ def prepare_splits(list_utterances, data_folder, save_folder, splits, options):
     splits = list(dict.fromkeys([splits] if isinstance(splits, str) else splits))
     if not splits:
         raise CorpusError(f"No split of {data_folder} was asked for.")
-    if options["skip_prep"]:
+    if skip_prep:
         for split in splits:
             read_manifest(save_folder / f"{split}.csv")
         return
     if not data_folder.is_dir() or not any(data_folder.iterdir()):
         raise CorpusError(f"data_folder {data_folder} is missing or empty.")
     listed, problems = _listed(list_utterances, data_folder, splits)
-    origins = {split: _origin(rows, data_folder, options) for split, rows in listed.items()}
+    how = {"skip_bad": skip_bad, "any_rate": any_rate}
+    origins = {split: {"files": _state(rows, data_folder), **how} for split, rows in listed.items()}
     stale = [split for split in splits if not _holds(save_folder, split, origins[split])]
-    checked = _checked(stale, listed, problems, data_folder, options)
+    checked = _checked(stale, listed, problems, data_folder, num_workers, **how)
     save_folder.mkdir(parents=True, exist_ok=True)
     for split in stale:
         write_manifest(checked[split], save_folder / f"{split}.csv")
@@ -377,8 +391,8 @@ def _placed(row, data_folder):
     return {**row, "wav": ROOT + row["wav"].relative_to(data_folder).as_posix()}
 
 
-def _origin(rows, data_folder, options):
-    """Describe cheaply what a manifest is made from: a changed file changes it."""
+def _state(rows, data_folder):
+    """Return a cheap digest of what a manifest is made from: a changed file changes it."""
     digest = hashlib.sha256()
     for row in sorted(rows, key=lambda row: row["ID"]):
         # A link that leads nowhere has no state of its own; `check_audio` reports it.
@@ -386,11 +400,7 @@ def _origin(rows, data_folder, options):
         name = row["wav"].relative_to(data_folder).as_posix()
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
         digest.update(repr((name, state.st_size, state.st_mtime_ns, others)).encode())
-    return {
-        "files": digest.hexdigest(),
-        "skip_bad": options["skip_bad"],
-        "any_rate": options.get("any_rate", False),
-    }
+    return digest.hexdigest()
 
 
 def _holds(save_folder, split, origin):
@@ -405,16 +415,16 @@ def _holds(save_folder, split, origin):
     return found == expected
 
 
-def _checked(splits, listed, problems, data_folder, options):
+def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_rate):
     """Return the rows of each split with their durations, without bad audio.
 
     Bad audio is reported together with the problems that the listing found.
     """
     paths = [row["wav"] for split in splits for row in listed[split]]
-    scanned = scan_audio(paths, options["num_workers"], options.get("any_rate", False))
+    scanned = scan_audio(paths, num_workers, any_rate)
     results = dict(zip(paths, scanned, strict=True))
     bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
-    if bad and not options["skip_bad"]:
+    if bad and not skip_bad:
         raise BadAudioError(
             "".join(f"{problem}\n" for problem in problems)
             + f"{len(bad)} audio file(s) cannot be used:\n  "

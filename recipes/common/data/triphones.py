@@ -54,11 +54,6 @@ def triphones(alignments):
     list of Item
         Those with at least one frame.
 
-    Raises
-    ------
-    ValueError
-        Where an utterance comes twice, or times are not in order; names the utterance.
-
     Example
     -------
     >>> phones = [(0, 0.1, "SIL"), (0.1, 0.2, "k"), (0.2, 0.3, "ae"), (0.3, 0.4, "t")]
@@ -66,12 +61,8 @@ def triphones(alignments):
     >>> item.context, item.phone, item.start, item.stop
     (('k', 't'), 'ae', 5, 19)
     """
-    items, seen = [], set()
+    items = []
     for utterance, speaker, phones in alignments:
-        if utterance in seen:
-            raise ValueError(f"{utterance} has two alignments: expected one for each utterance.")
-        seen.add(utterance)
-        _check_times(utterance, phones)
         frames = num_frames(round(phones[-1][1] * SAMPLE_RATE)) if phones else 0
         for before, centre, after in zip(phones, phones[1:], phones[2:], strict=False):
             start, stop = first_frame(before[0]), min(first_frame(after[1]), frames)
@@ -79,17 +70,6 @@ def triphones(alignments):
                 context = (before[2], after[2])
                 items.append(Item(utterance, speaker, context, centre[2], start, stop))
     return items
-
-
-def _check_times(utterance, phones):
-    previous = 0.0
-    for start, stop, phone in phones:
-        if not (previous - MAX_OVERLAP <= start <= stop < math.inf):
-            raise ValueError(
-                f"The alignment of {utterance} has {phone!r} from {start} to {stop} s after "
-                f"{previous} s: expected phones in order, which do not overlap."
-            )
-        previous = stop
 
 
 def _is_unbroken(*phones):

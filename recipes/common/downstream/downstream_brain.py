@@ -46,8 +46,9 @@ class DownstreamBrain(ResumableBrain):
         return self.meters["figures"]
 
     def figures(self):
-        """Return what the task tells of this stage; nothing where it had no batches."""
-        return self.summarise() if self.meter.totals else {}
+        """Return what the task tells of this stage; nothing of a training without batches."""
+        empty = self.stage == sb.Stage.TRAIN and not self.meter.totals
+        return {} if empty else self.summarise()
 
     def audio_seconds(self, batch):
         """Return how much audio a batch holds, s."""

@@ -22,8 +22,6 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.logger import get_logger
 
 from lobes.heads import check_layers
-from pretrained.card import write_card
-from pretrained.exported import save_model
 from recipes.common.data.loaders import make_loader
 from recipes.common.data.sampler import Clock
 from recipes.common.data.seeding import derive_seed
@@ -34,7 +32,6 @@ from recipes.common.training.run import (
     count_parameters,
     keep_freed_memory,
     leave_together,
-    manifest_paths,
     prepare,
     quick_look,
     report,
@@ -142,7 +139,7 @@ class Sweep:
         return brain
 
     def finish(self, brain):
-        """Write metrics.json, export encoder and head with a model card, and end every rank.
+        """Write metrics.json, export encoder and head where they are of use, and end every rank.
 
         Arguments
         ---------
@@ -150,12 +147,11 @@ class Sweep:
             Trained and evaluated.
         """
         self.report(brain)
-        self.export(brain)
         leave_together()
 
     @main_process_only
     def report(self, brain):
-        """Write metrics.json: the figures of the best head, and those of the sweep."""
+        """Write the figures of the best head and of the sweep, and export what is of use."""
         trained = brain.heads()
         if not brain.upstream.frozen:
             trained["upstream"] = brain.upstream
@@ -167,22 +163,20 @@ class Sweep:
             "valid": self.tried[brain.hparams.lr],
             "test": brain.test_figures,
         }
-        manifests = [path for paths in manifest_paths(self.hparams).values() for path in paths]
-        report(self.hparams, figures, manifests, self.began)
+        facts, modules = brain.facts(), None
+        if facts is not None:
+            facts = {"features": brain.upstream.kind, **facts}
+            modules = exported_modules(brain)
+        report(self.hparams, figures, self.began, modules=modules, facts=facts)
 
-    @main_process_only
-    def export(self, brain):
-        """Export encoder and head as one folder, where the head is of use to others."""
-        facts = brain.facts()
-        if facts is None:
-            return
-        output, upstream = Path(self.hparams["output_folder"]), brain.upstream
-        modules = {name: head for name, head in brain.heads().items() if hasattr(head, "config")}
-        if hasattr(upstream.states, "encoder"):
-            modules[upstream.kind] = upstream.states.encoder
-        save_model(output / "model", modules, {"features": upstream.kind, **facts})
-        metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-        write_card(output / "model", metrics)
+
+def exported_modules(brain):
+    """Return the heads that others can build, and the encoder that they stand on, by name."""
+    modules = {name: head for name, head in brain.heads().items() if hasattr(head, "config")}
+    upstream = brain.upstream
+    if hasattr(upstream.states, "encoder"):
+        modules[upstream.kind] = upstream.states.encoder
+    return modules
 
 
 def check_rates(rates):

@@ -137,7 +137,6 @@ def finish(brain, hparams, began):
     """
     output = Path(hparams["output_folder"])
     encoders = {name: unwrap(brain.modules[name]) for name in brain.architecture()}
-    save_model(output / "model", encoders)
     history = (output / "history.jsonl").read_text(encoding="utf-8").splitlines()
     last = json.loads(history[-1])
     figures = {
@@ -148,28 +147,34 @@ def finish(brain, hparams, began):
         "valid": last["valid"],
         "test": brain.test_figures,
     }
-    manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
-    report(hparams, figures, manifests, began)
-    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    write_card(output / "model", metrics)
+    report(hparams, figures, began, modules=encoders)
 
 
-def report(hparams, figures, manifests, began):
-    """Write the figures of a run to metrics.json and show them.
+def report(hparams, figures, began, manifests=None, modules=None, facts=None):
+    """Write the figures of a run to metrics.json and show them; export what it trained.
 
     Arguments
     ---------
     hparams : dict
-        `output_folder` and `seed`.
+        `output_folder`, `seed` and the manifests' keys.
     figures : dict
         As `write_metrics` takes them.
-    manifests : list of Path
-        Of the data.
     began : float
         When the run began, s since the epoch.
+    manifests : list of Path, optional
+        Of the data, where they are not those of the run's splits.
+    modules, facts : dict, optional
+        As `save_model` takes them; the folder gets a model card. Without modules none is made.
     """
-    path = Path(hparams["output_folder"]) / "metrics.json"
+    output = Path(hparams["output_folder"])
+    if modules is not None:
+        save_model(output / "model", modules, facts)
+    if manifests is None:
+        manifests = [path for paths in manifest_paths(hparams).values() for path in paths]
+    path = output / "metrics.json"
     write_metrics(path, figures, seed=hparams["seed"], manifests=manifests, start_time=began)
+    if modules is not None:
+        write_card(output / "model", json.loads(path.read_text(encoding="utf-8")))
     print(json.dumps(figures, indent=2))
 
 
