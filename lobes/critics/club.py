@@ -262,6 +262,8 @@ class BaseCLUB(MICritic):
 class CLUB(BaseCLUB):
     """CLUB (see `BaseCLUB`) whose q is a network that is trained by its likelihood.
 
+    A scaled tanh keeps its log-variance between -8 and 4.
+
     Arguments
     ---------
     x_dim : int
@@ -270,8 +272,6 @@ class CLUB(BaseCLUB):
         Features of y.
     hidden_dim : int
         Hidden units of the mean's and of the log-variance's network.
-    log_variance_range : tuple of float
-        Open interval that contains 0; a scaled tanh keeps the log-variance inside.
 
     Example
     -------
@@ -283,12 +283,12 @@ class CLUB(BaseCLUB):
     torch.Size([])
     """
 
-    def __init__(self, x_dim, y_dim, hidden_dim=512, log_variance_range=(-8.0, 4.0)):
+    centre, half_width = -2.0, 6.0  # of the log-variance's range
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512):
         super().__init__(x_dim, y_dim)
         self.mean = ResidualMLP(x_dim, hidden_dim, y_dim)
         self.raw_log_variance = ResidualMLP(x_dim, hidden_dim, y_dim)
-        low, high = log_variance_range
-        self.centre, self.half_width = (low + high) / 2, (high - low) / 2
 
     def _conditional(self, x):
         """Return mean and log-variance of q(y|x), (rows, y_dim) each."""

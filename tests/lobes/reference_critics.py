@@ -25,8 +25,6 @@ class SampledCLUB(CLUB):
         Hidden units of the mean's and of the log-variance's network.
     num_negatives : int
         Rows drawn for each row.
-    log_variance_range : tuple of float
-        As in `CLUB`.
 
     Example
     -------
@@ -35,10 +33,8 @@ class SampledCLUB(CLUB):
     torch.Size([])
     """
 
-    def __init__(
-        self, x_dim, y_dim, hidden_dim=512, num_negatives=1, log_variance_range=(-8.0, 4.0)
-    ):
-        super().__init__(x_dim, y_dim, hidden_dim, log_variance_range)
+    def __init__(self, x_dim, y_dim, hidden_dim=512, num_negatives=1):
+        super().__init__(x_dim, y_dim, hidden_dim)
         self.num_negatives = num_negatives
 
     def _negative(self, y, mean, log_variance, index):
