@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 _alone = False
@@ -44,22 +45,6 @@ def rank():
     return dist.get_rank() if world_size() > 1 else 0
 
 
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over ranks; the gradient of a sum that all ranks use is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx, x):
-        x = x.clone().contiguous()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone().contiguous()
-        dist.all_reduce(grad)
-        return grad
-
-
 def all_reduce_sum(x):
     """Return the sum of a tensor over all ranks, with gradients to every rank's tensor.
 
@@ -78,7 +63,7 @@ def all_reduce_sum(x):
     >>> all_reduce_sum(torch.ones(2, 3)).shape
     torch.Size([2, 3])
     """
-    return x if world_size() == 1 else _AllReduceSum.apply(x)
+    return x if world_size() == 1 else all_reduce(x)
 
 
 def gather_rows(x):

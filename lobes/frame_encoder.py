@@ -94,14 +94,11 @@ def _group_norm(x, lens, norm):
     """
     size = x.shape[2]
     if min(lens) == size:
-        return F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(
-            x.dtype
-        )
+        return norm(x.float()).to(x.dtype)
     rows = []
     for row, length in zip(x.split(1), lens, strict=True):
         if length > 0:
-            row = row[..., :length].float()
-            row = F.group_norm(row, norm.num_groups, norm.weight, norm.bias, norm.eps)
+            row = norm(row[..., :length].float())
         rows.append(F.pad(row[..., :length].to(x.dtype), (0, size - length)))
     return torch.cat(rows)
 
@@ -322,19 +319,7 @@ class FrameEncoder(nn.Module):
         self.front_end = FRONT_ENDS[frontend](conv_channels)
         self.feature_projection = FeatureProjection(conv_channels, d_model, dropout)
         self.mask_embedding = nn.Parameter(torch.rand(d_model))
-        self.transformer = Transformer(
-            d_model,
-            num_layers,
-            nhead,
-            d_ffn,
-            attention,
-            dropout,
-            attention_dropout,
-            activation_dropout,
-            layer_drop,
-            pos_conv_kernel,
-            pos_conv_groups,
-        )
+        self.transformer = Transformer(config)
         if head == "cosine":
             self.head = CosineHead(d_model, num_targets, head_dim, temperature)
         else:
@@ -428,10 +413,6 @@ class FrameEncoder(nn.Module):
         if return_logits:
             result.append(_zero_padding(self.head(last), valid))
         return frames if len(result) == 1 else tuple(result)
-
-    def num_frames(self, num_samples):
-        """Return the frames of a number of samples; see the function `num_frames`."""
-        return num_frames(num_samples)
 
     def frame_lens(self, wavs, wav_lens=None):
         """Return the number of valid frames of each row.

@@ -19,7 +19,7 @@ from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_siz
 IGNORED_UNIT = -100  # The label of padded frames.
 
 
-def masked_prediction_loss(logits, units, mask, count=None):
+def masked_prediction_loss(logits, units, mask):
     """Return the mean cross-entropy of the units at masked frames (arXiv 2106.07447, eq. 1).
 
     Arguments
@@ -30,8 +30,6 @@ def masked_prediction_loss(logits, units, mask, count=None):
         Shape (batch, frames), int64 in [0, classes), or -100 where padded.
     mask : torch.Tensor
         Shape (batch, frames), bool, True at frames hidden from the encoder.
-    count : int or torch.Tensor, optional
-        Frames that count on all ranks, to divide by; computed here if None.
 
     Returns
     -------
@@ -58,9 +56,7 @@ def masked_prediction_loss(logits, units, mask, count=None):
     counted = mask & (units != IGNORED_UNIT)
     targets = units[counted]
     _check_units(targets, logits.shape[2])
-    if count is None:
-        count = all_reduce_sum(counted.sum())
-    count = torch.as_tensor(count, device=logits.device).clamp(min=1)
+    count = all_reduce_sum(counted.sum()).clamp(min=1)
     total = F.cross_entropy(logits[counted].float(), targets, reduction="sum")
     return total * world_size() / count
 
@@ -193,9 +189,8 @@ def retrieval_accuracy(first, second):
     _check_views(first, second)
     with torch.autocast(first.device.type, enabled=False):
         similarity = F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
-    return (
-        (similarity.argmax(dim=1) == torch.arange(len(first), device=first.device)).float().mean()
-    )
+    own = torch.arange(len(first), device=first.device)
+    return (similarity.argmax(dim=1) == own).float().mean()
 
 
 def _check_views(first, second):

@@ -40,8 +40,6 @@ class MaskedBatchNorm1d(nn.Module):
         Added to the variance.
     momentum : float
         Weight of the newest batch in the running statistics.
-    affine : bool
-        Whether to learn a scale and a shift per channel.
 
     Example
     -------
@@ -54,12 +52,12 @@ class MaskedBatchNorm1d(nn.Module):
     torch.Size([6, 8])
     """
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
         super().__init__()
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
@@ -85,26 +83,26 @@ class MaskedBatchNorm1d(nn.Module):
             In training, where the ranks together have fewer than two values per channel.
         """
         values = x.float()
-        if not self.training:
-            out = self._native(values, training=False)
-        elif valid is None and world_size() == 1:
-            self._check_count(x.numel() // x.shape[1])
-            self.num_batches_tracked += 1
-            out = self._native(values, training=True)
-        else:
+        if self.training and (valid is not None or world_size() > 1):
             out = self._normalise_globally(values, valid)
+        else:
+            out = self._native(values)
         if valid is not None:
             out.mul_(valid[:, None])
         return out.to(x.dtype)
 
-    def _native(self, x, training):
+    def _native(self, x):
+        """Normalise as `torch.nn.BatchNorm1d` does."""
+        if self.training:
+            self._check_count(x.numel() // x.shape[1])
+            self.num_batches_tracked += 1
         return F.batch_norm(
             x,
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
-            training,
+            self.training,
             self.momentum,
             self.eps,
         )
@@ -122,8 +120,6 @@ class MaskedBatchNorm1d(nn.Module):
         variance = all_reduce_sum(masked(centred, valid).square().sum(dims)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = torch.rsqrt(variance + self.eps)
-        if self.weight is None:
-            return centred * _per_channel(scale, x)
         return centred * _per_channel(scale * self.weight, x) + _per_channel(self.bias, x)
 
     @torch.no_grad()

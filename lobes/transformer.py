@@ -117,14 +117,18 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """A Transformer layer that normalises after each residual sum."""
+    """A Transformer layer that normalises after each residual sum; see `Transformer`."""
 
-    def __init__(self, attention, d_model, d_ffn, dropout, activation_dropout):
+    def __init__(self, config):
         super().__init__()
-        self.attention = attention
+        d_model, dropout = config["d_model"], config["dropout"]
+        attention = ATTENTIONS[config["attention"]]
+        self.attention = attention(d_model, config["nhead"], config["attention_dropout"])
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(d_model)
-        self.feed_forward = FeedForward(d_model, d_ffn, dropout, activation_dropout)
+        self.feed_forward = FeedForward(
+            d_model, config["d_ffn"], dropout, config["activation_dropout"]
+        )
         self.final_layer_norm = nn.LayerNorm(d_model)
 
     def forward(self, x, keys=None, position_bias=None):
@@ -134,39 +138,28 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positional convolution, layer norm and the stack of Transformer layers."""
+    """Positional convolution, layer norm and the stack of Transformer layers.
 
-    def __init__(
-        self,
-        d_model,
-        num_layers,
-        nhead,
-        d_ffn,
-        attention,
-        dropout,
-        attention_dropout,
-        activation_dropout,
-        layer_drop,
-        pos_conv_kernel,
-        pos_conv_groups,
-    ):
+    Arguments
+    ---------
+    config : dict
+        The arguments of `FrameEncoder`, by name.
+    """
+
+    def __init__(self, config):
         super().__init__()
-        self.layer_drop = layer_drop
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                ATTENTIONS[attention](d_model, nhead, attention_dropout),
-                d_model,
-                d_ffn,
-                dropout,
-                activation_dropout,
-            )
-            for _ in range(num_layers)
-        )
-        self.rel_attn_embed = nn.Embedding(NUM_BUCKETS, nhead) if attention == "wavlm" else None
+        d_model = config["d_model"]
+        self.layer_drop = config["layer_drop"]
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config["num_layers"]))
+        self.rel_attn_embed = None
+        if config["attention"] == "wavlm":
+            self.rel_attn_embed = nn.Embedding(NUM_BUCKETS, config["nhead"])
         self.apply(_init_bert)
-        self.pos_conv_embed = PositionalConv(d_model, pos_conv_kernel, pos_conv_groups)
+        self.pos_conv_embed = PositionalConv(
+            d_model, config["pos_conv_kernel"], config["pos_conv_groups"]
+        )
         self.layer_norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config["dropout"])
 
     def forward(self, x, valid=None):
         """Return the input of the first layer and the output of every layer.

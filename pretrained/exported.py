@@ -11,12 +11,13 @@ import inspect
 import json
 import math
 import os
-import reprlib
 from pathlib import Path
+from reprlib import repr as short
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lobes.frame_encoder import FrameEncoder
@@ -72,11 +73,8 @@ def save_model(folder, modules, facts=None):
     folder = Path(folder)
     config = _make_config(modules, facts, folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+    tensors = nn.ModuleDict(modules).state_dict()
+    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
     weights = folder / WEIGHTS_FILE
     save_file(tensors, f"{weights}.partial")
     config["sha256"]["weights"] = _file_digest(f"{weights}.partial")
@@ -181,8 +179,8 @@ def load_folder(folder):
     if left_over:
         raise ValueError(f"{weights} holds {left_over[0]}, which config.json has no module for.")
     _check_digests(config, names, weights, config_path)
-    tensors = load_file(weights)
-    modules = {name: _filled(name, config[name], tensors) for name in names}
+    modules = {name: CLASSES[name](**config[name]) for name in names}
+    nn.ModuleDict(modules).eval().load_state_dict(load_file(weights))
     check_modules(modules, facts, config_path)
     return modules, facts
 
@@ -239,14 +237,14 @@ def _read_header(path):
 def _check_arguments(name, arguments, num_tensors, path):
     """Raise a ValueError unless the arguments are plain values of the constructor's kinds."""
     if not isinstance(arguments, dict):
-        raise ValueError(f"{path}: {name} must be an object of arguments, not {_short(arguments)}.")
+        raise ValueError(f"{path}: {name} must be an object of arguments, not {short(arguments)}.")
     parameters = inspect.signature(CLASSES[name]).parameters
     for key, value in arguments.items():
         if key not in parameters:
             raise ValueError(f"{path}: {name} has no argument {key!r}.")
         kind = type(parameters[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{path}: {name}.{key} must be {kind.__name__}, not {_short(value)}.")
+            raise ValueError(f"{path}: {name}.{key} must be {kind.__name__}, not {short(value)}.")
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{path}: {name}.{key} must be finite, not {value!r}.")
         limit = num_tensors if key in COUNTS else MAX_SIZE
@@ -311,15 +309,3 @@ def _check_digests(config, names, weights, config_path):
         raise ValueError(f"{config_path} was altered: the facts' SHA-256 is not the one in it.")
     if digests.get("weights") != _file_digest(weights):
         raise ValueError(f"{weights} was altered: its SHA-256 is not the one in {CONFIG_FILE}.")
-
-
-def _filled(name, arguments, tensors):
-    module = CLASSES[name](**arguments)
-    module.load_state_dict(
-        {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-    )
-    return module.eval()
-
-
-def _short(value):
-    return reprlib.repr(value)

@@ -8,7 +8,7 @@ A verifier's are `features`, what its embeddings are made of, by a `speaker_head
 training data); `threshold`, the lowest cosine of a same speaker; and `threshold_set_on`, a text.
 """
 
-import reprlib
+from reprlib import repr as short
 
 from pretrained.file_states import ENCODERS, make_states
 from pretrained.tokenizers import tokenizer_from_config
@@ -65,7 +65,7 @@ def check_facts(facts, path):
     ValueError: config.json: facts.tokenizer: A tokenizer must be an object of values, not None.
     """
     if not isinstance(facts, dict):
-        raise ValueError(f"{path}: facts must be an object of values, not {_short(facts)}.")
+        raise ValueError(f"{path}: facts must be an object of values, not {short(facts)}.")
     kind = kind_of(facts)
     check = _check_transcriber if kind == TRANSCRIBER else _check_verifier
     check(facts, path)
@@ -91,8 +91,9 @@ def check_modules(modules, facts, path):
     kind = kind_of(facts)
     foreign = [name for name in HEADS.values() if name in modules and name != HEADS.get(kind)]
     if foreign:
+        described = "missing" if kind is None else f"those of a {kind}"
         raise ValueError(
-            f"{path}: {foreign[0]} is there, and the facts are {_described(kind)}: expected those "
+            f"{path}: {foreign[0]} is there, and the facts are {described}: expected those "
             "of a transcriber for a ctc_head, of a verifier for a speaker_head."
         )
     if kind is None:
@@ -150,19 +151,19 @@ def _check_verifier(facts, path):
         values = facts[key]
         if not isinstance(values, list) or not values or not all(map(_is_finite, values)):
             raise ValueError(
-                f"{path}: facts.{key} must be a list of finite numbers, not {_short(values)}."
+                f"{path}: facts.{key} must be a list of finite numbers, not {short(values)}."
             )
     if any(value <= 0 for value in facts.get("deviation", ())):
         raise ValueError(f"{path}: facts.deviation must be positive in each dimension.")
     threshold, text = facts["threshold"], facts["threshold_set_on"]
     if not _is_finite(threshold) or abs(threshold) > 1 + 1e-6:  # cosines are rounded
         raise ValueError(
-            f"{path}: facts.threshold must be a number between -1 and 1, not {_short(threshold)}."
+            f"{path}: facts.threshold must be a number between -1 and 1, not {short(threshold)}."
         )
     if not isinstance(text, str) or not text.isprintable() or not 0 < len(text) <= MAX_TEXT:
         raise ValueError(
             f"{path}: facts.threshold_set_on must be a line of 1 to {MAX_TEXT} characters, not "
-            f"{_short(text)}."
+            f"{short(text)}."
         )
 
 
@@ -170,7 +171,7 @@ def _check_keys(facts, known, path):
     missing = [key for key in known if key not in facts]
     unknown = [key for key in facts if key not in known]
     if missing or unknown:
-        found = f"{missing[0]!r} is missing" if missing else f"found {_short(unknown[0])}"
+        found = f"{missing[0]!r} is missing" if missing else f"found {short(unknown[0])}"
         raise ValueError(f"{path}: facts must be {', '.join(known)}; {found}.")
 
 
@@ -178,7 +179,7 @@ def _check_choice(facts, key, choices, path):
     value = facts.get(key)
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
-            f"{path}: facts.{key} must be one of {', '.join(choices)}, not {_short(value)}."
+            f"{path}: facts.{key} must be one of {', '.join(choices)}, not {short(value)}."
         )
 
 
@@ -201,11 +202,3 @@ def _check_statistics(facts, size, path):
 
 def _is_finite(value):
     return type(value) in (int, float) and abs(value) < MAX_NUMBER
-
-
-def _described(kind):
-    return "missing" if kind is None else f"those of a {kind}"
-
-
-def _short(value):
-    return reprlib.repr(value)

@@ -1,13 +1,10 @@
 """States of audio files of any length, as the heads of exported folders see them."""
 
-import itertools
-
 import torch
 
 from lobes.signal import HOP
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
-from pretrained.audio import read_blocks
-from pretrained.windows import LongBands, LongEncoding, cut_windows, kept
+from pretrained.windows import encode_windows, kept, read_windows, window_bands
 
 ENCODERS = {"frame_encoder": FrameStates, "utterance_encoder": UtteranceStates}
 
@@ -77,42 +74,30 @@ class FileStates:
 
         What cannot be read is refused as `pretrained.audio.read_blocks` tells.
         """
-        windows = (
-            (window.to(self.device), first, last)
-            for window, first, last in cut_windows(read_blocks(path))
-        )
-        window, first, last = next(windows)
-        if last:
-            states, lens = self.states(window)
+        whole, windows = read_windows(path, self.device)
+        if whole is not None:
+            states, lens = self.states(whole)
             return self.sum_layers(states), lens
-        x = self._long(itertools.chain([(window, first, last)], windows))
+        x = self._long(windows)
         return x, torch.tensor([x.shape[1]], device=self.device)
 
     def _long(self, windows):
         if self.features == "frame_encoder":
-            return torch.cat([self._window(*window) for window in windows], dim=1)
+            parts = (
+                self.sum_layers(self.states(window)[0][:, kept(first, last, HOP)])
+                for window, first, last in windows
+            )
+            return torch.cat(list(parts), dim=1)
         if self.features == "utterance_encoder":
-            return self.sum_layers(_long_utterance(self.states, windows))
+            embedding = encode_windows(None, self.states.encoder, windows)[1]
+            return self.sum_layers(self.states.from_embeddings(embedding)[0])
         if self.features == "fbank":
             return self.sum_layers(_long_fbank(self.states, windows))
         return self.sum_layers(self.states.pool(_long_fbank(self.states.states, windows)))
 
-    def _window(self, window, first, last):
-        return self.sum_layers(self.states(window)[0][:, kept(first, last, HOP)])
-
-
-def _long_utterance(states, windows):
-    """Return what `UtteranceStates` gives of a recording, (1, 1, 1, dim)."""
-    encoding = LongEncoding(None, states.encoder)
-    for window in windows:
-        encoding.add(*window)
-    return states.from_embeddings(encoding.utterance())[0]
-
 
 def _long_fbank(states, windows):
     """Return what `FbankStates` gives of a recording, (1, frames, 1, 240)."""
-    long = LongBands(states.features)
-    for window in windows:
-        long.add(*window)
-    bands = long.bands()
+    features = states.features
+    bands = features.join([window_bands(features, *window) for window in windows])
     return states.from_bands(bands, torch.tensor([bands.shape[2]], device=bands.device))[0]

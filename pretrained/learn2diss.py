@@ -5,9 +5,8 @@ from typing import NamedTuple
 import torch
 
 from lobes.signal import RECEPTIVE_FIELD, num_valid_samples
-from pretrained.audio import read_blocks
 from pretrained.exported import load_model
-from pretrained.windows import LongEncoding, cut_windows
+from pretrained.windows import encode_windows, read_windows
 
 
 class Encoding(NamedTuple):
@@ -141,14 +140,12 @@ class Learn2Diss:
         pretrained.audio.AudioError
             A ValueError: where the file cannot be used, as `pretrained.audio.read_blocks` tells.
         """
-        encoding = LongEncoding(self.frame_encoder, self.utterance_encoder)
-        for window, first, last in cut_windows(read_blocks(path)):
-            if first and last:
-                return self.encode(window)
-            encoding.add(window.to(self.device), first, last)
-        frames = encoding.frames()
+        whole, windows = read_windows(path, self.device)
+        if whole is not None:
+            return self.encode(whole)
+        frames, utterance = encode_windows(self.frame_encoder, self.utterance_encoder, windows)
         lens = None if frames is None else torch.tensor([frames.shape[1]], device=self.device)
-        return Encoding(frames, lens, encoding.utterance())
+        return Encoding(frames, lens, utterance)
 
 
 def _check_batch(wavs, wav_lens):

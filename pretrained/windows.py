@@ -6,12 +6,14 @@ pooling, whose statistics are over all windows. What normalises over a whole row
 window: the frame encoder's front end and attention, and ECAPA-TDNN's squeeze-and-excitation.
 """
 
+import itertools
 import math
 
 import numpy as np
 import torch
 
 from lobes.signal import HOP, SAMPLE_RATE
+from pretrained.audio import read_blocks
 
 WINDOW = 30 * SAMPLE_RATE  # samples
 CONTEXT = 2 * SAMPLE_RATE  # of these, thrown away on either side
@@ -69,83 +71,84 @@ def kept(first, last, hop):
     return slice(0 if first else CONTEXT // hop, None if last else (WINDOW - CONTEXT) // hop)
 
 
-class LongBands:
-    """The log-mel bands of a recording from its windows: what `LogMel` gives of the whole.
+def read_windows(path, device):
+    """Read an audio file: whole where it is one window, else as its windows.
 
     Arguments
     ---------
-    features : LogMel
+    path : str or Path
+        Of a format that soundfile reads.
+    device : torch.device
+        Where the samples go.
+
+    Returns
+    -------
+    whole : torch.Tensor or None
+        Shape (1, samples), 16 kHz, of a file of up to 30 s.
+    windows : iterator of tuple
+        Those of a longer file, as `cut_windows` yields them.
 
     Example
     -------
-    >>> from lobes.utterance_encoder import LogMel
-    >>> bands = LongBands(LogMel())
-    >>> for window in cut_windows([torch.randn(40 * 16000).numpy()]):
-    ...     bands.add(*window)
-    >>> bands.bands().shape
-    torch.Size([1, 80, 4001])
+    >>> import soundfile
+    >>> path = getfixture("tmp_path") / "long.wav"
+    >>> soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 640000), 16000)
+    >>> whole, windows = read_windows(path, torch.device("cpu"))
+    >>> whole, len(list(windows))
+    (None, 2)
     """
-
-    def __init__(self, features):
-        self.features = features
-        self._parts = []
-
-    def add(self, window, first, last):
-        """Take a window of `cut_windows`, on the device of the features."""
-        # Cut before the logarithm, whose floor depends on all frames that it sees.
-        power = self.features.power(window)[:, kept(first, last, self.features.hop)]
-        self._parts.append(self.features.decibels(power))
-
-    def bands(self):
-        """Return the bands, (1, 80, frames)."""
-        return self.features.join(self._parts)
+    windows = ((x.to(device), *ends) for x, *ends in cut_windows(read_blocks(path)))
+    window, first, last = next(windows)
+    whole = window if last else None
+    return whole, itertools.chain([(window, first, last)], windows)
 
 
-class LongEncoding:
-    """Encodes a recording from its windows, given one after another.
+def window_bands(features, window, first, last):
+    """Return the log-mel bands of a window's kept frames, which `LogMel.join` takes."""
+    # Cut before the logarithm, whose floor depends on all frames that it sees.
+    return features.decibels(features.power(window)[:, kept(first, last, features.hop)])
+
+
+def encode_windows(frame_encoder, utterance_encoder, windows):
+    """Encode a recording from its windows.
 
     Arguments
     ---------
     frame_encoder : FrameEncoder or None
     utterance_encoder : UtteranceEncoder or None
         Both in evaluation mode.
+    windows : iterable of tuple
+        As `cut_windows` yields them, on the device of the encoders.
+
+    Returns
+    -------
+    frames : torch.Tensor or None
+        Shape (1, frames, d_model).
+    utterance : torch.Tensor or None
+        Shape (1, E).
 
     Example
     -------
     >>> from lobes.utterance_encoder import UtteranceEncoder
     >>> encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=4).eval()
-    >>> encoding = LongEncoding(None, encoder)
     >>> with torch.no_grad():
-    ...     for window in cut_windows([torch.randn(40 * 16000).numpy()]):
-    ...         encoding.add(*window)
-    ...     encoding.utterance().shape
-    torch.Size([1, 4])
+    ...     windows = cut_windows([torch.randn(40 * 16000).numpy()])
+    ...     frames, utterance = encode_windows(None, encoder, windows)
+    >>> frames, utterance.shape
+    (None, torch.Size([1, 4]))
     """
-
-    def __init__(self, frame_encoder, utterance_encoder):
-        self.frame_encoder = frame_encoder
-        self.utterance_encoder = utterance_encoder
-        self._frames = []
-        self._bands = None if utterance_encoder is None else LongBands(utterance_encoder.features)
-
-    def add(self, window, first, last):
-        """Encode a window of `cut_windows`, on the device of the encoders."""
-        if self.frame_encoder is not None:
-            self._frames.append(self.frame_encoder(window)[:, kept(first, last, HOP)])
-        if self._bands is not None:
-            self._bands.add(window, first, last)
-
-    def frames(self):
-        """Return the frames of the recording, (1, frames, d_model), or None."""
-        return torch.cat(self._frames, dim=1) if self._frames else None
-
-    def utterance(self):
-        """Return the embedding of the recording, (1, E), or None."""
-        if self._bands is None:
-            return None
-        backbone, hop = self.utterance_encoder.backbone, self.utterance_encoder.features.hop
-        bands = self._bands.bands()
-        return backbone.embed_parts(lambda: map_windows(backbone.frames, bands, hop))
+    frames, bands = [], []
+    for window, first, last in windows:
+        if frame_encoder is not None:
+            frames.append(frame_encoder(window)[:, kept(first, last, HOP)])
+        if utterance_encoder is not None:
+            bands.append(window_bands(utterance_encoder.features, window, first, last))
+    frames = torch.cat(frames, dim=1) if frames else None
+    if not bands:
+        return frames, None
+    features, backbone = utterance_encoder.features, utterance_encoder.backbone
+    bands = features.join(bands)
+    return frames, backbone.embed_parts(lambda: map_windows(backbone.frames, bands, features.hop))
 
 
 def map_windows(function, x, hop, stride=1):

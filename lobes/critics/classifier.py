@@ -38,9 +38,6 @@ class PseudoSpeakerCritic(MICritic):
         self.clusters = RandomProjectionQuantizer(y_dim, num_speakers)
         self.classifier = ResidualMLP(x_dim, hidden_dim, num_speakers)
 
-    def _objective(self, x, y, groups):
+    def _estimate(self, x, y, groups):
         logits = self.classifier(x)
         return -cross_entropy(logits, self.clusters(y), reduction="sum") * _row_weight(x)
-
-    def _estimate(self, x, y, groups):
-        return self._objective(x, y, groups)

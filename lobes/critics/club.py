@@ -4,7 +4,8 @@ CLUB is the upper bound that training minimises; InfoNCE is a lower bound to wat
 it. All share one interface: `critic(x, y, groups, mode)` gives nats.
 
 - "estimate": the value of the bound.
-- "objective": what the critic's own training maximises. For a lower bound, that is the estimate.
+- "objective": what the critic's own training maximises. Of CLUB it is the mean of log q(y|x), in
+  nats, of standardised y; of a lower bound, the estimate.
 
 In training mode the calls that may train a critic update its running statistics: the objective,
 and with it the estimate of a lower bound. CLUB's estimate, which trains the encoders, does not, so
@@ -31,6 +32,8 @@ import torch
 from torch import nn
 
 from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
+
+MODES = ("estimate", "objective")
 
 
 class Standardise(nn.Module):
@@ -127,7 +130,8 @@ class ResidualMLP(nn.Module):
 class MICritic(nn.Module):
     """What the critics share: standardised float32 inputs and the choice of the mode.
 
-    A critic defines `_estimate(x, y, groups)` and `_objective(x, y, groups)` on standardised rows.
+    A critic defines `_estimate(x, y, groups)` on standardised rows, and `_objective(x, y, groups)`
+    where that is not the estimate.
 
     Arguments
     ---------
@@ -137,7 +141,6 @@ class MICritic(nn.Module):
         Features of y.
     """
 
-    modes = ("estimate", "objective")
     updating_modes = ("objective",)
 
     def __init__(self, x_dim, y_dim):
@@ -170,8 +173,8 @@ class MICritic(nn.Module):
         ValueError
             Where there is no negative pair, or the mode or the shapes are not as above.
         """
-        if mode not in self.modes:
-            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {self.modes}")
+        if mode not in MODES:
+            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {MODES}")
         if len(x) != len(y) or (groups is not None and groups.shape != x.shape[:1]):
             shapes = [tuple(t.shape) for t in (x, y, groups) if t is not None]
             raise ValueError(f"{type(self).__name__}: x, y and groups differ in rows: {shapes}")
@@ -181,6 +184,9 @@ class MICritic(nn.Module):
             x = self.standardise_x(x.float(), update)
             y = self.standardise_y(y.float(), update)
             return score(x, y, groups)
+
+    def _objective(self, x, y, groups):
+        return self._estimate(x, y, groups)
 
 
 class BaseCLUB(MICritic):
@@ -192,9 +198,8 @@ class BaseCLUB(MICritic):
     correlation rho, MI = -d/2 ln(1 - rho^2), it converges to d (exp(2 MI / d) - 1), which is
     larger; with a poor q it is no bound. So watch the likelihood beside it.
 
-    Beside "estimate" and "objective" there is the mode "log_likelihood", which is the objective
-    by its own name: the mean of log q(y|x) in nats, constant included, of the standardised y.
-    A q that ignores x reaches -y_dim / 2 (1 + ln(2 pi)).
+    The objective is the likelihood, its constant included: a q that ignores x reaches
+    -y_dim / 2 (1 + ln(2 pi)).
 
     A subclass defines `_conditional(x)`, which returns the mean and the log-variance of q for
     standardised rows, (rows, y_dim) each.
@@ -206,31 +211,6 @@ class BaseCLUB(MICritic):
     y_dim : int
         Features of y.
     """
-
-    modes = ("estimate", "objective", "log_likelihood")
-    updating_modes = ("objective", "log_likelihood")
-
-    def log_likelihood(self, x, y):
-        """Return the mean log q(y|x): `forward(x, y, mode="log_likelihood")`."""
-        return self(x, y, mode="log_likelihood")
-
-    @torch.no_grad()
-    def log_variance(self, x):
-        """Return the mean log-variance of q(y|x) over rows and features, for the log.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Shape (rows, x_dim).
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar; its mean over the ranks is the global mean.
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            log_variance = self._conditional(self.standardise_x(x.float()))[1]
-            return log_variance.mean(1).sum() * _row_weight(x)
 
     @torch.no_grad()
     def log_ratio(self, x, y, marginal_mean, marginal_variance):
@@ -250,14 +230,11 @@ class BaseCLUB(MICritic):
         torch.Tensor
             Shape (rows,), nats. The scale of y does not matter.
         """
-        deviation = marginal_variance.sqrt()
-        ends = torch.stack([marginal_mean, marginal_mean + deviation])
-        ends = self.standardise_y(ends.float())
-        marginal = _log_gaussian(
-            self.standardise_y(y.float()), ends[0], 2 * (ends[1] - ends[0]).log()
-        )
-        conditional = self._conditional(self.standardise_x(x.float()))
-        return _log_gaussian(self.standardise_y(y.float()), *conditional) - marginal
+        ends = torch.stack([marginal_mean, marginal_mean + marginal_variance.sqrt()])
+        mean, end = self.standardise_y(ends.float())
+        x, y = self.standardise_x(x.float()), self.standardise_y(y.float())
+        marginal = _log_gaussian(y, mean, 2 * (end - mean).log())
+        return _log_gaussian(y, *self._conditional(x)) - marginal
 
     def _objective(self, x, y, groups):
         return _log_gaussian(y, *self._conditional(x)).sum() * _row_weight(x)
@@ -285,6 +262,8 @@ class BaseCLUB(MICritic):
 class CLUB(BaseCLUB):
     """CLUB (see `BaseCLUB`) whose q is a network that is trained by its likelihood.
 
+    A scaled tanh keeps its log-variance between -8 and 4.
+
     Arguments
     ---------
     x_dim : int
@@ -293,8 +272,6 @@ class CLUB(BaseCLUB):
         Features of y.
     hidden_dim : int
         Hidden units of the mean's and of the log-variance's network.
-    log_variance_range : tuple of float
-        Open interval that contains 0; a scaled tanh keeps the log-variance inside.
 
     Example
     -------
@@ -302,16 +279,16 @@ class CLUB(BaseCLUB):
     >>> x, y, groups = torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3
     >>> critic(x, y, groups).shape
     torch.Size([])
-    >>> critic(x, y, mode="log_likelihood").shape
+    >>> critic(x, y, mode="objective").shape
     torch.Size([])
     """
 
-    def __init__(self, x_dim, y_dim, hidden_dim=512, log_variance_range=(-8.0, 4.0)):
+    centre, half_width = -2.0, 6.0  # of the log-variance's range
+
+    def __init__(self, x_dim, y_dim, hidden_dim=512):
         super().__init__(x_dim, y_dim)
         self.mean = ResidualMLP(x_dim, hidden_dim, y_dim)
         self.raw_log_variance = ResidualMLP(x_dim, hidden_dim, y_dim)
-        low, high = log_variance_range
-        self.centre, self.half_width = (low + high) / 2, (high - low) / 2
 
     def _conditional(self, x):
         """Return mean and log-variance of q(y|x), (rows, y_dim) each."""

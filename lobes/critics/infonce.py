@@ -8,12 +8,13 @@ from lobes.critics.club import GroupIndex, MICritic, ResidualMLP, _row_weight
 from lobes.distributed import gather_rows
 
 
-class PairScores(MICritic):
-    """A critic of lower bounds: a learned score of every x with every y as one matrix product.
+class InfoNCE(MICritic):
+    """InfoNCE, arXiv 1807.03748: a lower bound that is at most the log of the number of rows.
 
-    The score is <a(x), b(y)> / sqrt(hidden_dim) + h(x) + k(y) with networks that see the features
-    and their squares, so that the log-ratio of jointly Gaussian x and y is among the scores. The
-    scale keeps the first scores small: MINE's exponential of large ones is ruled by a few pairs.
+    Each x is to pick its own y among that and the y of all other groups. The score of x with y is
+    <a(x), b(y)> / sqrt(hidden_dim) + h(x) + k(y) with networks that see the features and their
+    squares, so that the log-ratio of jointly Gaussian x and y is among the scores. The scale keeps
+    the first scores small.
 
     Arguments
     ---------
@@ -23,6 +24,13 @@ class PairScores(MICritic):
         Features of y.
     hidden_dim : int
         Hidden units of each network, and the size of a(x) and b(y).
+
+    Example
+    -------
+    >>> critic = InfoNCE(x_dim=6, y_dim=4, hidden_dim=16)
+    >>> value = critic(torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3)
+    >>> value.shape
+    torch.Size([])
     """
 
     updating_modes = ("estimate", "objective")
@@ -57,32 +65,6 @@ class PairScores(MICritic):
         y = gather_rows(self.embed_y(torch.cat([y, y.square()], dim=1)))
         products = x[:, :-1] @ y[:, :-1].T
         return products / math.sqrt(self.hidden_dim) + x[:, -1:] + y[:, -1]
-
-    def _objective(self, x, y, groups):
-        return self._estimate(x, y, groups)
-
-
-class InfoNCE(PairScores):
-    """InfoNCE, arXiv 1807.03748: a lower bound that is at most the log of the number of rows.
-
-    Each x is to pick its own y among that and the y of all other groups.
-
-    Arguments
-    ---------
-    x_dim : int
-        Features of x.
-    y_dim : int
-        Features of y.
-    hidden_dim : int
-        Hidden units of each network.
-
-    Example
-    -------
-    >>> critic = InfoNCE(x_dim=6, y_dim=4, hidden_dim=16)
-    >>> value = critic(torch.randn(12, 6), torch.randn(12, 4), torch.arange(12) // 3)
-    >>> value.shape
-    torch.Size([])
-    """
 
     def _estimate(self, x, y, groups):
         index = GroupIndex(x, groups)

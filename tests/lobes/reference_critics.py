@@ -5,7 +5,7 @@ import math
 import torch
 
 from lobes.critics.club import CLUB, GroupIndex, _log_gaussian, _row_weight, repeat_rows
-from lobes.critics.infonce import PairScores
+from lobes.critics.infonce import InfoNCE
 from lobes.distributed import gather_rows
 
 
@@ -25,8 +25,6 @@ class SampledCLUB(CLUB):
         Hidden units of the mean's and of the log-variance's network.
     num_negatives : int
         Rows drawn for each row.
-    log_variance_range : tuple of float
-        As in `CLUB`.
 
     Example
     -------
@@ -35,10 +33,8 @@ class SampledCLUB(CLUB):
     torch.Size([])
     """
 
-    def __init__(
-        self, x_dim, y_dim, hidden_dim=512, num_negatives=1, log_variance_range=(-8.0, 4.0)
-    ):
-        super().__init__(x_dim, y_dim, hidden_dim, log_variance_range)
+    def __init__(self, x_dim, y_dim, hidden_dim=512, num_negatives=1):
+        super().__init__(x_dim, y_dim, hidden_dim)
         self.num_negatives = num_negatives
 
     def _negative(self, y, mean, log_variance, index):
@@ -46,13 +42,14 @@ class SampledCLUB(CLUB):
         return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
 
 
-class MINE(PairScores):
+class MINE(InfoNCE):
     """MINE, arXiv 1801.04062: the Donsker-Varadhan lower bound over all pairs of other groups.
 
     The mean score of the rows minus the log of the mean exp(score) of the pairs. The paper's moving
     average of the latter (section 3.2) is for the few negatives of a shuffled batch. Over all pairs
     the gradient's bias is small and the average's lag does more harm: on correlated Gaussians
     (20 dimensions, 8 nats, batches of 512, 2000 steps, weight .01) it read 2.3, without it 7.5.
+    Its exponential of large scores is ruled by a few pairs.
 
     Arguments
     ---------

@@ -60,13 +60,6 @@ def test_prediction_loss_counts_masked_valid_frames_only():
     assert (logits.grad[mask & (units != -100)] != 0).all()
 
 
-def test_prediction_loss_divides_by_a_given_count():
-    logits, units, mask = prediction_batch()
-    own = int((mask & (units != -100)).sum())
-    loss = masked_prediction_loss(logits, units, mask)
-    torch.testing.assert_close(masked_prediction_loss(logits, units, mask, 2 * own), loss / 2)
-
-
 def test_prediction_loss_without_a_masked_frame_is_zero():
     logits, units, mask = prediction_batch()
     logits.requires_grad_()

@@ -275,9 +275,7 @@ def test_fragments_build_by_themselves_and_included(name, width, request):
     path = request.config.rootpath / "hparams" / f"{name}.yaml"
     encoder = load_hyperpyyaml(path.read_text())["utterance_encoder"]
     assert encoder.config["embedding_dim"] == width
-    including = (
-        f"part: !include:{path}\n    utterance_channels: 16\nenc: !ref <part[utterance_encoder]>"
-    )
+    including = f"part: !include:{path}\n    channels: 16\nenc: !ref <part[utterance_encoder]>"
     encoder = load_hyperpyyaml(including)["enc"].eval()
     assert encoder.config["channels"] == 16
     assert encoder(torch.randn(2, 8000)).shape == (2, width)
