@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.stats import norm
 
-from recipes.common.report.page import FIGURE
-
+OPTIONAL = ("layer", "probe", "interval", "chance", "control", "selectivity", "better")
+OPTIONAL += ("independent", "identical")  # fields that are None in some figures
 MODELS = {"joint": 0.1, "strong": 0.3, "separate": 0.0}
 CONTROLS = {"FBANK": "fbank", "random weights": "random"}
 
@@ -12,7 +12,7 @@ CONTROLS = {"FBANK": "fbank", "random weights": "random"}
 def figure_of(model, representation, group, factor, measure, unit, value, **more):
     """Return a figure with an interval about its value."""
     return {
-        **FIGURE,
+        **dict.fromkeys(OPTIONAL),
         "model": model,
         "representation": representation,
         "group": group,
