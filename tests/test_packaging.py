@@ -57,8 +57,13 @@ def test_tests_need_what_the_extra_dev_brings():
     assert imported("tests") <= declared("train", "report", "demo", "dev")
 
 
-@pytest.mark.parametrize("name", ["", "-demo", "-dev"])
+@pytest.mark.parametrize("name", ["", "-dev"])
 def test_requirements_name_extras_that_there_are(name):
     text = (ROOT / f"requirements{name}.txt").read_text()
     [extras] = re.findall(r"^-e \.\[([\w,]+)\]", text, re.MULTILINE)
     assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
+
+
+def test_the_demo_needs_nothing_of_the_folder_that_it_is_installed_from():
+    lines = (ROOT / "requirements-demo.txt").read_text().splitlines()
+    assert [line for line in lines if line[:1] != "#"] == PROJECT["optional-dependencies"]["demo"]
