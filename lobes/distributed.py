@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 _alone = False
@@ -63,7 +62,11 @@ def all_reduce_sum(x):
     >>> all_reduce_sum(torch.ones(2, 3)).shape
     torch.Size([2, 3])
     """
-    return x if world_size() == 1 else all_reduce(x)
+    if world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+
+    return all_reduce(x)
 
 
 def gather_rows(x):
