@@ -104,7 +104,6 @@ def lay_out(corpora, work):
         **{name: corpora / name for name in ("LibriSpeech", "voxceleb1", "speechocean762")},
         **{name: lexicon for name in ("lexicon.txt", "librispeech-lexicon.txt", "LEXICON", "L")},
         **{name: work / name for name in ("O", "ALIGNMENTS", "CORPUS", "a.wav", "b.wav")},
-        "D": corpora / "LibriSpeech",
         "DIR": corpora / "LibriSpeech" / "dev-clean",
         "*.flac": " ".join(map(str, files[:2])),
     }
@@ -136,10 +135,11 @@ def run(command, folder, clone, names):
             return f"left out ({reason})", ""
     base = re.search(BASE_SIZE, command)
     missing = [name for name in DATA if re.search(rf"\b{name}\b", command)]
-    absent = [name for name in missing if not names[name].exists()]
+    absent = [name for name in missing if name != "D" and not names[name].exists()]
     if absent:
         return f"left out (CORPORA has no {absent[0]})", ""
-    given = {**names, **(dict.fromkeys(missing, clone / "none") if base else {})}
+    data = names["voxceleb1"] if "VoxCeleb" in folder.parts else names["LibriSpeech"]
+    given = {**names, "D": data, **(dict.fromkeys(missing, clone / "none") if base else {})}
     words = [place(word, given) for word in command.split()]
     words += [] if base else short(f"{folder} {command}")
     env = {**os.environ, "PYTHONPATH": str(clone)}
