@@ -48,6 +48,7 @@ FIRST.append(
     "python ../align.py --data_folder LibriSpeech --lexicon lexicon.txt "
     "--output_folder ALIGNMENTS --splits dev-clean test-clean"
 )
+OTHER_CORPORA = ("AudioFolder", "Synthetic", "speechocean762")  # each has runs of its own
 DATA = ("LibriSpeech", "voxceleb1", "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
@@ -139,7 +140,14 @@ def run(command, folder, clone, names):
     if absent:
         return f"left out (CORPORA has no {absent[0]})", ""
     data = names["voxceleb1"] if "VoxCeleb" in folder.parts else names["LibriSpeech"]
-    given = {**names, "D": data, **(dict.fromkeys(missing, clone / "none") if base else {})}
+    corpus = next((name for name in OTHER_CORPORA if name in folder.parts), "")
+    runs = names["O"].with_name(f"O{corpus}")
+    given = {
+        **names,
+        "D": data,
+        "O": runs,
+        **(dict.fromkeys(missing, clone / "none") if base else {}),
+    }
     words = [place(word, given) for word in command.split()]
     words += [] if base else short(f"{folder} {command}")
     env = {**os.environ, "PYTHONPATH": str(clone)}
