@@ -283,6 +283,8 @@ def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(sta
     trained = all_tensors(brain)
     brain.finalise()
     made = all_tensors(brain)
+    brain.finalise()
+    assert same_tensors(made, all_tensors(brain))
     assert (made.keys() == trained.keys() and same_tensors(made, trained)) == (stage == "frame")
     brain.step, figures = 0, []
     for _ in range(2):
@@ -301,6 +303,16 @@ def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(sta
     longer.last_step = lambda: taken.append(stage)
     longer.finalise()
     assert taken == [stage]
+
+
+def test_another_number_of_directions_is_erased_anew(tmp_path):
+    for directions in (5, 7):
+        brain, batch = make_brain("joint", tmp_path)
+        brain.loaders, brain.hparams.erased_directions = {"plain": [batch]}, directions
+        if directions == 5:
+            brain.checkpointer.save_checkpoint(meta={"epoch": 3})
+        brain.finalise()
+        assert brain.architecture()["frame_encoder"]["erased_directions"] == directions
 
 
 def all_tensors(brain):

@@ -243,6 +243,10 @@ class JointBrain(PretrainingBrain):
                 objective = unwrap(critic)(*outputs.pairs, mode="objective")
                 joint.add(CRITIC_FIGURES[name], objective, 1)
 
+    def last_settings(self):
+        """Return how many directions are erased."""
+        return {"erased_directions": self.hparams.erased_directions if self.erases() else 0}
+
     def last_step(self):
         """Erase, unless beta is 0, the directions of frames that tell most of the embeddings."""
         if self.erases():

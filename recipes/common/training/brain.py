@@ -233,21 +233,27 @@ class PretrainingBrain(ResumableBrain):
 
         The checkpoint of training stays as it is, for a longer run to go on from. What the last
         step made of it is kept in the folder `final` beside it, and is made anew where training
-        has gone on since.
+        has gone on since or the step's settings are others. A second call does nothing.
         """
+        if self.finalised:
+            return
         trained = self.checkpointer.recover_if_possible()
         encoders = {name: unwrap(self.modules[name]).eval() for name in self.architecture()}
-        final = AtomicCheckpointer(self.checkpointer.checkpoints_dir.with_name("final"), encoders)
-        source = {"epoch": trained.meta["epoch"], "time": trained.meta["unixtime"]}
+        final = AtomicCheckpointer(self.checkpointer.checkpoints_dir / "final", encoders)
+        source = {"time": trained.meta["unixtime"], **self.last_settings()}
         found = final.find_checkpoint(ckpt_predicate=lambda saved: saved.meta["of"] == source)
         if found is None:
-            logger.info(f"{type(self).__name__}: the last step, after epoch {source['epoch']}")
+            logger.info(f"{type(self).__name__}: the last step, after {trained.path}")
             self.last_step()
             final.save_and_keep_only(meta={"of": source}, num_to_keep=1)
         else:
             self.prepare_for(found)
             final.load_checkpoint(found)
         self.finalised = True
+
+    def last_settings(self):
+        """Return what the last step depends on beside the encoders: plain values by name."""
+        return {}
 
     def last_step(self):
         """Change the encoders, which are in evaluation mode."""
