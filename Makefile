@@ -24,7 +24,7 @@ lint: install
 	$(BIN)/codespell
 
 bench: install
-	$(BIN)/python tests/benchmark.py
+	$(BIN)/python -m tests.benchmark
 
 demo: install
 	$(BIN)/python recipes/Synthetic/demo.py

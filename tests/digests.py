@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Digests of what the recipes compute: two that differ tell that a change altered a result.
 
-    python tests/digests.py CORPORA WORK > before.txt
+    python -m tests.digests CORPORA WORK > before.txt
     ... change the code ...
-    python tests/digests.py CORPORA WORK2 > after.txt && diff before.txt after.txt
+    python -m tests.digests CORPORA WORK2 > after.txt && diff before.txt after.txt
 
 CORPORA holds `LibriSpeech`, `lexicon.txt` and `voxceleb1`; some twenty speakers
 of six utterances are enough. The three stages at the tiny size and the control, a head of each

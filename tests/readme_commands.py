@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the commands of all READMEs on a clean clone, on a small corpus at the tiny size.
 
-    python tests/readme_commands.py CORPORA WORK
+    python -m tests.readme_commands CORPORA WORK
 
 CORPORA is as for tests/digests.py; WORK receives a clone of the last commit and what the commands
 write. A name that a README uses for data (LibriSpeech, O, LEXICON) is replaced by its place;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the repository is made of: files and lines by wing, and the files that a batch passes.
 
-    python tests/structure.py                    # of the working tree
-    python tests/structure.py --revision main~9  # of a commit, without the files of a batch
+    python -m tests.structure                    # of the working tree
+    python -m tests.structure --revision main~9  # of a commit, without the files of a batch
 
 Lines of code, of docstrings and of comments are told apart; blank lines and symbolic links do not
 count. A batch passes a file where a function of it runs between the reading of the manifest's rows
