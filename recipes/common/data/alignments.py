@@ -4,22 +4,20 @@ An alignment is a list of (start, stop, phone), in seconds, in order; silences (
 any case) are among its phones, as `recipes.common.data.triphones.triphones` takes it.
 """
 
-import codecs
 import re
 from pathlib import Path
 
 import numpy as np
+from praatio import textgrid
+from praatio.utilities.errors import PraatioException
 
-from recipes.common.data.manifest import CorpusError, replace_text
+from recipes.common.data.manifest import CorpusError, read_text, replace_text
 from recipes.common.data.triphones import MAX_OVERLAP, SILENCES, first_frame
 
 TIERS = ("phones", "phone", "phonemes")  # in lower case
 PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word
 STRESS = re.compile(r"(?<=^[A-Za-z]{2})[012]$")  # ARPAbet's: "t2" is a phone of its own in eSpeak
 MAX_EXCESS = 0.05  # s that an alignment may pass the end of the audio: a few frames of an aligner
-TOKEN = re.compile(r'!.*|"(?:[^"]|"")*"|"|[^\s"]+')  # Praat's text: comments, strings, words
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
-KINDS = {'"': "string", "<": "flag"}  # of values, by how they begin; others are numbers
 
 
 def read_alignments(folder, utterances):
@@ -50,7 +48,7 @@ def read_alignments(folder, utterances):
     CorpusError
         Where the folder has an alignment of none of the utterances, a file is not as described,
         times are not in order, or an alignment is longer than its audio or comes twice; names the
-        file and the line.
+        file and the line or interval.
 
     Example
     -------
@@ -83,10 +81,10 @@ def read_alignments(folder, utterances):
 
 
 def _checked(utterance, intervals, duration, path):
-    """Return the alignment that intervals (line, start, stop, label) of a file are."""
+    """Return the alignment that intervals (place, start, stop, label) of a file are."""
     alignment, previous = [], 0.0
-    for line, start, stop, label in intervals:
-        where = f"{path}, line {line}: {utterance} has {label!r} from {start} to {stop} s"
+    for place, start, stop, label in intervals:
+        where = f"{path}, {place}: {utterance} has {label!r} from {start} to {stop} s"
         if not previous - MAX_OVERLAP <= start <= stop:
             raise CorpusError(
                 f"{where} after {previous} s: expected phones in order, which do not overlap."
@@ -103,9 +101,9 @@ def _checked(utterance, intervals, duration, path):
 
 
 def _read_ctm(path, wanted):
-    """Return the intervals (line, start, stop, label) of each wanted utterance of a CTM file."""
+    """Return the intervals (place, start, stop, label) of each wanted utterance of a CTM file."""
     found = {}
-    for number, line in enumerate(_read_lines(path), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         utterance, *fields = line.split()
@@ -119,92 +117,34 @@ def _read_ctm(path, wanted):
                 f"{path}, line {number}: {line!r} is not an utterance, a channel, a start, a "
                 "duration and a phone."
             ) from error
-        found.setdefault(utterance, []).append((number, start, start + duration, label))
+        found.setdefault(utterance, []).append((f"line {number}", start, start + duration, label))
     return found
 
 
 def _read_textgrid(path, wanted):
-    """Return the intervals (line, start, stop, label) of a TextGrid by its utterance, if wanted."""
+    """Return the intervals (place, start, stop, label) of a TextGrid's phones, if it is wanted."""
     if path.stem not in wanted:
         return {}
-    values = _Values(path)
-    if not values.take("string").startswith("ooTextFile") or values.take("string") != "TextGrid":
-        values.fail("this is no TextGrid as text")
-    values.take("number"), values.take("number")
-    values.take("flag")
-    tiers = [_take_tier(values) for _ in range(values.take_count())]
-    phones = [intervals for name, intervals in tiers if name.strip().lower() in TIERS]
-    if len(phones) != 1 or phones[0] is None:
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
+    except (PraatioException, ValueError, LookupError) as error:
+        raise CorpusError(f"{path} is no TextGrid as text: {error!r}.") from error
+    phones = [tier for tier in grid.tiers if tier.name.strip().lower() in TIERS]
+    if len(phones) != 1 or not isinstance(phones[0], textgrid.IntervalTier):
         raise CorpusError(
-            f"{path} has the tiers {', '.join(repr(name) for name, _ in tiers)}: expected one of "
+            f"{path} has the tiers {', '.join(map(repr, grid.tierNames))}: expected one of "
             f"intervals that is named {' or '.join(TIERS)}."
         )
-    return {path.stem: phones[0]}
-
-
-def _take_tier(values):
-    """Return the name of the next tier of a TextGrid, and its intervals; None if it has points."""
-    form, name = values.take("string"), values.take("string")
-    values.take("number"), values.take("number")
-    count = values.take_count()
-    if form == "IntervalTier":
-        return name, [_take_interval(values) for _ in range(count)]
-    for _ in range(count):
-        values.take("number"), values.take("string")
-    return name, None
-
-
-def _take_interval(values):
-    start, line = values.take("number"), values.line
-    return line, start, values.take("number"), values.take("string")
-
-
-class _Values:
-    """The values of a file of Praat's in turn: strings, flags and numbers; all else is comment."""
-
-    def __init__(self, path):
-        self.path, self.line, self.place = path, 1, 0
-        self.text = "\n".join(_read_lines(path))
-        self.matches = TOKEN.finditer(self.text)
-
-    def take(self, kind):
-        """Return the next value, which must be a "string", "flag" or "number"."""
-        for match in self.matches:
-            token = match[0]
-            if token[0] in KINDS or NUMBER.fullmatch(token):
-                break
-        else:
-            self.fail(f"the file ends where a {kind} was expected")
-        self.line += self.text.count("\n", self.place, match.start())
-        self.place = match.start()
-        if KINDS.get(token[0], "number") != kind or token == '"':
-            self.fail(f"{token} stands where a {kind} was expected")
-        if kind == "string":
-            return token[1:-1].replace('""', '"')
-        return float(token) if kind == "number" else token
-
-    def take_count(self):
-        """Return the next value, which must be a whole number from 0 on."""
-        count = self.take("number")
-        if not (count >= 0 and count.is_integer()):
-            self.fail(f"{count} stands where a number of things was expected")
-        return int(count)
-
-    def fail(self, problem):
-        raise CorpusError(f"{self.path}, line {self.line}: {problem}.")
+    intervals = [(f"interval {n}", *entry) for n, entry in enumerate(phones[0].entries, 1)]
+    end = intervals[-1][2] if intervals else 0.0
+    if end < grid.maxTimestamp - MAX_OVERLAP:
+        raise CorpusError(
+            f"{path} is cut short: its phones end at {end} s, the whole at {grid.maxTimestamp} s."
+        )
+    return {path.stem: intervals}
 
 
 READERS = {".textgrid": _read_textgrid, ".ctm": _read_ctm}  # by how names end, in lower case
-
-
-def _read_lines(path):
-    """Return the lines of a text file in UTF-8, or in UTF-16 where it begins with its mark."""
-    data = path.read_bytes()
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not text in UTF-8 or UTF-16: {error}.") from error
 
 
 def frame_phones(alignment, num_frames):

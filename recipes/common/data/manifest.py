@@ -159,7 +159,7 @@ def read_text(path):
     'HI'
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not text in UTF-8: {error}.") from error
 
