@@ -26,34 +26,11 @@ from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.common.report.representations import load_systems
 from recipes.common.training.hparams import read_tree, resolve_hparams
-from recipes.experiments.readings import (
-    arrays,
-    centred,
-    encode_run,
-    eraser,
-    read_frames,
-    read_verification,
-)
-from recipes.experiments.readmes import (
-    change_and_interval,
-    markdown_table,
-    percent_and_range,
-    write_between,
-)
-from recipes.experiments.runner import (
-    PRETRAIN,
-    SEEDS,
-    check_paths,
-    make_command,
-    read_figures,
-    run_logged,
-    run_side_by_side,
-    runs_parser,
-)
+from recipes.experiments import readings, readmes, runner
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
-DEFAULTS = PRETRAIN / "hparams" / "joint_tiny.yaml"
+DEFAULTS = runner.PRETRAIN / "hparams" / "joint_tiny.yaml"
 KEPT = HERE / "ablations.jsonl"
 PATHS = {
     "models": "the folder of the runs frame and utterance",
@@ -97,7 +74,7 @@ def command_line(name, seed, options):
         "frame_model": options.models / "frame" / "model",
         "utterance_model": options.models / "utterance" / "model",
     }
-    return make_command(["train.py", "hparams/joint_tiny.yaml"], given)
+    return runner.make_command(["train.py", "hparams/joint_tiny.yaml"], given)
 
 
 def run_folder(folder, name, seed):
@@ -131,7 +108,7 @@ def expected_values(name):
 def _plain_values(tree):
     """Return numbers, words and lists of a hyperparameters file, without seed and places."""
     plain = {}
-    for key, value in tree.get("recipe", tree).items():
+    for key, value in tree.items():
         place = key == "seed" or key.endswith(("_folder", "_model", "_weights"))
         if not place and isinstance(value, (bool, int, float, str, list, type(None))):
             if not getattr(getattr(value, "tag", None), "value", None):
@@ -158,10 +135,10 @@ def run_one(name, seed, options):
     if (folder / "dev.json").is_file():
         return None
     paths = {"read": folder, "data_folder": options.data_folder, "alignments": options.alignments}
-    read = make_command([__file__, *(["--ladder"] if name in LADDER else [])], paths)
-    trained = (folder / "metrics.json").is_file()
+    read = runner.make_command([__file__, *(["--ladder"] if name in LADDER else [])], paths)
+    log, trained = folder / "ablate.log", (folder / "metrics.json").is_file()
     for command in [read] if trained else [command_line(name, seed, options), read]:
-        if problem := run_logged(command, PRETRAIN, folder / "ablate.log", options.jobs):
+        if problem := runner.run_logged(command, runner.PRETRAIN, log, options.jobs):
             return f"{name}, seed {seed}, {problem}"
     print(folder, flush=True)
     return None
@@ -182,13 +159,13 @@ def describe(others):
 def read_run(options):
     """Write dev.json of a run: its figures on development speakers, and the speakers' scores."""
     torch.set_num_threads(1)
-    rows, encoded = encode_run(options.read, "dev-clean", options.data_folder)
+    rows, encoded = readings.encode_run(options.read, "dev-clean", options.data_folder)
     alignments = read_alignments(options.alignments, rows)
-    figures = read_frames(*arrays(encoded), rows, alignments)
+    figures = readings.read_frames(*readings.arrays(encoded), rows, alignments)
     for name, frames in changed_frames(options):
-        figures[name] = read_frames(*frames, rows, alignments)
-    figures["eer"] = read_verification(rows, encoded.embeddings)["value"]
-    valid = read_figures(options.read)["valid"]
+        figures[name] = readings.read_frames(*frames, rows, alignments)
+    figures["eer"] = readings.read_verification(rows, encoded.embeddings)["value"]
+    valid = runner.read_figures(options.read)["valid"]
     figures |= {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
     replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
 
@@ -199,17 +176,17 @@ def changed_frames(options):
     Where directions were erased, the frames without that come first; with `--ladder`, more and
     more are erased from these.
     """
-    [system] = load_systems([options.read / "model"], controls=False, seed=SEEDS[0])
-    _, plain = encode_run(options.read, "dev-clean", options.data_folder, erased=False)
+    [system] = load_systems([options.read / "model"], controls=False, seed=runner.SEEDS[0])
+    _, plain = readings.encode_run(options.read, "dev-clean", options.data_folder, erased=False)
     if system.frames.states.encoder.erasure is not None:
-        yield UNERASED, arrays(plain)
+        yield UNERASED, readings.arrays(plain)
     if options.ladder:
-        yield CENTRED, centred(*arrays(plain))
+        yield CENTRED, readings.centred(*readings.arrays(plain))
         split = "train-clean-100"
-        _, training = encode_run(options.read, split, options.data_folder, erased=False)
+        _, training = readings.encode_run(options.read, split, options.data_folder, erased=False)
         for name, count in ERASED.items():
-            erase = eraser(training.whole, training.embeddings, count)
-            yield name, tuple(map(erase, arrays(plain)))
+            erase = readings.eraser(training.whole, training.embeddings, count)
+            yield name, tuple(map(erase, readings.arrays(plain)))
 
 
 def read_kept():
@@ -242,7 +219,7 @@ def collect(folder):
     for name, options in read_tree(SETTINGS).items():
         known, values = kept.get(name, {}), expected_values(name)
         runs = known["runs"] if known.get("values") == values else {}
-        for seed in SEEDS:
+        for seed in runner.SEEDS:
             run = run_folder(folder, name, seed)
             if not (run / "dev.json").is_file():
                 continue
@@ -286,9 +263,10 @@ def make_table(found):
         words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
         cells = [name, f"`{words}`" if words else "", str(len(runs))]
         cells += [_probed(runs, control, key, name == CONTROL) for key in PROBED.values()]
-        cells += [percent_and_range([run[key] for run in runs.values()]) for key in PLAIN.values()]
+        plain = [[run[key] for run in runs.values()] for key in PLAIN.values()]
+        cells += map(readmes.percent_and_range, plain)
         rows.append(cells)
-    return markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
+    return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
 
 
 def with_changed(found):
@@ -341,29 +319,29 @@ def _probed(runs, control, key, is_control):
         return text
     own, other = ([part[seed][key]["scores"] for seed in shared] for part in (runs, control))
     differences = np.array(own) - np.array(other)
-    interval = bootstrap_groups(differences, SEEDS[0])
-    return f"{text} ({change_and_interval(differences.mean(), interval)})"
+    interval = bootstrap_groups(differences, runner.SEEDS[0])
+    return f"{text} ({readmes.change_and_interval(differences.mean(), interval)})"
 
 
 def main():
     """Train and read the settings, or write the table."""
-    parser = runs_parser(__doc__, PATHS, seeds=2)
+    parser = runner.runs_parser(__doc__, PATHS, seeds=2)
     parser.add_argument("--only", nargs="+", choices=read_tree(SETTINGS), help="settings")
     parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
     parser.add_argument("--ladder", action="store_true", help="read it with more erased, too")
     options = parser.parse_args()
     if options.write is not None:
         found = collect(options.write)
-        write_between(HERE / "RESULTS.md", "ablations", make_table(found))
+        readmes.write_between(HERE / "RESULTS.md", "ablations", make_table(found))
         draw(found, HERE / "ablations.png")
         return
     if options.read is not None:
         read_run(options)
         return
-    check_paths(parser, options, PATHS)
+    runner.check_paths(parser, options, PATHS)
     names = options.only or list(read_tree(SETTINGS))
-    planned = [(name, seed) for seed in SEEDS[: options.seeds] for name in names]
-    problems = run_side_by_side(lambda run: run_one(*run, options), planned, options.jobs)
+    planned = [(name, seed) for seed in runner.SEEDS[: options.seeds] for name in names]
+    problems = runner.run_side_by_side(lambda run: run_one(*run, options), planned, options.jobs)
     if problems:
         sys.exit("\n".join(problems))
 

@@ -30,23 +30,8 @@ from recipes.common.evaluation.bootstrap import (
 )
 from recipes.common.evaluation.metrics import eer, error_counts
 from recipes.common.report.measures import phone_mix, read_mix, read_probes
-from recipes.experiments.readings import encode_run, read_verification
-from recipes.experiments.readmes import (
-    change_and_interval,
-    markdown_table,
-    percent_and_range,
-    write_between,
-)
+from recipes.experiments import readings, readmes, runner
 from recipes.experiments.results import Cell, run_cell
-from recipes.experiments.runner import (
-    PRETRAIN,
-    SEEDS,
-    check_paths,
-    make_command,
-    run_logged,
-    run_side_by_side,
-    runs_parser,
-)
 
 RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 PATHS = {
@@ -72,8 +57,8 @@ def train_run(seed, name, options):
     paths = {"data_folder": options.data_folder, "output_folder": folder}
     more = next(step[name] for step in STEPS if name in step)
     words = ["train.py", f"hparams/{name.partition('_')[0]}_tiny.yaml"]
-    command = make_command(words, {"seed": seed, **paths, **more})
-    problem = run_logged(command, PRETRAIN, folder / "judge.log", options.jobs)
+    command = runner.make_command(words, {"seed": seed, **paths, **more})
+    problem = runner.run_logged(command, runner.PRETRAIN, folder / "judge.log", options.jobs)
     return problem and f"{folder} {problem}"
 
 
@@ -93,7 +78,7 @@ def recognise_phones(seed, name, options):
 
 def phone_cell(name, last_layers):
     """Return the cell of results.py that recognises phones from the frames of a run."""
-    return Cell(ROWS[name], "PER", "frames", SEEDS[0], last_layers)
+    return Cell(ROWS[name], "PER", "frames", runner.SEEDS[0], last_layers)
 
 
 def read_test(seed, name, options):
@@ -101,7 +86,7 @@ def read_test(seed, name, options):
     folder = options.output_folder / str(seed) / name
     if (folder / "test.json").is_file():
         return
-    rows, encoded = encode_run(folder, "test-clean", options.data_folder)
+    rows, encoded = readings.encode_run(folder, "test-clean", options.data_folder)
     ids = np.array([row["ID"] for row in rows])
     speakers = np.array([row["spk_id"] for row in rows]).astype(str)
     [speaker] = read_probes(encoded.means, speakers, ids, speakers, ["linear"], seeds=[1])
@@ -112,7 +97,7 @@ def read_test(seed, name, options):
     known = np.flatnonzero([name in spoken for name in ids])
     mix = phone_mix([spoken[name] for name in ids[known]])
     [content] = read_mix(encoded.embeddings[known], mix, speakers[known], ["linear"], seeds=[1])
-    eers = read_verification(rows, encoded.embeddings)
+    eers = readings.read_verification(rows, encoded.embeddings)
     figures["eer"] = {key: value.tolist() for key, value in eers["evidence"].items()}
     figures["eer"]["value"] = eers["value"]
     for key, reading in {"speaker": speaker, "content": content}.items():
@@ -185,21 +170,16 @@ def judge(runs):
     >>> [line["met"] for line in judge([{"joint": run(0.2), "joint_beta0": run(0.5)}])]
     [True, True, True, True, True]
     """
+    paired = DIFFERENCE_PAIRED_USE
     lines = [
-        _aim(
-            "speaker from pooled z: at most 60 %",
-            runs,
-            "speaker",
-            SPEAKER_SHARE,
-            DIFFERENCE_PAIRED_USE,
-        ),
+        _aim("speaker from pooled z: at most 60 %", runs, "speaker", SPEAKER_SHARE, paired),
         _aim("phone errors, all layers: at most 2 % higher", runs, "phones", PHONE_SHARE, 1.0),
         _aim("phone errors, last layer: at most 2 % higher", runs, "last_phones", PHONE_SHARE, 1.0),
         _eer_aim("EER of u: at most a point higher", runs),
-        _aim("phones from u (R2): lower", runs, "content", 1.0, DIFFERENCE_PAIRED_USE),
+        _aim("phones from u (R2): lower", runs, "content", 1.0, paired),
     ]
     content = [run[CONTROL]["content"] for run in runs]
-    low, _ = bootstrap_groups([reading["scores"] for reading in content], SEEDS[0])
+    low, _ = bootstrap_groups([reading["scores"] for reading in content], runner.SEEDS[0])
     if low <= np.mean([reading["shuffled"] for reading in content]):
         lines[-1]["met"] = None
     return lines
@@ -209,14 +189,15 @@ def _aim(aim, runs, key, share, paired_use):
     """Judge whether a reading of the joint model is at most a share of the control's."""
     own, other = (np.array([run[name][key]["scores"] for run in runs]) for name in ROWS)
     margins = own - share * other
-    return _line(aim, runs, key, margins.mean(), bootstrap_groups(margins, SEEDS[0], paired_use))
+    interval = bootstrap_groups(margins, runner.SEEDS[0], paired_use)
+    return _line(aim, runs, key, margins.mean(), interval)
 
 
 def _eer_aim(aim, runs):
     """Judge whether the EER of the joint model's u is within a margin of the control's."""
     shared = {key: np.asarray(runs[0][JOINT]["eer"][key]) for key in ("labels", "speakers")}
     scores = [[np.asarray(run[name]["eer"]["scores"]) for name in ROWS] for run in runs]
-    rng = np.random.default_rng(SEEDS[0])
+    rng = np.random.default_rng(runner.SEEDS[0])
 
     def margin(weights=None):
         rises = [
@@ -230,7 +211,7 @@ def _eer_aim(aim, runs):
             chosen = rng.multinomial(len(runs), chosen[0], size=draws) / len(runs)
         return (np.array(rises).T * chosen).sum(1) - EER_MARGIN
 
-    interval = bootstrap_trials(margin, seed=SEEDS[0], **shared)
+    interval = bootstrap_trials(margin, seed=runner.SEEDS[0], **shared)
     return _line(aim, runs, "eer", margin()[0], interval)
 
 
@@ -264,22 +245,22 @@ def make_table(lines):
     words = {True: "yes", False: "no", None: "nothing to lower"}
     rows = []
     for line in lines:
-        values = [percent_and_range(line[name]) for name in ("joint", "control")]
-        above = change_and_interval(line["margin"], line["interval"])
+        values = [readmes.percent_and_range(line[name]) for name in ("joint", "control")]
+        above = readmes.change_and_interval(line["margin"], line["interval"])
         rows.append([line["aim"], *values, above, words[line["met"]]])
     heads = ["aim", "joint", "beta 0", "above what is allowed", "met"]
     verb = "is" if count in ("None", 1) else "are"
     first = f"{count} of {len(judged)} aims {verb} met."
-    return "\n".join([first, "", markdown_table(heads, "lrrrl", rows)])
+    return "\n".join([first, "", readmes.markdown_table(heads, "lrrrl", rows)])
 
 
 def run_all(options):
     """Do what is missing of all runs; return the lines of the verdict."""
-    seeds = SEEDS[: options.seeds]
+    seeds = runner.SEEDS[: options.seeds]
     steps = [(train_run, step) for step in STEPS] + [(recognise_phones, ROWS)]
     for do, names in steps:
         planned = [(seed, name, options) for seed in seeds for name in names]
-        problems = run_side_by_side(lambda run, do=do: do(*run), planned, options.jobs)
+        problems = runner.run_side_by_side(lambda run, do=do: do(*run), planned, options.jobs)
         if problems:
             sys.exit("\n".join(problems))
     torch.set_num_threads(1)
@@ -295,13 +276,13 @@ def run_all(options):
 
 def main():
     """Train, read and judge, or write the verdict."""
-    parser = runs_parser(__doc__, PATHS, seeds=3)
+    parser = runner.runs_parser(__doc__, PATHS, seeds=3)
     options = parser.parse_args()
     if options.write is not None:
         lines = json.loads((options.write / "verdict.json").read_text(encoding="utf-8"))
-        write_between(RESULTS, "verdict", make_table(lines))
+        readmes.write_between(RESULTS, "verdict", make_table(lines))
         return
-    check_paths(parser, options, PATHS)
+    runner.check_paths(parser, options, PATHS)
     lines = run_all(options)
     replace_text(options.output_folder / "verdict.json", json.dumps(lines, indent=2) + "\n")
     print(make_table(lines))

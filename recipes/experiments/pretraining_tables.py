@@ -11,10 +11,9 @@ LibriSpeech/pretrain, that of the leakage into RESULTS.md. What is missing is ma
 import sys
 from pathlib import Path
 
-from recipes.experiments.readmes import markdown_table, write_between
-from recipes.experiments.runner import PRETRAIN, read_figures
+from recipes.experiments import readmes, runner
 
-README = PRETRAIN / "README.md"
+README = runner.PRETRAIN / "README.md"
 RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 RUNS = {  # as the table calls a run, and its folder
     "frame": "frame",
@@ -71,7 +70,7 @@ def make_stage_table(runs):
             texts = ["" if share is None else f"{100 * share:.1f}" for share in shares]
             rows.append([*first, *texts])
     heads = ["run, in %", "epochs", "steps", "", *SHARES]
-    return markdown_table(heads, "lrrl" + "r" * len(SHARES), rows)
+    return readmes.markdown_table(heads, "lrrl" + "r" * len(SHARES), rows)
 
 
 def make_leakage_table(figures):
@@ -84,17 +83,18 @@ def make_leakage_table(figures):
             low, high = own["interval"]
             rows.append([title, name, *means, f"{own['difference']:.2f} [{low:.2f}, {high:.2f}]"])
     heads = ["read on, in nats", "", "joint", "beta 0", "difference [95 %]"]
-    return markdown_table(heads, "llrrr", rows)
+    return readmes.markdown_table(heads, "llrrr", rows)
 
 
 def main(output):
     """Write both tables; SystemExit where there is no run at all."""
-    runs = {name: read_figures(Path(output) / folder) for name, folder in RUNS.items()}
+    runs = {name: runner.read_figures(Path(output) / folder) for name, folder in RUNS.items()}
     if not any(runs.values()):
         sys.exit(f"{output} holds no metrics.json of {', '.join(RUNS.values())}.")
-    write_between(README, "stages", make_stage_table(runs))
-    leakage = read_figures(Path(output) / "leakage")
-    write_between(RESULTS, "leakage", make_leakage_table(leakage) if leakage else "Not run.")
+    readmes.write_between(README, "stages", make_stage_table(runs))
+    leakage = runner.read_figures(Path(output) / "leakage")
+    text = make_leakage_table(leakage) if leakage else "Not run."
+    readmes.write_between(RESULTS, "leakage", text)
 
 
 if __name__ == "__main__":

@@ -13,21 +13,12 @@ the frozen features. Started again, it does what is missing.
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from recipes.common.data.manifest import replace_text
-from recipes.experiments.readmes import markdown_table, percent_and_range, write_between
-from recipes.experiments.runner import (
-    RECIPES,
-    SEEDS,
-    check_paths,
-    make_command,
-    read_figures,
-    run_logged,
-    run_side_by_side,
-    runs_parser,
-)
+from recipes.experiments import readmes, runner
 
 PATHS = {
     "models": "the folder of the runs frame, utterance, joint_beta0 and joint",
@@ -179,14 +170,14 @@ def command_line(cell, options, rates):
         given["lexicon"] = options.lexicon
     if rates is not None:
         given["lrs"] = json.dumps(rates).replace(" ", "")
-    return make_command(column.command.split(), given)
+    return runner.make_command(column.command.split(), given)
 
 
 def sweeping_cell(cell):
     """Return the cell whose sweep a cell's learning rate comes from; None where nothing learns."""
     if cell.name == "EER, cosine":
         return None
-    return cell._replace(name=cell.name.removesuffix(TUNED), seed=SEEDS[0])
+    return cell._replace(name=cell.name.removesuffix(TUNED), seed=runner.SEEDS[0])
 
 
 def model_digest(cell, options):
@@ -212,16 +203,16 @@ def run_cell(cell, options):
     rates = None
     if swept not in (None, cell):
         first = options.output_folder / swept.folder
-        figures = read_figures(first)
+        figures = runner.read_figures(first)
         if figures is None:
             first = first / "metrics.json"
             return f"{cell.folder}: {first} is missing, whose learning rate it takes."
         rates = [figures["lr"]]
     folder.mkdir(parents=True, exist_ok=True)
     made_of.write_text(digest, encoding="utf-8")
-    recipe = RECIPES / COLUMNS[cell.name, cell.representation].recipe
+    recipe = runner.RECIPES / COLUMNS[cell.name, cell.representation].recipe
     words = command_line(cell, options, rates)
-    if problem := run_logged(words, recipe, folder / "log.txt", options.jobs):
+    if problem := runner.run_logged(words, recipe, folder / "log.txt", options.jobs):
         return f"{cell.folder} {problem}"
     print(cell.folder, flush=True)
     return None
@@ -229,19 +220,19 @@ def run_cell(cell, options):
 
 def run_all(options):
     """Run all cells, those that sweep before those that take their rate; return what went wrong."""
-    planned = cells(SEEDS[: options.seeds])
+    planned = cells(runner.SEEDS[: options.seeds])
     first = [cell for cell in planned if sweeping_cell(cell) in (None, cell)]
-    problems = []
-    for part in (first, [cell for cell in planned if cell not in first]):
-        problems += run_side_by_side(lambda cell: run_cell(cell, options), part, options.jobs)
-    return problems
+    rest = [cell for cell in planned if cell not in first]
+    run = partial(run_cell, options=options)
+    parts = [runner.run_side_by_side(run, part, options.jobs) for part in (first, rest)]
+    return sum(parts, [])
 
 
 def read_results(folder):
     """Return the figure of each cell that there is, by row and column: a list, a seed each."""
     found = {}
-    for cell in cells(SEEDS):
-        figures = read_figures(folder / cell.folder)
+    for cell in cells(runner.SEEDS):
+        figures = runner.read_figures(folder / cell.folder)
         if figures is None:
             continue
         figures = figures["test"]
@@ -276,16 +267,16 @@ def make_table(found, columns):
     >>> print(make_table(found, [("PER", "frames")]).splitlines()[-1])
     | joint | 55.0 [50.0, 60.0] |
     """
-    possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(SEEDS[:1])}
+    possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(runner.SEEDS[:1])}
 
     def text(row, column):
         if (row, column) in found:
-            return percent_and_range(found[row, column])
+            return readmes.percent_and_range(found[row, column])
         return "not run" if (row, column) in possible else "-"
 
     heads = ["features", *(f"{name}, {kind}" for name, kind in columns)]
     rows = [[row, *(text(row, column) for column in columns)] for row in ROWS]
-    return markdown_table(heads, "l" + "r" * len(columns), rows)
+    return readmes.markdown_table(heads, "l" + "r" * len(columns), rows)
 
 
 def write_readmes(folder):
@@ -299,17 +290,18 @@ def write_readmes(folder):
     ]
     replace_text(folder / "results.json", json.dumps(listed, indent=2) + "\n")
     for place, columns in README_COLUMNS.items():
-        write_between(RECIPES / place / "README.md", "results", make_table(found, columns))
+        readme = runner.RECIPES / place / "README.md"
+        readmes.write_between(readme, "results", make_table(found, columns))
 
 
 def main():
     """Run the cells, or write the READMEs."""
-    parser = runs_parser(__doc__, PATHS, seeds=3)
+    parser = runner.runs_parser(__doc__, PATHS, seeds=3)
     options = parser.parse_args()
     if options.write is not None:
         write_readmes(options.write)
         return
-    check_paths(parser, options, PATHS)
+    runner.check_paths(parser, options, PATHS)
     missing = [run for run in filter(None, ROWS.values()) if not (options.models / run).is_dir()]
     if missing:
         parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")

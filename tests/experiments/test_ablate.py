@@ -16,6 +16,7 @@ from recipes.common.data.manifest import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.experiments import ablate
 from recipes.experiments.readings import arrays, encode_run
+from recipes.experiments.runner import PRETRAIN
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 NAMES = list(ablate.read_tree(ablate.SETTINGS))
@@ -57,9 +58,9 @@ def test_the_options_of_each_setting_are_those_of_the_stage(name):
         models=Path("/O"), data_folder=Path("/D"), output_folder=Path("/B")
     )
     _, script, yaml, *words = ablate.command_line(name, 2408, options)
-    assert (ablate.PRETRAIN / script).is_file()
+    assert (PRETRAIN / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    check_options(ablate.PRETRAIN / yaml, json.dumps(given))
+    check_options(PRETRAIN / yaml, json.dumps(given))
     assert given["seed"] == "2408" and given["frame_model"] == "/O/frame/model"
 
 

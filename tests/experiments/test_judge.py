@@ -7,6 +7,7 @@ import pytest
 
 from recipes.common.training.hparams import check_options
 from recipes.experiments import judge
+from recipes.experiments.runner import PRETRAIN
 
 SPEAKERS = 20
 
@@ -113,5 +114,5 @@ def test_the_options_of_each_run_are_those_of_its_stage():
     assert {name for step in judge.STEPS for name in step} >= set(judge.ROWS)
     for step in judge.STEPS:
         for name, given in step.items():
-            yaml = judge.PRETRAIN / "hparams" / f"{name.partition('_')[0]}_tiny.yaml"
+            yaml = PRETRAIN / "hparams" / f"{name.partition('_')[0]}_tiny.yaml"
             check_options(yaml, str(given or ""))

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from recipes.common.training.hparams import check_options
-from recipes.experiments import pretraining_tables, results
+from recipes.experiments import pretraining_tables, results, runner
 from recipes.experiments.results import (
     COLUMNS,
     README_COLUMNS,
     ROWS,
-    SEEDS,
     Cell,
     cells,
     command_line,
@@ -24,6 +23,7 @@ from recipes.experiments.results import (
     run_cell,
     write_readmes,
 )
+from recipes.experiments.runner import RECIPES, SEEDS
 
 REPOSITORY = Path(__file__).parents[2]
 PER, SID = ("PER", "frames"), ("SID accuracy", "utterance")
@@ -90,7 +90,7 @@ def test_each_cell_has_a_folder_of_its_own():
 def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
     rates = None if cell.name == "EER, cosine" else [0.001]
     python, script, yaml, *words = command_line(cell, options, rates)
-    folder = results.RECIPES / COLUMNS[cell.name, cell.representation].recipe
+    folder = RECIPES / COLUMNS[cell.name, cell.representation].recipe
     assert python == sys.executable and (folder / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
     check_options(folder / yaml, json.dumps(given))
@@ -258,12 +258,13 @@ def test_the_figures_of_a_column_are_read_from_its_runs(tmp_path):
 @pytest.fixture
 def readmes(tmp_path, monkeypatch):
     """Copies of the READMEs that show results, and no other."""
-    monkeypatch.setattr(results, "RECIPES", tmp_path / "repository" / "recipes")
+    copies = tmp_path / "repository" / "recipes"
+    monkeypatch.setattr(runner, "RECIPES", copies)
     for place in README_COLUMNS:
-        path = results.RECIPES / place / "README.md"
+        path = copies / place / "README.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((REPOSITORY / "recipes" / place / "README.md").read_text())
-    return results.RECIPES
+    return copies
 
 
 def test_results_are_written_into_every_readme(readmes, tmp_path):

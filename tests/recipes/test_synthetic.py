@@ -8,13 +8,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-from lobes.utterance_encoder import UtteranceEncoder
-from pretrained.exported import save_model
 from recipes.common.data.manifest import CorpusError, read_manifest
 from recipes.common.training.hparams import check_options
-from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.Synthetic import corpus, demo
 
 SPEAKERS = {"train": 2, "valid": 2, "test": 1}
@@ -173,88 +169,35 @@ def test_manifest(synthetic, tmp_path, monkeypatch):
     assert rows[0]["phn"].startswith("sil D @2 f E r i")
 
 
-@pytest.fixture
-def figures():
-    """Made-up figures of the demo."""
-    units = {"masked_accuracy": 0.3, "copy_accuracy": 0.1, "majority_accuracy": 0.05}
-    interval = {"value": 0.4, "interval": [0.3, 0.45]}
-    left = {"model": {"mean": 1.0}, "control": {"mean": 1.5}, "difference": -0.5}
-    return {
-        "units": {"frame": units, "joint": units, "joint_beta0": units},
-        "speakers": {
-            "trials": 1600,
-            "speakers": 8,
-            "eer": {"utterance": 0.1, "fbank": 0.25, "random": 0.25},
-            "ratio": {"fbank": interval, "random": {"value": None, "interval": None}},
-        },
-        "leakage": {
-            "likelihood_gain": {**left, "interval": [-0.7, -0.2]},
-            "info_nce": {**left, "interval": [-0.7, 0.2]},
-        },
-    }
+def test_the_table_has_a_line_for_each_model_and_what_was_not_measured():
+    figures = [
+        {"model": model, "representation": "utterance", "factor": "speaker", "measure": "EER"}
+        | {"probe": None, "value": value, "interval": [value - 0.05, value + 0.05]}
+        for model, value in (("joint", 0.1), ("FBANK", 0.3))
+    ]
+    figures.append({**figures[0], "probe": "MLP", "measure": "R2", "factor": "phone"})
+    report = {"models": [{"name": "joint"}, {"name": "FBANK"}], "figures": figures}
+    head, joint, fbank = demo.make_table(report).splitlines()
+    assert all(name in head for name in demo.COLUMNS) and len(head) == len(joint) == len(fbank)
+    assert joint.split() == ["joint", "-", "-", "10.0", "[5.0,", "15.0]", "-"]
+    assert "30.0 [25.0, 35.0]" in fbank
 
 
-def test_table(figures):
-    text = demo.make_table(figures, "Synthetic")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {6}
-    assert "| 30.0% | copying the nearest visible unit | 10.0% | 3.00 times |" in text
-    assert "| 10.0% | log-mel statistics | 25.0% | 0.40 [0.30, 0.45] |" in text
-    assert "| 1.500 | -0.50 [-0.70, -0.20] |" in text and "not defined" in text
-    assert "copying: yes" in text and "baseline's: yes" in text and "find less of u" in text
-    assert "nothing here says how real speech fares" in text
-
-
-def test_the_table_says_where_an_aim_is_missed(figures):
-    figures["units"]["joint"] = {**figures["units"]["joint"], "masked_accuracy": 0.14}
-    figures["speakers"]["eer"]["random"] = 0.19
-    figures["leakage"]["likelihood_gain"]["interval"] = [-0.7, 0.1]
-    text = demo.make_table(figures, "LibriSpeech")
-    assert "copying: NO" in text and "baseline's: NO" in text
-    assert "neither clearly less nor clearly more" in text and "Read speech" in text
-
-
-def test_trials_are_balanced_and_across_sessions():
-    names = [(f"s{i}", f"s{i}-{j}-{k:03d}") for i in range(4) for j in range(3) for k in range(9)]
-    rows = [{"ID": name, "spk_id": speaker} for speaker, name in names]
-    trials = demo.make_trials(rows, seed=1)
-    assert trials == demo.make_trials(rows[::-1], seed=1)
-    assert len(set(trials)) == len(trials) == 2 * 4 * demo.TRIALS_PER_SPEAKER
-    speaker = {name: own for own, name in names}
-    for label, first, second in trials:
-        assert label == (speaker[first] == speaker[second])
-        assert demo.session(first) != demo.session(second)
-    assert sum(label for label, _, _ in trials) == len(trials) / 2
-
-
-def test_the_table_takes_the_figures_of_the_parts(figures, librispeech, tmp_path):
-    torch.manual_seed(0)
-    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=12)
-    save_model(tmp_path / "joint" / "model", {"utterance_encoder": encoder})
-    splits = demo.SPLITS["LibriSpeech"]
-    prepare_librispeech(librispeech, tmp_path / "manifest", splits.values(), num_workers=1)
-    demo.check_speakers(tmp_path, librispeech, splits)
-    for name, part in figures["units"].items():
-        (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"figures": {"test": part}}))
-    (tmp_path / "leakage").mkdir()
-    leakage = {"figures": {demo.UNSEEN: figures["leakage"]}}
-    (tmp_path / "leakage" / "metrics.json").write_text(json.dumps(leakage))
-    found = demo.gather(tmp_path)
-    assert found["speakers"]["speakers"] == 3 and 0 <= found["speakers"]["eer"]["utterance"] <= 1
-    assert found["units"] == figures["units"] and found["leakage"] == figures["leakage"]
-    text = demo.make_table(found, "LibriSpeech")
-    assert text.count("| EER of u |") == 2
-
-
-@pytest.mark.parametrize("name", demo.EVALUATION)
-def test_the_options_of_the_evaluation_are_those_of_its_file(name):
-    words = demo.EVALUATION[name]
+@pytest.mark.parametrize("name", demo.REPORT)
+def test_the_options_of_the_report_are_those_of_its_file(name):
+    words = [*demo.REPORT[name], "--models", "[A,B]", "--manifest_folder", "M"]
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    yaml = demo.RECIPES / "experiments" / "hparams" / "evaluate.yaml"
+    yaml = demo.REPOSITORY / "recipes" / name / "report" / "hparams" / "report.yaml"
     check_options(yaml, json.dumps(given))
-    splits = given.get("test_splits", "[test-clean]")
-    assert splits == f"[{demo.SPLITS[name]['test']}]"
+    assert demo.TEST_SPLITS[name] in yaml.read_text()
+
+
+def test_a_run_that_has_ended_is_left_alone_and_one_that_fails_stops_the_demo(tmp_path):
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "metrics.json").write_text("{}")
+    demo.run("Synthetic/pretrain", "frame_tiny.yaml", tmp_path / "done", ["--unknown", "1"])
+    with pytest.raises(SystemExit, match="ended with code"):
+        demo.run("Synthetic/pretrain", "frame_tiny.yaml", tmp_path / "new", ["--unknown", "1"])
 
 
 def test_results_of_other_data_are_refused(tmp_path):
