@@ -22,12 +22,7 @@ import numpy as np
 import torch
 
 from recipes.common.data.manifest import replace_text
-from recipes.common.evaluation.bootstrap import (
-    DIFFERENCE_PAIRED_USE,
-    bootstrap_groups,
-    bootstrap_trials,
-    group_scores,
-)
+from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.metrics import eer, error_counts
 from recipes.common.report.measures import phone_mix, read_mix, read_probes
 from recipes.experiments import readings, readmes, runner
@@ -101,7 +96,7 @@ def read_test(seed, name, options):
     figures["eer"] = {key: value.tolist() for key, value in eers["evidence"].items()}
     figures["eer"]["value"] = eers["value"]
     for key, reading in {"speaker": speaker, "content": content}.items():
-        scores = reading["evidence"]["group_scores"][0].tolist()
+        scores = reading["evidence"]["bootstrap.group_scores"][0].tolist()
         shuffled = reading["control"]
         figures[key] = {"value": reading["value"], "scores": scores, "shuffled": shuffled}
     replace_text(folder / "test.json", json.dumps(figures) + "\n")
@@ -132,7 +127,7 @@ def read_phones(folder, ids, speakers):
     ]
     errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
     _, groups = np.unique([speaker_of[name] for name in found], return_inverse=True)
-    scores = group_scores(errors, tokens, np.zeros(len(errors), int), groups)
+    scores = bootstrap.group_scores(errors, tokens, np.zeros(len(errors), int), groups)
     texts = {name: row["reference"] for name, row in found.items()}
     return texts, {"value": float(errors.sum() / tokens.sum()), "scores": scores.tolist()}
 
@@ -170,7 +165,7 @@ def judge(runs):
     >>> [line["met"] for line in judge([{"joint": run(0.2), "joint_beta0": run(0.5)}])]
     [True, True, True, True, True]
     """
-    paired = DIFFERENCE_PAIRED_USE
+    paired = bootstrap.DIFFERENCE_PAIRED_USE
     lines = [
         _aim("speaker from pooled z: at most 60 %", runs, "speaker", SPEAKER_SHARE, paired),
         _aim("phone errors, all layers: at most 2 % higher", runs, "phones", PHONE_SHARE, 1.0),
@@ -179,7 +174,7 @@ def judge(runs):
         _aim("phones from u (R2): lower", runs, "content", 1.0, paired),
     ]
     content = [run[CONTROL]["content"] for run in runs]
-    low, _ = bootstrap_groups([reading["scores"] for reading in content], runner.SEEDS[0])
+    low, _ = bootstrap.bootstrap_groups([reading["scores"] for reading in content], runner.SEEDS[0])
     if low <= np.mean([reading["shuffled"] for reading in content]):
         lines[-1]["met"] = None
     return lines
@@ -189,7 +184,7 @@ def _aim(aim, runs, key, share, paired_use):
     """Judge whether a reading of the joint model is at most a share of the control's."""
     own, other = (np.array([run[name][key]["scores"] for run in runs]) for name in ROWS)
     margins = own - share * other
-    interval = bootstrap_groups(margins, runner.SEEDS[0], paired_use)
+    interval = bootstrap.bootstrap_groups(margins, runner.SEEDS[0], paired_use)
     return _line(aim, runs, key, margins.mean(), interval)
 
 
@@ -211,7 +206,7 @@ def _eer_aim(aim, runs):
             chosen = rng.multinomial(len(runs), chosen[0], size=draws) / len(runs)
         return (np.array(rises).T * chosen).sum(1) - EER_MARGIN
 
-    interval = bootstrap_trials(margin, seed=runner.SEEDS[0], **shared)
+    interval = bootstrap.bootstrap_trials(margin, seed=runner.SEEDS[0], **shared)
     return _line(aim, runs, "eer", margin()[0], interval)
 
 

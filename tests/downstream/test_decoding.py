@@ -93,27 +93,6 @@ def test_frames_behind_the_end_do_not_count(decoder, tokenizer):
     assert expected[0] != expected[1]
 
 
-@pytest.mark.parametrize("decoder", ["greedy", "beam"])
-@pytest.mark.parametrize(
-    ("shape", "lens", "named"),
-    [
-        ((1, 5, 3), [5], r"have shape \(1, 5, 3\), expected \(batch, time, 4\)"),
-        ((5, 4), [5], r"have shape \(5, 4\)"),
-        ((1, 5, 4), [1.0], "lens must give each utterance's frames as an integer"),
-        ((1, 5, 4), [5, 5], "lens must give each utterance's frames"),
-        ((1, 5, 4), [6], "lens must be between 0 and 5"),
-        ((1, 5, 4), [-1], "lens must be between 0 and 5"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_refused(decoder, shape, lens, named):
-    tokenizer = SymbolTokenizer(["A", "B", "|"])
-    with pytest.raises(ValueError, match=named):
-        if decoder == "beam":
-            BeamDecoder(tokenizer, beam_size=2)(torch.zeros(shape), torch.tensor(lens))
-        else:
-            greedy_decode(torch.zeros(shape), torch.tensor(lens), tokenizer)
-
-
 # Beam search
 
 

@@ -15,19 +15,12 @@ from pathlib import Path
 import speechbrain as sb
 from speechbrain.utils.distributed import infer_device
 
-from lobes.states import UtteranceStates
 from recipes.common.data.manifest import read_manifest, validate_manifests
 from recipes.common.downstream.features import load_encoder
+from recipes.common.evaluation import verification
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer_threshold
 from recipes.common.evaluation.scoring import statistics_of
-from recipes.common.evaluation.verification import (
-    MeanState,
-    draw_reference,
-    embed,
-    verify,
-    with_baselines,
-)
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import report
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
@@ -59,7 +52,7 @@ def load_reference(hparams):
     return manifest, folder
 
 
-def verifier_facts(encoder, hparams, figures, curves, reference):
+def verifier_facts(system, hparams, figures, curves, reference):
     """Return the scoring and the threshold of the development trials, for the exported folder."""
     scoring = figures["scoring"]["utterance"]
     facts = {
@@ -69,9 +62,8 @@ def verifier_facts(encoder, hparams, figures, curves, reference):
         "threshold_set_on": f"equal error rate of {hparams['dev_trials']}",
     }
     if scoring != "plain":
-        rows = draw_reference(reference[0], hparams["seed"])
-        known = embed(MeanState(UtteranceStates(encoder)), rows, reference[1])
-        mean, deviation = statistics_of(known)
+        rows = verification.draw_reference(reference[0], hparams["seed"])
+        mean, deviation = statistics_of(verification.embed(system, rows, reference[1]))
         facts["mean"] = mean.tolist()
         if scoring == "standardised":
             facts["deviation"] = deviation.tolist()
@@ -88,8 +80,8 @@ def main(arguments):
     encoder = encoder.to(run_opts["device"] or infer_device())
     lists, reference = load_lists(hparams), load_reference(hparams)
 
-    systems = with_baselines(encoder, judged, hparams["seed"])
-    figures, curves = verify(
+    systems = verification.with_baselines(encoder, judged, hparams["seed"])
+    figures, curves = verification.verify(
         systems, lists, hparams["data_folder"], hparams["seed"], reference, hparams["cohort_top"]
     )
     output = Path(hparams["output_folder"])
@@ -99,7 +91,7 @@ def main(arguments):
     modules = facts = None
     if "dev" in lists and judged == "utterance":
         modules = {"utterance_encoder": encoder}
-        facts = verifier_facts(encoder, hparams, figures, curves, reference)
+        facts = verifier_facts(systems[judged], hparams, figures, curves, reference)
     report(hparams, figures, began, manifests, modules, facts)
     for part, scored in curves.items():
         draw_det(scored, output / f"det_{part}.png")

@@ -27,11 +27,6 @@ def greedy_decode(log_probs, lens, tokenizer):
     -------
     list of str
 
-    Raises
-    ------
-    ValueError
-        Where the shapes do not fit.
-
     Example
     -------
     >>> import torch
@@ -41,7 +36,6 @@ def greedy_decode(log_probs, lens, tokenizer):
     >>> greedy_decode(log_probs, torch.tensor([5]), SymbolTokenizer(["A", "B"]))
     ['AAB']
     """
-    _check_shapes(log_probs, lens, tokenizer)
     paths = log_probs.argmax(-1).cpu()
     best = [path[:frames].unique_consecutive() for path, frames in zip(paths, lens, strict=True)]
     return [tokenizer.decode(indices.tolist()) for indices in best]
@@ -116,7 +110,6 @@ class BeamDecoder:
 
     def __call__(self, log_probs, lens):
         """Return the text of each utterance; arguments as those of `greedy_decode`."""
-        _check_shapes(log_probs, lens, self.tokenizer)
         # Each by itself: the searcher would round down relative lengths.
         rows = log_probs.detach().double().cpu().numpy()
         beams = [
@@ -132,18 +125,6 @@ class BeamDecoder:
         whole = self.lm.score(hypothesis.text, bos=True, eos=True)
         end = whole - self.lm.score(hypothesis.text, bos=True, eos=False)
         return hypothesis.lm_score + self.end_weight * end
-
-
-def _check_shapes(log_probs, lens, tokenizer):
-    if log_probs.ndim != 3 or log_probs.shape[-1] != len(tokenizer):
-        raise ValueError(
-            f"Log probabilities have shape {tuple(log_probs.shape)}, expected (batch, time, "
-            f"{len(tokenizer)}), the last for the tokenizer's symbols and the blank."
-        )
-    if lens.is_floating_point() or lens.shape != log_probs.shape[:1]:
-        raise ValueError(f"lens must give each utterance's frames as an integer, not {lens}.")
-    if len(lens) and not 0 <= lens.min() <= lens.max() <= log_probs.shape[1]:
-        raise ValueError(f"lens must be between 0 and {log_probs.shape[1]} frames, not {lens}.")
 
 
 def _load_lm(path):

@@ -12,13 +12,7 @@ from pathlib import Path
 import ruamel.yaml
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import (
-    ddp_barrier,
-    ddp_init_group,
-    infer_device,
-    main_process_only,
-    run_on_main,
-)
+from speechbrain.utils import distributed
 from speechbrain.utils.logger import get_logger
 
 from lobes.heads import check_layers
@@ -26,17 +20,9 @@ from recipes.common.data.loaders import make_loader
 from recipes.common.data.sampler import Clock
 from recipes.common.data.seeding import derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
+from recipes.common.training import run
 from recipes.common.training.brain import TrainingError
 from recipes.common.training.hparams import load_hparams, save_hparams
-from recipes.common.training.run import (
-    count_parameters,
-    keep_freed_memory,
-    leave_together,
-    prepare,
-    quick_look,
-    report,
-    split_datasets,
-)
 
 logger = get_logger(__name__)
 
@@ -73,18 +59,20 @@ class Sweep:
         self.brain_class = brain_class
         self.file, self.run_opts, self.overrides = sb.parse_arguments(arguments)
         self.debug = self.run_opts["debug"]
-        ddp_init_group(self.run_opts)
+        distributed.ddp_init_group(self.run_opts)
         self.hparams = load_hparams(self.file, self.overrides)
         check_rates(self.hparams["lrs"])
-        keep_freed_memory()
-        self.upstream = load_upstream(self.hparams).to(self.run_opts["device"] or infer_device())
+        run.keep_freed_memory()
+        self.upstream = load_upstream(self.hparams).to(
+            self.run_opts["device"] or distributed.infer_device()
+        )
         check_layers(self.hparams["last_layers"], self.upstream.states.num_layers)
         self.cache, self.tried = None, {}
 
     def prepare(self):
         """Have the manifests written, and return the datasets of "train", "valid" and "test"."""
-        run_on_main(prepare, args=[self.hparams])
-        return split_datasets(self.hparams, self.hparams["disjoint_speakers"])
+        distributed.run_on_main(run.prepare, args=[self.hparams])
+        return run.split_datasets(self.hparams, self.hparams["disjoint_speakers"])
 
     def make_loaders(self, datasets):
         """Return a loader for each dataset, of the upstream's states and of the labels.
@@ -99,7 +87,7 @@ class Sweep:
         dict
         """
         if self.debug:
-            self.hparams, datasets = quick_look(self.hparams, datasets)
+            self.hparams, datasets = run.quick_look(self.hparams, datasets)
         self.cache = open_cache(self.hparams, self.upstream, datasets)
         return make_loaders(self.hparams, datasets, self.cache, self.brain_class.label_keys)
 
@@ -147,9 +135,9 @@ class Sweep:
             Trained and evaluated.
         """
         self.report(brain)
-        leave_together()
+        run.leave_together()
 
-    @main_process_only
+    @distributed.main_process_only
     def report(self, brain):
         """Write the figures of the best head and of the sweep, and export what is of use."""
         trained = brain.heads()
@@ -159,7 +147,7 @@ class Sweep:
             **{key: str(self.hparams[key]) for key in ("features", "representation", "upstream")},
             "sweep": {str(rate): result for rate, result in self.tried.items()},
             "lr": brain.hparams.lr,
-            "parameters": {name: count_parameters(module) for name, module in trained.items()},
+            "parameters": {name: run.count_parameters(module) for name, module in trained.items()},
             "valid": self.tried[brain.hparams.lr],
             "test": brain.test_figures,
         }
@@ -167,7 +155,7 @@ class Sweep:
         if facts is not None:
             facts = {"features": brain.upstream.kind, **facts}
             modules = exported_modules(brain)
-        report(self.hparams, figures, self.began, modules=modules, facts=facts)
+        run.report(self.hparams, figures, self.began, modules=modules, facts=facts)
 
 
 def exported_modules(brain):
@@ -330,7 +318,7 @@ def try_rates(train_at, rates):
 
 def best_epoch(brain):
     """Return the epoch that is best on validation, with its figures."""
-    ddp_barrier()  # the main process writes the history
+    distributed.ddp_barrier()  # the main process writes the history
     history = Path(brain.hparams.output_folder) / "history.jsonl"
     rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     # Of equal ones the latest, as the checkpointer has it.
