@@ -3,7 +3,7 @@
 
     python -m tests.readme_commands CORPORA WORK
 
-CORPORA is as for tests/digests.py; WORK receives a clone of the last commit and what the commands
+CORPORA is as for tests.digests; WORK receives a clone of the last commit and what the commands
 write. A name that a README uses for data (LibriSpeech, O, LEXICON) is replaced by its place;
 otherwise a command runs as it is written, with a few options added that make it short. Commands of
 the base size run to the point where data is asked for. What is run elsewhere (`make`, `pip`) or
@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 
 import soundfile
+
+from recipes.common.data.text import read_lexicon
 
 ROOT = Path(__file__).resolve().parent.parent
 # In this order: what a later command needs is made by an earlier one.
@@ -101,13 +103,37 @@ def lay_out(corpora, work):
         soundfile.write(work / name, audio, rate)
     for name in ("O", "ALIGNMENTS"):
         (work / name).mkdir()
+    lay_out_tables(corpora / "LibriSpeech", read_lexicon(lexicon), work / "speechocean762")
     return {
-        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1", "speechocean762")},
+        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1")},
         **{name: lexicon for name in ("lexicon.txt", "librispeech-lexicon.txt", "LEXICON", "L")},
         **{name: work / name for name in ("O", "ALIGNMENTS", "CORPUS", "a.wav", "b.wav")},
+        "speechocean762": work / "speechocean762",
         "DIR": corpora / "LibriSpeech" / "dev-clean",
         "*.flac": " ".join(map(str, files[:2])),
     }
+
+
+def lay_out_tables(librispeech, pronunciations, folder):
+    """Lay the speech of a LibriSpeech tree out as speechocean762 is, with tables by utterance."""
+    (folder / "resource").mkdir(parents=True)
+    phones = []
+    for split, part in (("train", "train-clean-100"), ("test", "test-clean")):
+        tables = {"wav.scp": [], "utt2spk": [], "text": []}
+        for transcripts in sorted((librispeech / part).rglob("*.trans.txt")):
+            for line in transcripts.read_text(encoding="utf-8").splitlines():
+                name, text = line.split(maxsplit=1)
+                audio = os.path.relpath(transcripts.with_name(f"{name}.flac"), folder)
+                for rows, value in zip(
+                    tables.values(), (audio, name.split("-")[0], text), strict=True
+                ):
+                    rows.append(f"{name}\t{value}\n")
+                words = [pronunciations.get(word, ["SIL"]) for word in text.split()]
+                phones += [f"{name}.{n}\t{' '.join(own)}\n" for n, own in enumerate(words)]
+        (folder / split).mkdir()
+        for table, rows in tables.items():
+            (folder / split / table).write_text("".join(rows), encoding="utf-8")
+    (folder / "resource" / "text-phone").write_text("".join(phones), encoding="utf-8")
 
 
 def commands(page, clone):
