@@ -163,10 +163,10 @@ def ready(stage, folder):
     from recipes.LibriSpeech.pretrain.train import STAGES as BRAINS
 
     write_corpus(folder / "speech")
-    lines = [f"data_folder: {folder / 'speech'}", f"output_folder: {folder / stage}"]
-    lines += [] if stage == "utterance" else ["num_targets: 8"]
+    given = {"data_folder": str(folder / "speech"), "output_folder": str(folder / stage)}
+    given |= {} if stage == "utterance" else {"num_targets": 8}
     hparams_folder = ROOT / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
-    hparams = load_hparams(hparams_folder / f"{stage}_tiny.yaml", "\n".join(lines))
+    hparams = load_hparams(hparams_folder / f"{stage}_tiny.yaml", given)
     prepare(hparams)
     datasets = split_datasets(hparams)
     if stage == "joint":

@@ -97,7 +97,7 @@ def expected_values(name):
     >>> values["beta"], values["number_of_epochs"], "data_folder" in values
     (0.0, 4, False)
     """
-    places = "{data_folder: none, output_folder: none}"
+    places = {"data_folder": "none", "output_folder": "none"}
     defaults = YAML().load(resolve_hparams(DEFAULTS, places))
     values = {"number_of_epochs": EPOCHS, **read_tree(SETTINGS)[name]}
     parse = YAML(typ="safe").load

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import speechbrain as sb
 import torch
 
 from lobes.losses import retrieval_accuracy
@@ -23,6 +22,7 @@ from recipes.common.data.crops import both_crops
 from recipes.common.data.seeding import derive_seed
 from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
+from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import report, split_datasets
 from recipes.experiments.runner import read_figures
@@ -131,7 +131,7 @@ def retrieval_accuracies(hparams):
 def main(arguments):
     """Encode, fit the critics, compare."""
     began = time.time()
-    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams_file, _, overrides = read_command_line(arguments)
     hparams = load_hparams(hparams_file, overrides)
     check_runs(hparams)
     rows = {}

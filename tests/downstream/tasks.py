@@ -1,7 +1,6 @@
 """The downstream tasks, and small runs of them."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +95,7 @@ def hparams_of(task, folder, rate=0.01, **changes):
     given |= {"lexicon": "none"} if task == "PR" else {}
     given |= {key: str(v) if isinstance(v, Path) else v for key, v in changes.items()}
     path = RECIPES / recipe.folder / "hparams" / f"{recipe.yaml}.yaml"
-    return hparams_at(path, json.dumps(given), folder, rate)
+    return hparams_at(path, given, folder, rate)
 
 
 def started(task, hparams, labels):

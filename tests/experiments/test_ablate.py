@@ -60,7 +60,7 @@ def test_the_options_of_each_setting_are_those_of_the_stage(name):
     _, script, yaml, *words = ablate.command_line(name, 2408, options)
     assert (PRETRAIN / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    check_options(PRETRAIN / yaml, json.dumps(given))
+    check_options(PRETRAIN / yaml, given)
     assert given["seed"] == "2408" and given["frame_model"] == "/O/frame/model"
 
 

@@ -115,4 +115,4 @@ def test_the_options_of_each_run_are_those_of_its_stage():
     for step in judge.STEPS:
         for name, given in step.items():
             yaml = PRETRAIN / "hparams" / f"{name.partition('_')[0]}_tiny.yaml"
-            check_options(yaml, str(given or ""))
+            check_options(yaml, given)

@@ -93,7 +93,7 @@ def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
     folder = RECIPES / COLUMNS[cell.name, cell.representation].recipe
     assert python == sys.executable and (folder / script).is_file()
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    check_options(folder / yaml, json.dumps(given))
+    check_options(folder / yaml, given)
     assert given["representation"] == cell.representation and given["seed"] == str(SEEDS[0])
     assert given["output_folder"] == str(options.output_folder / cell.folder)
     assert given.get("lrs") == (None if rates is None else "[0.001]")

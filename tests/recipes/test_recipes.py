@@ -128,7 +128,7 @@ def evaluation(left_alone, data, model, draws=1):
     given = {"data_folder": str(data), "output_folder": str(left_alone / "leakage")}
     given["crop_draws"] = draws
     given |= {"model": str(model), "control": str(left_alone / "joint" / "model")}
-    return load_hparams(RECIPES / "experiments" / "hparams" / "evaluate.yaml", json.dumps(given))
+    return load_hparams(RECIPES / "experiments" / "hparams" / "evaluate.yaml", given)
 
 
 def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech):

@@ -50,11 +50,11 @@ def build(stage, output):
     pretrain = os.path.join(
         os.path.dirname(__file__), "..", "..", "recipes", "LibriSpeech", "pretrain"
     )
-    overrides = f"data_folder: none\noutput_folder: {output}\n"
+    overrides = {"data_folder": "none", "output_folder": output}
     stage, _, critic_kind = stage.partition(" ")
-    overrides += "" if stage == "utterance" else f"num_targets: {UNITS}\n"
-    overrides += f"critic_kind: {critic_kind}\n" if critic_kind else ""
-    overrides += "gamma: 0.5\n" if stage == "joint" else ""
+    overrides |= {} if stage == "utterance" else {"num_targets": UNITS}
+    overrides |= {"critic_kind": critic_kind} if critic_kind else {}
+    overrides |= {"gamma": 0.5} if stage == "joint" else {}
     hparams = load_hparams(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), overrides)
     for module in hparams["modules"].values():
         for part in module.modules():

@@ -1,6 +1,5 @@
 """The stages' Brains: which step reaches which weights, and what stops a run."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -84,7 +83,7 @@ def joint_hparams(folder, **overrides):
     """Return what joint_tiny.yaml builds."""
     pretrain = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
     overrides |= {"data_folder": "none", "output_folder": str(folder)}
-    return load_hparams(pretrain / "joint_tiny.yaml", json.dumps(overrides))
+    return load_hparams(pretrain / "joint_tiny.yaml", overrides)
 
 
 def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):

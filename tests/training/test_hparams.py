@@ -13,16 +13,16 @@ def files(tmp_path):
 
 
 def test_a_base_takes_the_keys_of_the_file_and_those_of_the_command_line(files):
-    assert load_hparams(files / "base.yaml", "") == {"seed": 1, "lr": 0.1, "folder": "runs/0.1"}
-    assert load_hparams(files / "other.yaml", "") == {"seed": 1, "lr": 0.2, "folder": "runs/0.2"}
-    found = load_hparams(files / "other.yaml", "{seed: 3, lr: 0.4}")
+    assert load_hparams(files / "base.yaml") == {"seed": 1, "lr": 0.1, "folder": "runs/0.1"}
+    assert load_hparams(files / "other.yaml") == {"seed": 1, "lr": 0.2, "folder": "runs/0.2"}
+    found = load_hparams(files / "other.yaml", {"seed": 3, "lr": 0.4})
     assert found == {"seed": 3, "lr": 0.4, "folder": "runs/0.4"}
 
 
 @pytest.mark.parametrize("name", ["base.yaml", "other.yaml"])
 def test_an_unknown_option_is_named_together_with_those_that_there_are(files, name):
     with pytest.raises(ValueError, match="--sed .*folder, lr, seed"):
-        load_hparams(files / name, "sed: 3")
+        load_hparams(files / name, {"sed": 3})
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def chain(tmp_path):
 def test_a_base_may_have_a_base_and_includes_stay_where_they_are(chain):
     found = load_hparams(chain)
     assert found["made"] == "size 5, seed 2" and found["new"] == 2
-    assert load_hparams(chain, "seed: 9")["made"] == "size 5, seed 9"
+    assert load_hparams(chain, {"seed": 9})["made"] == "size 5, seed 9"
 
 
 def test_of_the_same_tag_single_keys_are_replaced_and_of_another_all(chain):
@@ -59,7 +59,7 @@ def test_of_the_same_tag_single_keys_are_replaced_and_of_another_all(chain):
 
 def test_what_is_saved_stands_by_itself(chain, tmp_path):
     (tmp_path / "run").mkdir()
-    save_hparams(chain, "seed: 4", tmp_path / "run")
+    save_hparams(chain, {"seed": 4}, tmp_path / "run")
     saved = tmp_path / "run" / "hyperparams.yaml"
-    assert load_hparams(saved) == load_hparams(chain, "seed: 4")
-    assert "base" not in saved.read_text() and "!include" not in resolve_hparams(chain, "")
+    assert load_hparams(saved) == load_hparams(chain, {"seed": 4})
+    assert "base" not in saved.read_text() and "!include" not in resolve_hparams(chain, {})

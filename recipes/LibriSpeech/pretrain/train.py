@@ -14,6 +14,7 @@ import time
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
+from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, save_hparams
 from recipes.common.training.run import (
     finish,
@@ -40,7 +41,7 @@ def choose_stage(name):
 def main(arguments):
     """Prepare the data, train the stage, take its last step, evaluate it, export its encoders."""
     began = time.time()
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    hparams_file, run_opts, overrides = read_command_line(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
     keep_freed_memory()

@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import speechbrain as sb
 from speechbrain.utils.distributed import infer_device
 
 from recipes.common.data.manifest import read_manifest, validate_manifests
@@ -21,6 +20,7 @@ from recipes.common.evaluation import verification
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer_threshold
 from recipes.common.evaluation.scoring import statistics_of
+from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import report
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
@@ -73,7 +73,7 @@ def verifier_facts(system, hparams, figures, curves, reference):
 def main(arguments):
     """Prepare the trials, score them, write metrics.json, curves and, with "dev", a verifier."""
     began = time.time()
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    hparams_file, run_opts, overrides = read_command_line(arguments)
     hparams = load_hparams(hparams_file, overrides)
     judged = hparams["representation"]
     encoder = load_encoder(hparams["model"], judged, "model")

@@ -9,7 +9,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import ruamel.yaml
 import speechbrain as sb
 import torch
 from speechbrain.utils import distributed
@@ -22,6 +21,7 @@ from recipes.common.data.seeding import derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
 from recipes.common.training import run
 from recipes.common.training.brain import TrainingError
+from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, save_hparams
 
 logger = get_logger(__name__)
@@ -57,7 +57,7 @@ class Sweep:
     def __init__(self, arguments, brain_class):
         self.began = time.time()
         self.brain_class = brain_class
-        self.file, self.run_opts, self.overrides = sb.parse_arguments(arguments)
+        self.file, self.run_opts, self.overrides = read_command_line(arguments)
         self.debug = self.run_opts["debug"]
         distributed.ddp_init_group(self.run_opts)
         self.hparams = load_hparams(self.file, self.overrides)
@@ -229,8 +229,7 @@ def make_loaders(hparams, datasets, cache, label_keys):
 def hparams_at(hparams_file, overrides, output_folder, rate):
     """Build everything anew for a training at a learning rate, in a folder of its own."""
     folder = str(Path(output_folder) / f"lr_{rate}")
-    given = ruamel.yaml.YAML(typ="safe").load(overrides) or {}
-    own = load_hparams(hparams_file, json.dumps({**given, "lr": rate, "run_folder": folder}))
+    own = load_hparams(hparams_file, {**overrides, "lr": rate, "run_folder": folder})
     return {**own, "output_folder": folder}
 
 

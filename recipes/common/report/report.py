@@ -21,6 +21,7 @@ from recipes.common.report.notes import NOTES
 from recipes.common.report.page import write_page
 from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import gather
+from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory, manifest_paths, prepare
@@ -42,7 +43,7 @@ def run(arguments):
         Where an option, a model or the data does not fit. Nothing is measured then.
     """
     began = time.time()
-    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams_file, _, overrides = read_command_line(arguments)
     hparams = load_hparams(hparams_file, overrides)
     check_options(hparams)
     keep_freed_memory()

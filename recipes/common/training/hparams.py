@@ -18,15 +18,15 @@ from speechbrain.utils.distributed import main_process_only
 INCLUDE = "!include:"
 
 
-def load_hparams(path, overrides=""):
+def load_hparams(path, overrides=None):
     """Build what a hyperparameters file says, with the command line's overrides.
 
     Arguments
     ---------
     path : str or Path
         The YAML file.
-    overrides : str
-        YAML, as `speechbrain.parse_arguments` gives it.
+    overrides : dict
+        Values in the place of the file's, by key, as `read_command_line` gives them.
 
     Returns
     -------
@@ -46,18 +46,14 @@ def load_hparams(path, overrides=""):
     >>> load_hparams(folder / "tiny.yaml")
     {'layers': 3, 'name': 'big 3'}
     """
-    check_options(path, overrides)
+    check_options(path, overrides or {})
     return load_hyperpyyaml(_dump(read_tree(path)), overrides)
 
 
-def check_options(path, overrides):
-    """Raise ValueError where an option of the command line is no key of a hyperparameters file.
-
-    Arguments are those of `load_hparams`.
-    """
-    given = ruamel.yaml.YAML().load(overrides) or {}
+def check_options(path, names):
+    """Raise ValueError where a name of an option is no key of a hyperparameters file."""
     known = {key for key in read_tree(path) if key[:2] != "__"}
-    unknown = [key for key in given if key not in known]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
             f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
@@ -73,7 +69,7 @@ def save_hparams(path, overrides, folder):
     ---------
     path : str or Path
         The hyperparameters file of the run.
-    overrides : str
+    overrides : dict
         The command line's.
     folder : str or Path
         Receives `hyperparams.yaml`.

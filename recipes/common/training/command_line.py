@@ -1,0 +1,163 @@
+"""A recipe's command line: a hyperparameters file, its options and SpeechBrain's run options."""
+
+import os
+import re
+from dataclasses import fields
+
+import ruamel.yaml
+from ruamel.yaml.error import YAMLError
+from speechbrain.utils.run_opts import RunOptions
+
+from recipes.common.training.hparams import check_options
+
+SCALAR_LISTS = ("compile_module_keys", "jit_module_keys")  # run options of several words
+# Run options of SpeechBrain's that do not work here, and why.
+SEVERAL_DEVICES = "start a process for each device with torchrun"
+STOPPED = "training stops at the first loss that is not finite, before it reaches a weight"
+REFUSED = {
+    "data_parallel_backend": SEVERAL_DEVICES,
+    "data_parallel_count": SEVERAL_DEVICES,
+    "distributed_launch": SEVERAL_DEVICES,
+    "jit": "the encoders cannot be scripted; --compile compiles them",
+    "jit_module_keys": "the encoders cannot be scripted; --compile_module_keys compiles some",
+    "skip_nonfinite_grads": STOPPED,
+    "nonfinite_patience": STOPPED,
+    "auto_mix_prec": "it is deprecated: --precision fp16",
+    "bfloat16_mix_prec": "it is deprecated: --precision bf16",
+}
+# Keys whose values are paths, or lists of them: text, even where a name has digits alone.
+PATHS = re.compile(
+    r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features)$"
+)
+REFERENCE = re.compile(r"<[^>]*>")
+PLAIN = re.compile(r"[\w.+-]*|~")  # what may be a number, a truth value or null
+
+
+def read_command_line(arguments):
+    """Return what a command line says.
+
+    Arguments
+    ---------
+    arguments : list of str
+        A hyperparameters file and options, `--key value` or `--key=value`. Of an option that is
+        given twice the last counts.
+
+    Returns
+    -------
+    file : str
+        The hyperparameters file.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+    options : dict
+        Of the options that are keys of the file, the values: as YAML reads a number, `True`,
+        `null` or a list `[a, b]`, and as they are given otherwise. In paths, `~` is the home.
+
+    Raises
+    ------
+    ValueError
+        Where an option is unknown, has no value, or cannot be used here.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tiny.yaml"
+    >>> _ = path.write_text("lr: 0.1\\noutput_folder: !PLACEHOLDER\\n")
+    >>> words = [str(path), "--device", "cpu", "--lr=1e-3", "--output_folder", "O/run #2"]
+    >>> _, run_opts, options = read_command_line(words)
+    >>> run_opts.device, options
+    ('cpu', {'lr': 0.001, 'output_folder': 'O/run #2'})
+    """
+    file, run_words, texts = split_words(arguments)
+    _, run_opts, _ = RunOptions.from_command_line_args([file, *run_words])
+    check_options(file, texts)
+    return file, run_opts, {name: read_value(name, text) for name, text in texts.items()}
+
+
+def split_words(arguments):
+    """Return the file, the words of SpeechBrain's run options, and the text of each other option.
+
+    Raises
+    ------
+    ValueError
+        Where there is not one file, an option has no value, or a run option cannot be used.
+
+    Example
+    -------
+    >>> split_words(["a.yaml", "--debug", "--lr", "1", "--lr=2"])
+    ('a.yaml', ['--debug'], {'lr': '2'})
+    """
+    runs = {field.name: field.default is False for field in fields(RunOptions)}
+    words, files, run_words, texts = list(arguments), [], [], {}
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            files.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if name in REFUSED:
+            raise ValueError(f"--{name} cannot be used here: {REFUSED[name]}.")
+        if name == "help" or runs.get(name):
+            run_words.append(word)
+            continue
+        taken = [value] if equals else []
+        while not equals and words and not words[0].startswith("--"):
+            taken.append(words.pop(0))
+            if name not in SCALAR_LISTS:
+                break
+        if not taken:
+            raise ValueError(f"The option --{name} has no value: expected --{name} VALUE.")
+        if name in runs:
+            run_words += [f"--{name}", *taken]
+            if name == "ckpt_interval_steps":  # in the place of the file's minutes
+                run_words.append("--ckpt_interval_minutes=0")
+        else:
+            texts[name] = taken[0]
+    if len(files) != 1 and "--help" not in run_words:
+        raise ValueError(
+            f"Expected one hyperparameters file, then options; found {files or 'none'}. A value "
+            "with a space needs quotes."
+        )
+    return (files or ["hparams.yaml"])[0], run_words, texts
+
+
+def read_value(name, text):
+    """Return the value of an option.
+
+    Raises
+    ------
+    ValueError
+        Where the value has a `<...>`, which HyperPyYAML takes for a reference.
+
+    Example
+    -------
+    >>> [read_value("lr", text) for text in ("0.1", "null", "[1, 2]", "x: y", "a # b")]
+    [0.1, None, [1, 2], 'x: y', 'a # b']
+    >>> read_value("output_folder", "20240601"), read_value("seed", "20240601")
+    ('20240601', 20240601)
+    """
+    if REFERENCE.search(text):
+        raise ValueError(
+            f"--{name} is {text!r}: a value cannot hold <...>, which HyperPyYAML takes for a "
+            "reference. Rename what it names."
+        )
+    listed, quoted = text[:1] == "[", text[:1] in ("'", '"')
+    value = text
+    if listed or quoted or PLAIN.fullmatch(text):
+        try:
+            value = ruamel.yaml.YAML(typ="safe").load(text)
+        except YAMLError:
+            value = text
+    kinds = (list,) if listed else (str,) if quoted else (bool, int, float, type(None))
+    value = value if isinstance(value, kinds) else text
+    return read_path(value, text) if PATHS.search(name) else value
+
+
+def read_path(value, text):
+    """Return a path, or a list of them, with the home in the place of `~`.
+
+    Example
+    -------
+    >>> read_path(2024, "2024"), read_path(["a", 1], "[a, 1]"), read_path(None, "null")
+    ('2024', ['a', '1'], None)
+    """
+    if isinstance(value, list):
+        return [read_path(part, str(part)) for part in value]
+    return value if value is None else os.path.expanduser(value if isinstance(value, str) else text)
