@@ -116,5 +116,6 @@ def _row_range(x):
 
 
 def unwrap(module):
-    """Return the module inside DistributedDataParallel, or the module itself."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
+    """Return the module inside DistributedDataParallel and torch.compile, or the module itself."""
+    module = module.module if isinstance(module, DistributedDataParallel) else module
+    return getattr(module, "_orig_mod", module)

@@ -50,7 +50,7 @@ def build(stage, output):
     pretrain = os.path.join(
         os.path.dirname(__file__), "..", "..", "recipes", "LibriSpeech", "pretrain"
     )
-    overrides = {"data_folder": "none", "output_folder": output}
+    overrides = {"data_folder": "none", "output_folder": str(output)}
     stage, _, critic_kind = stage.partition(" ")
     overrides |= {} if stage == "utterance" else {"num_targets": UNITS}
     overrides |= {"critic_kind": critic_kind} if critic_kind else {}

@@ -336,6 +336,64 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert same(brain.modules["utterance_encoder"], before)
 
 
+def steps_of(brain, batches, factor):
+    """Return the gradients' norms at each step of an epoch of several batches."""
+    brain.grad_accumulation_factor, norms = factor, []
+
+    def step():
+        whole = torch.cat(
+            [p.grad.flatten() for p in brain.modules.parameters() if p.grad is not None]
+        )
+        norms.append(whole.norm().item())
+        brain.zero_grad()
+        brain.optimizer_step += 1
+
+    brain.optimizers_step = step
+    for brain.step, batch in enumerate(batches, 1):
+        brain.fit_batch(batch)
+    return norms
+
+
+@pytest.mark.parametrize(("factor", "count"), [(1, 5), (2, 3), (5, 1), (9, 1)])
+def test_what_is_left_at_the_end_of_an_epoch_is_a_step(factor, count, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps.LengthSortedBatches, "__len__", lambda own: 5)
+    brain, batch = make_brain("utterance", tmp_path)
+    brain.on_fit_batch_start = lambda *_: torch.manual_seed(0)  # the same draws in each batch
+    norms = steps_of(brain, [batch] * 5, factor)
+    assert len(norms) == count and brain.optimizer_step == count
+    share = norms[0] / min(factor, 5)  # of a batch
+    left = 5 % factor or factor
+    assert norms[-1] == pytest.approx(share * min(left, 5), rel=1e-4)
+
+
+def test_a_checkpoint_within_an_epoch_is_saved_after_a_step(tmp_path):
+    brain, _ = make_brain("utterance", tmp_path)
+    brain.ckpt_interval_steps, brain.grad_accumulation_factor = 2, 3
+    due = []
+    for brain.step in range(1, 10):
+        due.append(brain._should_save_intra_epoch_ckpt(0.0, brain.step))
+    assert due == [False, False, True] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_batch_seconds", 2.0), ("ranks", 2), ("seed", 5), ("seconds", [1.0])]
+)
+def test_within_an_epoch_other_batches_are_refused(name, value, tmp_path):
+    brain, _ = make_brain("utterance", tmp_path)
+    brain._save_intra_epoch_ckpt()
+    brain.check_batches()
+    before = getattr(brain.train_sampler, name)
+    setattr(brain.train_sampler, name, value)
+    with pytest.raises(ValueError, match="within an epoch whose .* the batches are others"):
+        brain.check_batches()
+    setattr(brain.train_sampler, name, before)
+    brain.grad_accumulation_factor = 4
+    with pytest.raises(ValueError, match="whose grad_accumulation_factor is 1; now it is 4"):
+        brain.check_batches()
+    brain.save_epoch({"epoch": 1, "architecture": brain.architecture()})
+    brain.check_batches()  # between epochs all of that may change
+
+
 def test_a_collapsed_representation_stops_the_run(tmp_path):
     brain, _ = make_brain("frame", tmp_path)
     brain.check_collapse({"frame_deviation": 0.5})

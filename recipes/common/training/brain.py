@@ -46,8 +46,9 @@ class ResumableBrain(sb.Brain):
         self.train_sampler = loaders["train"].batch_sampler
 
     def on_fit_start(self):
-        """Refuse a checkpoint of another architecture, then recover the latest."""
+        """Refuse a checkpoint that this run cannot go on from, then recover the latest."""
         self.check_architecture()
+        self.check_batches()
         super().on_fit_start()
 
     def check_architecture(self):
@@ -65,6 +66,29 @@ class ResumableBrain(sb.Brain):
                         f"{there} there and {value} here. Use another output_folder, or the "
                         "settings that it was trained with."
                     )
+
+    def check_batches(self):
+        """Raise ValueError where the latest checkpoint is of within an epoch of other batches."""
+        latest = self.checkpointer.find_checkpoint()
+        found = {} if latest is None else latest.meta.get("batches", {})
+        for key, value in self.batches().items():
+            if found.get(key, value) != value:
+                raise ValueError(
+                    f"{latest.path} was saved within an epoch whose {key} is {found[key]}; now it "
+                    f"is {value}, and the batches are others. End the epoch as it was begun, or "
+                    "use another output_folder."
+                )
+
+    def batches(self):
+        """Return what the order of the batches depends on, and which of them make up a step."""
+        sampler = self.train_sampler
+        return {
+            "number of utterances": len(sampler.seconds),
+            "max_batch_seconds": sampler.max_batch_seconds,
+            "seed": sampler.seed,
+            "number of processes": sampler.ranks,
+            "grad_accumulation_factor": self.grad_accumulation_factor,
+        }
 
     def architecture(self):
         """Return the configuration of each encoder, by its key in `modules`."""
@@ -131,8 +155,18 @@ class ResumableBrain(sb.Brain):
         torch.manual_seed(seed)
         self.set_learning_rate(self.optimizer, self.hparams.lr)
 
+    def ends_epoch(self):
+        """Return whether this batch is the last of the epoch."""
+        return self.step == len(self.train_sampler)
+
+    def no_sync(self, use=True):
+        """Have the ranks add up their gradients wherever a step follows."""
+        return super().no_sync(use and not self.ends_epoch())
+
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Add the batch to the meters."""
+        """Add the batch to the meters; at the end of an epoch take a step with what is left."""
+        if self.ends_epoch() and not should_step:
+            self.optimizers_step()
         with torch.no_grad(), self.training_ctx:
             self.measure(outputs, batch)
             self.audio.add("seconds", self.audio_seconds(batch), 1)
@@ -210,9 +244,15 @@ class ResumableBrain(sb.Brain):
         record_epoch(history, epoch, {"train": self.train_figures, "valid": self.valid_figures})
         draw_curves(history, history.with_name("curves.png"))
 
+    def _should_save_intra_epoch_ckpt(self, *since):
+        """Save after a step alone: gradients that are being added up are in no checkpoint."""
+        after_step = self.step % self.grad_accumulation_factor == 0
+        return super()._should_save_intra_epoch_ckpt(*since) and after_step
+
     def _save_intra_epoch_ckpt(self):
+        marks = {"batches": self.batches(), "brain_intra_epoch_ckpt": True}
         self.checkpointer.save_and_keep_only(
-            meta={"architecture": self.architecture(), "brain_intra_epoch_ckpt": True},
+            meta={"architecture": self.architecture(), **marks},
             end_of_epoch=False,
             num_to_keep=1,
             ckpt_predicate=lambda checkpoint: "brain_intra_epoch_ckpt" in checkpoint.meta,

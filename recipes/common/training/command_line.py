@@ -106,10 +106,10 @@ def split_words(arguments):
             raise ValueError(f"The option --{name} has no value: expected --{name} VALUE.")
         if name in runs:
             run_words += [f"--{name}", *taken]
-            if name == "ckpt_interval_steps":  # in the place of the file's minutes
-                run_words.append("--ckpt_interval_minutes=0")
         else:
             texts[name] = taken[0]
+    if "--ckpt_interval_steps" in run_words and "--ckpt_interval_minutes" not in run_words:
+        run_words.append("--ckpt_interval_minutes=0")  # in the place of the file's
     if len(files) != 1 and "--help" not in run_words:
         raise ValueError(
             f"Expected one hyperparameters file, then options; found {files or 'none'}. A value "
