@@ -6,6 +6,7 @@ checked before (`check_audio`). A file is refused by the first if and only if it
 
 import math
 import os
+import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,13 @@ MP3_FRAME = 1152  # samples
 # What soundfile raises: a TypeError of formats without header, a UnicodeError of a path.
 UNREADABLE = (soundfile.SoundFileError, TypeError, UnicodeError, MemoryError)
 UNKNOWN_BYTES = 0x7FFFF000  # what a WAV header that was written to a pipe says, or more
+OGG_PAGE = 65307  # bytes, at most
+# Of libsndfile's log: what a header announces beside what is there, and what it says of it.
+ANNOUNCED = re.compile(r"^ *([\w ]*?) *:? *(\d+) \(?should be (\d+)", re.M)
+FRAMES = re.compile(r"(?:Frames +|Cols) : (\d+)")
+CUT = re.compile(
+    r"[Ff]ile seems to be truncated|Seems to be a truncated file|Junk after the last page"
+)
 
 
 class AudioError(ValueError):
@@ -73,7 +81,8 @@ def read_speech(path):
     """
     with soundfile.SoundFile(path) as file:
         rate = file.samplerate
-        audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
+        # The number of frames is for formats without random access, such as GSM 6.10.
+        audio = file.read(file.frames, dtype="float32", always_2d=True).mean(axis=1)
     if rate != SAMPLE_RATE:
         from scipy.signal import resample_poly  # takes longer to import than most files to read
 
@@ -204,7 +213,7 @@ def _warn_of_half_a_spectrum(path, rate):
 
 def _mono_blocks(file, path):
     """Yield blocks of the mean of the channels, at the file's rate; an AudioError if unusable."""
-    if _riff_is_cut(path):
+    if _is_cut(file, path):
         raise AudioError(path, "is cut short: its header announces more samples than it holds.")
     rate, samples, lowest, highest = file.samplerate, 0, math.inf, -math.inf
     while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
@@ -234,18 +243,37 @@ def _mono_blocks(file, path):
         )
 
 
-def _riff_is_cut(path):
-    """Tell whether a WAV file is shorter than its header says: libsndfile reads what there is."""
+def _is_cut(file, path):
+    """Tell whether a file holds less than it announces: libsndfile gives what there is, and a log.
+
+    Of PVF, PAF, IRCAM and XI files it knows no length that they announce.
+    """
+    log = file.extra_info
+    for name, announced, there in ANNOUNCED.findall(log):
+        if name not in ("RIFF", "FORM") and int(there) < int(announced) < UNKNOWN_BYTES:
+            return True  # the whole's size counts where the data's own is not told
+    frames = [int(count) for count in FRAMES.findall(log)]
+    if file.format == "NIST":
+        frames.append(_nist_frames(path))
+    return max(frames, default=0) > file.frames or bool(CUT.search(log)) or _lacks_end(file, path)
+
+
+def _nist_frames(path):
+    """Return how many samples the header of a NIST SPHERE file announces, 0 where it does not."""
     with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return False
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            size = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                return size < UNKNOWN_BYTES and os.path.getsize(path) < file.tell() + size
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return False
+        found = re.search(rb"sample_count -i (\d+)", file.read(1024))
+    return int(found[1]) if found else 0
+
+
+def _lacks_end(file, path):
+    """Tell whether an Ogg file lacks the page that is marked as its last."""
+    if file.format != "OGG":
+        return False
+    with open(path, "rb") as stream:
+        stream.seek(max(0, os.path.getsize(path) - OGG_PAGE))
+        tail = stream.read()
+    flags = tail.rfind(b"OggS") + 5
+    return not (flags < len(tail) and tail[flags] & 4)
 
 
 def resample_blocks(blocks, rate):

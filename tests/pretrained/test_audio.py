@@ -387,6 +387,53 @@ def test_the_check_and_inference_agree_on_cut_containers(suffix, share, tmp_path
     assert share < 1 or problem is None
 
 
+KINDS_WRITTEN = [
+    (kind, subtype)
+    for kind in soundfile.available_formats()
+    for subtype in soundfile.available_subtypes(kind)
+    if kind not in ("RAW", "SD2") and soundfile.check_format(kind, subtype)
+]
+ANNOUNCE_NOTHING = {"PAF", "PVF", "IRCAM", "XI"}  # a file that ends early is like one that is short
+NARROW = {"G721_32", "G723_24", "G723_40", "GSM610", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32"}
+
+
+@pytest.mark.parametrize(("kind", "subtype"), KINDS_WRITTEN)
+def test_a_file_of_each_kind_is_whole_or_found_to_be_cut_at_ten_places(kind, subtype, tmp_path):
+    rate = 8000 if subtype in NARROW or kind == "WVE" else 44100 if kind == "XI" else RATE
+    path = tmp_path / f"whole.{kind.lower()}"
+    try:
+        soundfile.write(path, NOISE[: 3 * rate], rate, format=kind, subtype=subtype)
+        with soundfile.SoundFile(path) as file:
+            file.read(100)
+    except soundfile.SoundFileError as error:
+        pytest.skip(f"libsndfile cannot write and read it: {error}")
+    duration, problem = check_audio(path, any_rate=True)
+    assert problem is None and duration == pytest.approx(3, abs=0.1)
+    assert len(read_speech(path)) == round(duration * RATE)
+    content, cut = path.read_bytes(), path.with_stem("cut")
+    # The length of an MP3 file is known to two of its frames, 0.14 s.
+    for share in (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.94, 0.94 if kind == "MP3" else 0.99):
+        cut.write_bytes(content[: int(share * len(content))])
+        duration, problem = check_audio(cut, any_rate=True)
+        assert problem is not None or kind in ANNOUNCE_NOTHING, share
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_big_endian_and_damaged_ogg_files_are_found_to_be_cut(share, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, NOISE[: 3 * RATE], RATE, endian="BIG")
+    assert path.read_bytes()[:4] == b"RIFX" and check_audio(path)[1] is None
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert check_audio(path)[1] is not None
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, NOISE[: 9 * RATE], RATE)
+    content = path.read_bytes()
+    pages = [place for place in range(len(content)) if content[place : place + 4] == b"OggS"]
+    path.write_bytes(content[: pages[max(3, int(share * len(pages)))]])  # between two pages
+    assert "cut short" in check_audio(path)[1]
+
+
 def test_an_audio_error_passes_between_processes():
     error = pickle.loads(pickle.dumps(AudioError("a.wav", "is silent")))
     assert str(error) == "a.wav is silent" and error.problem == "is silent"
