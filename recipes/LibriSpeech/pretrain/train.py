@@ -17,6 +17,8 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, save_hparams
 from recipes.common.training.run import (
+    check_epochs,
+    claim,
     finish,
     keep_freed_memory,
     leave_together,
@@ -44,6 +46,7 @@ def main(arguments):
     hparams_file, run_opts, overrides = read_command_line(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
+    check_epochs(hparams)
     keep_freed_memory()
 
     run_on_main(prepare, args=[hparams])
@@ -53,6 +56,7 @@ def main(arguments):
 
     stage = choose_stage(hparams["stage"])
     stage.initialise(hparams)
+    claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
     loaders = stage.make_loaders(hparams, datasets)

@@ -62,6 +62,7 @@ class Sweep:
         distributed.ddp_init_group(self.run_opts)
         self.hparams = load_hparams(self.file, self.overrides)
         check_rates(self.hparams["lrs"])
+        run.check_epochs(self.hparams)
         run.keep_freed_memory()
         self.upstream = load_upstream(self.hparams).to(
             self.run_opts["device"] or distributed.infer_device()
@@ -113,6 +114,7 @@ class Sweep:
         """
         steps = len(loaders["train"]) * self.hparams["number_of_epochs"]
         warn_of_rest(self.hparams, steps // self.run_opts["grad_accumulation_factor"])
+        run.claim(self.hparams["output_folder"])
         sb.create_experiment_directory(self.hparams["output_folder"])
         save_hparams(self.file, self.overrides, self.hparams["output_folder"])
         brain, self.tried = try_rates(partial(self.train, loaders, labels), self.hparams["lrs"])

@@ -24,7 +24,7 @@ from recipes.common.report.speech import gather
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
 from recipes.common.training.record import write_metrics
-from recipes.common.training.run import keep_freed_memory, manifest_paths, prepare
+from recipes.common.training.run import claim, keep_freed_memory, manifest_paths, prepare
 
 TITLE = "Does it disentangle?"
 
@@ -51,6 +51,7 @@ def run(arguments):
     hparams = {**hparams, "valid_splits": [], "test_splits": hparams["read_splits"]}
     prepare(hparams)
     speech = gather(hparams)
+    claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
     measured = {system.name: measure_once(system, speech, hparams) for system in systems}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from speechbrain.utils.distributed import is_distributed_initialized, main_process_only
 from torch import nn
 
@@ -22,6 +23,8 @@ from recipes.common.training.record import write_metrics
 SPLITS = ("train", "valid", "test")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KERNELS = "64"
+LOCK_SECONDS = 10  # in which the workers of a killed run let go of its folder
+_locks = {}  # by folder, held until this process ends
 
 
 def keep_freed_memory():
@@ -51,6 +54,40 @@ def leave_together():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+@main_process_only
+def claim(folder):
+    """Make an output folder and keep other runs out of it until this process ends.
+
+    Raises
+    ------
+    ValueError
+        Where another run is at work in the folder.
+
+    Example
+    -------
+    >>> claim(getfixture("tmp_path") / "run")
+    """
+    folder = Path(folder).resolve()
+    if folder in _locks:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "run.lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise ValueError(
+            f"Another run is at work in {folder}: wait for its end, or use another output_folder."
+        ) from error
+    _locks[folder] = lock
+
+
+def check_epochs(hparams):
+    """Raise ValueError unless `number_of_epochs` is a whole number above 0."""
+    epochs = hparams["number_of_epochs"]
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"number_of_epochs is {epochs!r}: expected a whole number from 1 on.")
 
 
 def prepare(hparams):
