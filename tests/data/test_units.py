@@ -1,9 +1,11 @@
 """Units: what they are fitted on, and which arrays are refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
@@ -107,8 +109,8 @@ def test_a_hidden_layer_can_be_clustered(datasets, tmp_path):
 
 
 ROWS = [
-    {"id": "a", "wav": "a.wav", "duration": 1.0},
-    {"id": "b", "wav": "b.wav", "duration": 2.0},
+    {"id": "a", "wav": Path(__file__), "duration": 1.0},
+    {"id": "b", "wav": Path(__file__), "duration": 2.0},
 ]
 
 
@@ -145,13 +147,13 @@ def test_units_of_another_rate_are_refused(tmp_path):
 
 def test_units_of_another_length_are_refused_by_file_and_both_lengths(tmp_path):
     rows = [ROWS[0], {**ROWS[1], "duration": 2.5}]
-    with pytest.raises(ValueError, match=r"b\.wav is 2\.5 s long, 124 frames.*99 units"):
+    with pytest.raises(ValueError, match=r"test_units.py is 2\.5 s long, 124 frames.*99 units"):
         UnitArray(write(tmp_path), rows, 7)
 
 
 def test_units_of_another_corpus_are_refused(tmp_path):
-    rows = [*ROWS, {"id": "c", "wav": "c.wav", "duration": 1.0}]
-    with pytest.raises(ValueError, match=r"no units for c \(c\.wav\)"):
+    rows = [*ROWS, {"id": "c", "wav": Path(__file__), "duration": 1.0}]
+    with pytest.raises(ValueError, match=r"no units for c \(.*test_units.py\)"):
         UnitArray(write(tmp_path), rows, 7)
 
 
@@ -186,3 +188,50 @@ def test_an_unfinished_array_is_refused_and_then_completed(tmp_path):
     write_units(tmp_path, ROWS, rest, {"num_units": 7})
     assert asked == [{"a"}]
     assert UnitArray(tmp_path, ROWS, 7)["a"].tolist() == (np.arange(49) % 7).tolist()
+
+
+def replaced(path, seed):
+    """Put other audio of the same length in the place of a file's."""
+    samples = soundfile.info(path).frames
+    noise = np.random.default_rng(seed).normal(0, 0.1, samples)
+    soundfile.write(path, noise, 16000)
+    return path
+
+
+def test_audio_that_was_replaced_is_told_from_that_of_the_units(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(16000, 0.1), 16000)
+    rows = [{"id": "a", "wav": path, "duration": 1.0}]
+    (tmp_path / "units").mkdir()
+    write_units(tmp_path / "units", rows, lambda done: [("a", np.arange(49))], {"num_units": 50})
+    UnitArray(tmp_path / "units", rows, 50)
+    replaced(path, seed=1)
+    with pytest.raises(ValueError, match="a.wav was changed after its units were made.*Remove"):
+        UnitArray(tmp_path / "units", rows, 50)
+
+
+@pytest.mark.parametrize("change", ["audio", "settings"])
+def test_what_an_interrupted_run_left_is_of_use_for_the_same_alone(change, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(16000, 0.1), 16000)
+    rows = [{"id": "a", "wav": path, "duration": 1.0}, {"id": "b", "wav": path, "duration": 1.0}]
+    asked = []
+
+    def label(done):
+        asked.append(done - {""})
+        yield "a", np.arange(49)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        yield "b", np.arange(49)
+
+    (tmp_path / "units").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        write_units(tmp_path / "units", rows, label, {"num_units": 50})
+    units = 50
+    if change == "audio":
+        replaced(path, seed=1)
+    else:
+        units = 60
+    write_units(tmp_path / "units", rows, label, {"num_units": units})
+    assert asked == [set(), set()]
+    assert UnitArray(tmp_path / "units", rows, units)["b"].tolist() == list(range(49))

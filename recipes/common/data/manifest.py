@@ -104,6 +104,20 @@ def replace_text(path, text):
     os.replace(partial, path)
 
 
+def stamp(path):
+    """Return the size and the time of a file, by which audio that was replaced is known.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> _ = path.write_bytes(b"RIFF")
+    >>> stamp(path)[0]
+    4
+    """
+    state = Path(path).stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
 def read_manifest(path):
     """Read and check a manifest.
 

@@ -1,7 +1,7 @@
 """Pseudo-phoneme units of a corpus: fitted on its training split, written once, checked when read.
 
 All units of a corpus lie in one int16 array, `units.npy`; `units.json` says where each utterance
-begins, at which rate, and what made them.
+begins, at which rate, and what made them: the settings, and the size and the time of each file.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from speechbrain.utils.logger import get_logger
@@ -22,7 +23,7 @@ from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 from pretrained.audio import read_speech
 from recipes.common.data.crops import collate
-from recipes.common.data.manifest import replace_text
+from recipes.common.data.manifest import replace_text, stamp
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import derive_rng, derive_seed
 
@@ -54,7 +55,8 @@ class UnitArray:
     Example
     -------
     >>> folder = getfixture("tmp_path")
-    >>> rows = [{"id": "a", "wav": "a.wav", "duration": 1.0}]
+    >>> _ = (folder / "a.wav").write_bytes(b"")
+    >>> rows = [{"id": "a", "wav": folder / "a.wav", "duration": 1.0}]
     >>> write_units(folder, rows, lambda done: [("a", np.arange(49))], {"num_units": 50})
     >>> UnitArray(folder, rows, num_units=50)["a"].shape
     (49,)
@@ -72,7 +74,7 @@ class UnitArray:
 
     def __getitem__(self, utterance):
         """Return an utterance's units: int16, shape (frames,)."""
-        start, length = self.index[utterance]
+        start, length, *_ = self.index[utterance]
         return self.units[start : start + length]
 
     def __getstate__(self):
@@ -86,7 +88,7 @@ class UnitArray:
 
     def _open_array(self):
         path = self.folder / "units.npy"
-        needed = max((start + length for start, length in self.index.values()), default=0)
+        needed = max((start + length for start, length, *_ in self.index.values()), default=0)
         try:
             units = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
@@ -119,6 +121,11 @@ class UnitArray:
                     f"at {FRAME_RATE} Hz, but has {found} units at {self.description['rate']} Hz. "
                     f"{_again(self.folder)}"
                 )
+            if self.index[row["id"]][2:] != stamp(row["wav"]):
+                raise ValueError(
+                    f"{self.folder}: {row['wav']} was changed after its units were made, or copied "
+                    f"without its time. {_again(self.folder)}"
+                )
         largest = int(self.units.max()) if len(self.units) else 0
         if largest >= num_units or self.description["num_units"] != num_units:
             raise ValueError(
@@ -133,6 +140,10 @@ def _again(folder):
 
 def _row_frames(row):
     return num_frames(round(row["duration"] * SAMPLE_RATE))
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _read_description(folder):
@@ -164,18 +175,21 @@ def write_units(folder, rows, label, description):
     """
     index, total = {}, 0
     for row in rows:
-        index[row["id"]] = [total, _row_frames(row)]
+        index[row["id"]] = [total, _row_frames(row), *stamp(row["wav"])]
         total += _row_frames(row)
     partial, progress = folder / "units.partial.npy", folder / "units.progress"
-    done = set(progress.read_text(encoding="utf-8").split("\n")) if progress.exists() else set()
-    if not (done and partial.exists()):
+    made_of = _digest([description, index])
+    text = progress.read_text(encoding="utf-8") if progress.exists() else ""
+    first, *done = text.split("\n")
+    done = set(done)
+    if first != made_of or not partial.exists():
         np.lib.format.open_memmap(partial, "w+", np.int16, (total,)).flush()
         done = set()
-        progress.write_text("", encoding="utf-8")
+        progress.write_text(f"{made_of}\n", encoding="utf-8")
     units = np.lib.format.open_memmap(partial, "r+")
     with open(progress, "a", encoding="utf-8") as finished:
         for utterance, found in label(done):
-            start, length = index[utterance]
+            start, length, *_ = index[utterance]
             if len(found) != length:
                 raise ValueError(
                     f"{utterance}: {len(found)} units for {length} frames at {FRAME_RATE} Hz."
@@ -367,7 +381,8 @@ def make_units(folder, datasets, hparams, teacher=None):
         for split, data in datasets.items()
     }
     rows = {split: manifest_rows(data) for split, data in datasets.items()}
-    quantizer = _quantizer(folder, streams["train"], rows["train"], hparams)
+    made_of = _digest([description, [(row["id"], *stamp(row["wav"])) for row in rows["train"]]])
+    quantizer = _quantizer(folder, streams["train"], rows["train"], hparams, made_of)
 
     def label(done):
         for split, stream in streams.items():
@@ -392,7 +407,7 @@ def manifest_rows(dataset):
         return list(dataset)
 
 
-def _quantizer(folder, stream, rows, hparams):
+def _quantizer(folder, stream, rows, hparams, made_of):
     path = folder / "quantizer.safetensors"
     if hparams["quantizer"] == "random_projection":
         return RandomProjectionQuantizer(
@@ -400,16 +415,22 @@ def _quantizer(folder, stream, rows, hparams):
             hparams["num_targets"],
             seed=derive_seed(hparams["seed"], "quantizer"),
         )
-    if not path.exists():
+    if not path.exists() or _made_of(path) != made_of:
         centres = fit_kmeans(
             lambda: (features.numpy() for _, features in stream(_sample(rows, hparams), "k-means")),
             hparams["num_targets"],
             derive_seed(hparams["seed"], "k-means"),
             hparams["kmeans_passes"],
         )
-        save_file({"centres": centres}, f"{path}.partial")
+        save_file({"centres": centres}, f"{path}.partial", {"made_of": made_of})
         os.replace(f"{path}.partial", path)
     return KMeansQuantizer(load_file(path)["centres"])
+
+
+def _made_of(path):
+    """Return what the centres of an interrupted run were made of, as it is written beside them."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("made_of")
 
 
 def _sample(rows, hparams):

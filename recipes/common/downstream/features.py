@@ -22,6 +22,7 @@ from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
 from pretrained.audio import read_speech
 from pretrained.exported import load_model
+from recipes.common.data.manifest import stamp
 from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.baselines import fbank_states, fresh
 
@@ -250,9 +251,8 @@ def open_cache(hparams, upstream, datasets):
     for dataset in datasets.values():
         with dataset.output_keys_as(["id", "wav", "duration"]):
             rows.update((row["id"], dict(row)) for row in dataset)
-    data = hashlib.sha256(
-        repr(sorted((k, *map(str, v.values())) for k, v in rows.items())).encode()
-    )
+    made_of = sorted((*map(str, row.values()), stamp(row["wav"])) for row in rows.values())
+    data = hashlib.sha256(repr(made_of).encode())
     folder = (
         Path(hparams["output_folder"])
         / hparams["cache_folder"]
