@@ -132,9 +132,9 @@ def test_the_information_is_added_to_the_loss(stage, tmp_path):
     for _ in range(20):
         brain.on_fit_batch_end(batch, outputs, loss, True)
     brain.modules.eval()
-    brain.beta = 0.0
+    brain.hparams.beta = 0.0
     without = forward(brain, batch)[1]
-    brain.beta = 0.3
+    brain.hparams.beta = 0.3
     outputs, with_it = forward(brain, batch)
     critics = brain.information(*outputs.pairs)
     closed = brain.frame_information(outputs.frames, batch.units.data >= 0)
