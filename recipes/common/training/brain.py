@@ -228,6 +228,10 @@ class PretrainingBrain(ResumableBrain):
 
     finalised = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.checkpointer.add_recoverables(dict(self.modules.items()))
+
     def finalise(self):
         """Recover the end of training and take the last step: once, logged and checkpointed.
 
