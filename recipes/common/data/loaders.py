@@ -56,8 +56,8 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
     torch.utils.data.DataLoader
     """
     training = clock is not None
-    with dataset.output_keys_as(["duration"]):
-        seconds = [min(row["duration"], hparams["max_seconds"]) for row in dataset]
+    durations = [dataset.data[name]["duration"] for name in dataset.data_ids]
+    seconds = [min(duration, hparams["max_seconds"]) for duration in durations]
     sampler = LengthSortedBatches(
         seconds,
         hparams["max_batch_seconds"],
@@ -157,10 +157,9 @@ def plain_loader(dataset, hparams):
         Of batches with `id` and `sig`.
     """
     rng = derive_rng(hparams["seed"], "plain")
-    places = rng.permutation(len(dataset))[:PLAIN_UTTERANCES].tolist()
+    names = rng.permutation(dataset.data_ids)[:PLAIN_UTTERANCES].tolist()
     longest = round(hparams["max_seconds"] * SAMPLE_RATE)
-    with dataset.output_keys_as(["wav", "duration"]):
-        plain = DynamicItemDataset({dataset.data_ids[place]: dataset[place] for place in places})
+    plain = DynamicItemDataset({name: dataset.data[name] for name in names})
     plain.add_dynamic_item(partial(read_start, longest=longest), takes="wav", provides="sig")
     plain.set_output_keys(["id", "sig"])
     return make_loader(plain, hparams)

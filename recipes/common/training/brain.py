@@ -55,11 +55,11 @@ class ResumableBrain(sb.Brain):
         latest = self.checkpointer.find_checkpoint()
         if latest is None:
             return
-        found, expected = latest.meta.get("architecture"), self.architecture()
-        for name, config in expected.items():
+        found = latest.meta.get("architecture", {})
+        for name, config in self.architecture().items():
             for key, value in config.items():
-                if found is None or found.get(name, {}).get(key) != value:
-                    there = None if found is None else found.get(name, {}).get(key)
+                there = found.get(name, {}).get(key)
+                if there != value:
                     raise ValueError(
                         f"{latest.path} is a checkpoint of another architecture: {name}.{key} is "
                         f"{there} there and {value} here. Use another output_folder, or the "
@@ -197,18 +197,16 @@ class ResumableBrain(sb.Brain):
     @main_process_only
     def log_epoch(self, epoch):
         """Add an epoch to the train log, to the history and, where asked, to TensorBoard."""
-        rate = self.optimizer.param_groups[0]["lr"]
-        stats = {"epoch": epoch, "lr": rate}
-        self.hparams.train_logger.log_stats(stats, self.train_figures, self.valid_figures)
+        output = Path(self.hparams.output_folder)
+        stats = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        figures = self.train_figures, self.valid_figures
+        self.hparams.train_logger.log_stats(stats, *figures)
         if self.hparams.tensorboard:
-            logger = sb.utils.train_logger.TensorboardLogger(
-                str(Path(self.hparams.output_folder) / "tensorboard")
-            )
-            logger.log_stats(stats, self.train_figures, self.valid_figures)
+            logger = sb.utils.train_logger.TensorboardLogger(str(output / "tensorboard"))
+            logger.log_stats(stats, *figures)
             logger.writer.close()
-        history = Path(self.hparams.output_folder) / "history.jsonl"
-        record_epoch(history, epoch, {"train": self.train_figures, "valid": self.valid_figures})
-        draw_curves(history, history.with_name("curves.png"))
+        rows = record_epoch(output / "history.jsonl", epoch, *figures)
+        draw_curves(rows, output / "curves.png")
 
     def _save_intra_epoch_ckpt(self):
         self.checkpointer.save_and_keep_only(
