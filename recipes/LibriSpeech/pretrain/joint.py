@@ -16,7 +16,7 @@ form: see `FrameEncoder.erase`.
 
 import copy
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ class JointOutputs:
     embeddings: torch.Tensor
     projections: torch.Tensor
     pairs: tuple = ()
-    parts: dict = field(default_factory=dict)
+    parts: dict | None = None
 
 
 class JointBrain(PretrainingBrain):
@@ -118,9 +118,8 @@ class JointBrain(PretrainingBrain):
             if list(critic.parameters())  # else it is fitted in closed form
         }
         self.optimizers_dict = {"encoders": self.optimizer}
-        self.checkpointer.add_recoverable("optimizer", self.optimizer)
-        for name, optimizer in self.critic_optimizers.items():
-            self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
+        own = {f"{name}_optimizer": optimizer for name, optimizer in self.critic_optimizers.items()}
+        self.checkpointer.add_recoverables({"optimizer": self.optimizer, **own})
 
     @property
     def beta(self):
@@ -143,18 +142,15 @@ class JointBrain(PretrainingBrain):
         """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
         units, mask = batch.units.data, batch.mask.data.bool()
         everywhere = torch.ones_like(mask)
-        first, second = predictions.projections.chunk(2)
-        predictions.pairs = self.draw_pairs(
-            predictions.frames, predictions.embeddings, batch, "encoders"
-        )
-        parts = predictions.parts
-        parts["frame_loss"] = masked_prediction_loss(predictions.logits, units, mask)
-        parts["plain_frame_loss"] = masked_prediction_loss(
-            predictions.plain_logits, units, everywhere
-        )
-        parts["utterance_loss"] = nt_xent(first, second, self.hparams.temperature)
-        parts["club"] = self.information(*predictions.pairs)
-        parts["utterance_information"] = self.frame_information(predictions.frames, units >= 0)
+        frames, embeddings = predictions.frames, predictions.embeddings
+        predictions.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
+        predictions.parts = parts = {
+            "frame_loss": masked_prediction_loss(predictions.logits, units, mask),
+            "plain_frame_loss": masked_prediction_loss(predictions.plain_logits, units, everywhere),
+            "utterance_loss": nt_xent(*predictions.projections.chunk(2), self.hparams.temperature),
+            "club": self.information(*predictions.pairs),
+            "utterance_information": self.frame_information(frames, units >= 0),
+        }
         loss = parts["frame_loss"] + self.hparams.plain_weight * parts["plain_frame_loss"]
         loss = loss + self.hparams.alpha * parts["utterance_loss"]
         if not self.beta:

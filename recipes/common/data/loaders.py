@@ -157,9 +157,10 @@ def plain_loader(dataset, hparams):
         Of batches with `id` and `sig`.
     """
     rng = derive_rng(hparams["seed"], "plain")
-    names = rng.permutation(dataset.data_ids)[:PLAIN_UTTERANCES].tolist()
+    places = rng.permutation(len(dataset))[:PLAIN_UTTERANCES].tolist()
     longest = round(hparams["max_seconds"] * SAMPLE_RATE)
-    plain = DynamicItemDataset({name: dataset.data[name] for name in names})
+    with dataset.output_keys_as(["wav", "duration"]):
+        plain = DynamicItemDataset({dataset.data_ids[place]: dataset[place] for place in places})
     plain.add_dynamic_item(partial(read_start, longest=longest), takes="wav", provides="sig")
     plain.set_output_keys(["id", "sig"])
     return make_loader(plain, hparams)

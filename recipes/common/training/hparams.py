@@ -132,8 +132,7 @@ def _merge(base, changes):
 
 
 def _tag(node):
-    tag = getattr(node, "tag", None)
-    return (tag.value or "") if tag is not None else ""
+    return getattr(getattr(node, "tag", None), "value", None) or ""
 
 
 def _dump(tree):
