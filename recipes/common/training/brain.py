@@ -71,7 +71,7 @@ class ResumableBrain(sb.Brain):
         encoders = {name: unwrap(module) for name, module in self.modules.items()}
         return {name: dict(e.config) for name, e in encoders.items() if hasattr(e, "config")}
 
-    def progress(self):
+    def share_done(self):
         """Return how much of the run is done, in [0, 1]; in validation all of the epoch is."""
         epochs = self.hparams.epoch_counter.limit
         done = self.hparams.epoch_counter.current
@@ -81,7 +81,7 @@ class ResumableBrain(sb.Brain):
 
     def set_learning_rate(self, optimizer, peak):
         """Set an optimizer to the schedule's rate at this step."""
-        progress, warmup = self.progress(), self.hparams.warmup
+        progress, warmup = self.progress, self.hparams.warmup
         scale = (progress + 1e-3) / warmup if progress < warmup else (1 - progress) / (1 - warmup)
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, scale)
@@ -122,6 +122,7 @@ class ResumableBrain(sb.Brain):
         self.meters, self.audio = self.make_meters(training), Meter(training)
         self.stage_began = time.monotonic()
         self.epoch = self.hparams.epoch_counter.current
+        self.progress = self.share_done()
         if training:
             self.train_sampler.start = self.step
 
@@ -129,6 +130,7 @@ class ResumableBrain(sb.Brain):
         """Seed dropout for this step and set the learning rate."""
         seed = derive_seed(self.hparams.seed, "step", self.epoch, self.step, rank())
         torch.manual_seed(seed)
+        self.progress = self.share_done()
         self.set_learning_rate(self.optimizer, self.hparams.lr)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
