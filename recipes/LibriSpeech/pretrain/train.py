@@ -14,15 +14,8 @@ import time
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
+from recipes.common.training import run
 from recipes.common.training.hparams import load_hparams, save_hparams
-from recipes.common.training.run import (
-    finish,
-    keep_freed_memory,
-    leave_together,
-    prepare,
-    quick_look,
-    split_datasets,
-)
 from recipes.LibriSpeech.pretrain.frame import FrameBrain
 from recipes.LibriSpeech.pretrain.joint import JointBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
@@ -43,12 +36,12 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    keep_freed_memory()
+    run.keep_freed_memory()
 
-    run_on_main(prepare, args=[hparams])
-    datasets = split_datasets(hparams)
+    run_on_main(run.prepare, args=[hparams])
+    datasets = run.split_datasets(hparams)
     if run_opts["debug"]:
-        hparams, datasets = quick_look(hparams, datasets)
+        hparams, datasets = run.quick_look(hparams, datasets)
 
     stage = choose_stage(hparams["stage"])
     stage.initialise(hparams)
@@ -67,8 +60,8 @@ def main(arguments):
     brain.fit(hparams["epoch_counter"], loaders["train"], loaders["valid"])
     brain.finalise()
     brain.evaluate(loaders["test"])
-    finish(brain, hparams, began)
-    leave_together()
+    run.finish(brain, hparams, began)
+    run.leave_together()
 
 
 if __name__ == "__main__":
