@@ -281,6 +281,7 @@ def _average(cells, errors, counts):
     phones = [(a[1], b[1]) for a, b, _ in cells]
     pairs, rows = np.unique(phones, axis=0, return_inverse=True)
     speakers, columns = np.unique([a[2] for a, _, _ in cells], return_inverse=True)
+    rows = rows.ravel()  # numpy 2.0 gives it two dimensions
     sums, sizes = np.zeros((2, len(pairs), len(speakers)))
     np.add.at(sums, (rows, columns), errors)
     np.add.at(sizes, (rows, columns), 1)

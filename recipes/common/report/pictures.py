@@ -11,9 +11,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
-from scipy.stats import norm
 
-from recipes.common.evaluation.drawing import COLOURS, PERCENT, RATES
+from recipes.common.evaluation.drawing import COLOURS, plot_det
 from recipes.common.report.wording import is_error, named, unit_of
 
 RULE, GRID, INK, SHADE = "#7b838d", "#e6e9ed", "#434b55", "#d6e6f2"
@@ -174,20 +173,13 @@ def det(axes, curves, looks):
     looks : dict
         The look of each model.
     """
-    ticks, texts = [percent / 100 for percent in PERCENT], [f"{percent:g}" for percent in PERCENT]
-    axes.set_xscale("function", functions=(norm.ppf, norm.cdf))
-    axes.set_yscale("function", functions=(norm.ppf, norm.cdf))
-    axes.plot(RATES, RATES, color=RULE, linewidth=0.8)
-    for curve in curves:
-        look = looks[curve["model"]]
-        rates = np.maximum([curve["false_acceptance"], curve["false_rejection"]], RATES[0])
-        axes.plot(*rates[:, rates.max(0) <= RATES[1]], **{**look, "marker": ""})
-        if curve.get("eer") is not None:
-            axes.plot(*[np.clip(curve["eer"], *RATES)] * 2, **look)
-    axes.set_xticks(ticks, texts)
-    axes.set_yticks(ticks, texts)
-    axes.set(xlim=RATES, ylim=RATES, xlabel="false acceptances, %", ylabel="misses, %")
-    axes.set_box_aspect(1)
+    plot_det(
+        axes,
+        [
+            (c["false_acceptance"], c["false_rejection"], c["eer"], looks[c["model"]])
+            for c in curves
+        ],
+    )
 
 
 @picture(400, 320)
