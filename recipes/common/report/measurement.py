@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +24,7 @@ from recipes.common.evaluation.probe_fitting import HIDDEN
 from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
 from recipes.common.report import measures
 from recipes.common.report.phone_errors import read_phone_errors
-from recipes.common.report.representations import encode, learn_layer_weights
+from recipes.common.report.representations import encode, learn_layer_weights, replace_arrays
 
 logger = get_logger(__name__)
 
@@ -104,9 +103,7 @@ def save_measures(folder, key, measurement, seconds):
         for place, evidence in enumerate(measurement.evidence)
         for name, value in evidence.items()
     }
-    with open(folder / "measures.npz.partial", "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(folder / "measures.npz.partial", folder / "measures.npz")
+    replace_arrays(folder / "measures.npz", np.savez_compressed, arrays)
     lists = {name: getattr(measurement, name) for name in ("figures", "maps", "det", "missing")}
     text = json.dumps({"key": key, "seconds": round(seconds, 1), **lists})
     replace_text(folder / "measures.json", text)

@@ -252,7 +252,7 @@ def tradeoff(axes, entries, looks):
         if parts[1].get("interval"):
             axes.vlines(x, *_scaled(parts[1]["interval"], units[1]), color=colour, linewidth=1.2)
         axes.plot(x, y, **looks[entry["model"]])
-        text, beta = entry["model"], entry.get("beta")
+        text, beta = entry["model"], entry["beta"]
         if beta is not None:
             text = f"\u03b2 {beta:g}"
             points.append((beta, x, y))
