@@ -240,17 +240,14 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed):
 
     Returns
     -------
-    ratio : float
-        EER of the system divided by the other's.
-    interval : list of float or None
-        Its 95 % percentile interval; None where the other's EER is 0 in many draws.
+    dict
+        `value`, EER of the system divided by the other's, None where that is 0, and `interval`, its
+        95 % percentile interval, None where the other's EER is 0 in many draws.
 
     Raises
     ------
     ValueError
         Where there is no target trial or no other, or a score is not finite.
-    ZeroDivisionError
-        Where the other's EER is 0.
 
     Example
     -------
@@ -258,13 +255,16 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed):
     >>> speakers = rng.integers(8, size=(400, 2))
     >>> labels = speakers[:, 0] == speakers[:, 1]
     >>> good, bad = labels + rng.normal(size=400), labels + 3 * rng.normal(size=400)
-    >>> ratio, (low, high) = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1)
-    >>> low < ratio < high < 1
+    >>> ratio = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1)
+    >>> ratio["interval"][0] < ratio["value"] < ratio["interval"][1] < 1
     True
     """
 
     def ratio(weights=None):
         return eer(scores, labels, weights) / eer(other_scores, labels, weights)
 
+    if eer(other_scores, labels) == 0:
+        return {"value": None, "interval": None}
     with np.errstate(divide="ignore", invalid="ignore"):
-        return ratio(), bootstrap_trials(ratio, labels, speakers, seed)
+        interval = bootstrap_trials(ratio, labels, speakers, seed)
+    return {"value": ratio(), "interval": interval}

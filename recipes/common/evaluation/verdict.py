@@ -49,11 +49,6 @@ class Rule(NamedTuple):
     sign: int
     plain: str
 
-    @property
-    def kept(self):
-        """Whether a figure is to be kept, instead of to be better."""
-        return self.part.endswith("kept")
-
     def fits(self, entry, last_layer):
         """Return whether an entry of report.json is judged by this rule."""
         place = last_layer if self.representation == LAST_LAYER else self.representation
@@ -243,7 +238,7 @@ def _orient(entry, joint, control):
 def _judge_one(rule, entry, figures):
     """Judge one difference; figures are those of the joint model and of the control, or None."""
     low, high = sorted(rule.sign * end for end in entry["interval"])  # above 0 is for the claim
-    if rule.kept:
+    if rule.part.endswith("kept"):
         holds = low >= -KEPT_MARGIN
         word = "kept" if holds else "worse" if high < 0 else "not shown to be kept"
     elif all(_within_chance(figure, rule.sign) for figure in figures):
@@ -298,18 +293,12 @@ def _conclude(trial, supports, by_beta):
         )
     mixed = any(not part.endswith("kept") for part in trial.held())
     start = "The result is mixed and does" if mixed else "The figures do"
-    clauses = [
-        f"{words}{_listed(claims, last)}"
-        for words, claims, last in (
-            ("", held, "and"),
-            ("it is not shown that ", failed, "or that"),
-            ("it was not judged whether ", unjudged, "or"),
-        )
-        if claims
-    ]
+    clauses = [_listed(held)]
+    clauses += [f"it is not shown that {_listed(failed, 'or that')}"] if failed else []
+    clauses += [f"it was not judged whether {_listed(unjudged, 'or')}"] if unjudged else []
     return (
         f"{start} not support that joint training disentangles: against the same training without "
-        f"the critic ({beta}), {'; '.join(clauses)}."
+        f"the critic ({beta}), {'; '.join(filter(None, clauses))}."
     )
 
 
@@ -326,7 +315,7 @@ def _quote(trial):
 
 def _listed(texts, last="and"):
     """Return texts as an enumeration."""
-    return f" {last} ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+    return f" {last} ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def _reasons(trial):

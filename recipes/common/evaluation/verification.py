@@ -241,7 +241,7 @@ def compare_systems(scored, trials, speaker_of, seed):
         "systems": figures,
         "eer_shuffled_labels": eer(own, shuffled),
         "ratio": {
-            name: _ratio(own, scored[name]["plain"], figures[name]["eer"], labels, speakers, seed)
+            name: bootstrap_eer_ratio(own, scored[name]["plain"], labels, speakers, seed)
             for name in others
         },
     }
@@ -270,10 +270,3 @@ def trial_figures(scores, labels, speakers, seed):
     rate, interval = bootstrap_eer(scores, labels, speakers, seed)
     costs = {f"min_dcf_{p}": min_dcf(scores, labels, p) for p in P_TARGETS}
     return {"eer": rate, "eer_interval": interval, **costs}
-
-
-def _ratio(scores, baseline, baseline_eer, labels, speakers, seed):
-    if baseline_eer == 0:
-        return {"value": None, "interval": None}
-    value, interval = bootstrap_eer_ratio(scores, baseline, labels, speakers, seed)
-    return {"value": value, "interval": interval}

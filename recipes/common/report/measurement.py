@@ -25,6 +25,7 @@ from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
 from recipes.common.report import measures
 from recipes.common.report.phone_errors import read_phone_errors
 from recipes.common.report.representations import encode, learn_layer_weights, replace_arrays
+from recipes.common.report.wording import is_error
 
 logger = get_logger(__name__)
 
@@ -44,7 +45,6 @@ WANTED = {  # high: the representation is for the factor; what is not listed is 
     ("utterance", "channel"): None,
     ("utterance", "noise"): None,
 }
-ERRORS = ("EER", "ABX", "phone error rate")  # how measures begin that are low where more is told
 EMPTY = {  # the fields of a figure that not every measure has
     **dict.fromkeys(("layer", "probe", "interval", "chance", "control", "selectivity")),
     **dict.fromkeys(("independent", "identical")),
@@ -266,14 +266,12 @@ class Measurement:
 
     def inform(self):
         """Plan to estimate the information of frames of the last layer and of embeddings."""
-        parts = split_utterances(self.speech.train, self.seed)
-        places = {row["ID"]: place for place, row in enumerate(self.speech.train)}
-        chosen = {
-            "fit": [places[row["ID"]] for row in parts["fit"] + parts["read"]],
-            "stop": [places[row["ID"]] for row in parts["stop"]],
-        }
-        given = {name: _pairs(self.train, self.speech.train, own) for name, own in chosen.items()}
-        given["read"] = _pairs(self.read, self.speech.read, range(len(self.speech.read)))
+        rows, parts = self.speech.train, split_utterances(self.speech.train, self.seed)
+        places = {row["ID"]: place for place, row in enumerate(rows)}
+        given = {}
+        for name, chosen in (("fit", parts["fit"] + parts["read"]), ("stop", parts["stop"])):
+            given[name] = _pairs(self.train, rows, [places[row["ID"]] for row in chosen])
+        given["read"] = _pairs(self.read, self.speech.read, list(range(len(self.ids))))
         arguments = (given, self.hparams["hidden_dim"], self.seeds)
         self.jobs.append((self.add_information, read_information, *arguments))
 
@@ -328,11 +326,10 @@ def read_information(given, hidden_dim, seeds):
         found = measure_information(given, hidden_dim, seeds)
     except ValueError as error:
         return str(error)
-    fields = ("unit", "value", "values", "seeds")
     return [
         {
             "measure": measure,
-            **{name: result[name] for name in fields},
+            **{name: result[name] for name in ("unit", "value", "values", "seeds")},
             "interval": list(result["interval"]),
             "speakers": len(result["group_names"]),
             **{end: result[end]["value"] for end in ("independent", "identical")},
@@ -380,14 +377,13 @@ def wanted(representation, factor, measure):
     'low'
     """
     told = WANTED.get((representation.split(",")[0], factor), "low")
-    if told and measure.startswith(ERRORS):
+    if told and is_error(measure):
         return {"high": "low", "low": "high"}[told]
     return told
 
 
 def _pairs(encoded, rows, places):
     """Return utterances as `measure_information` takes them."""
-    places = list(places)
     speakers = np.unique([rows[place]["spk_id"] for place in places], return_inverse=True)[1]
     return {
         "z": torch.from_numpy(encoded.frames[places, :, -1]),

@@ -6,6 +6,7 @@ Each function draws on `axes`, which the caller does not give: `picture` makes t
 import functools
 import io
 from base64 import b64encode
+from operator import itemgetter
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from recipes.common.evaluation.drawing import COLOURS, plot_det
+from recipes.common.evaluation.grouping import group_by
 from recipes.common.report.wording import is_error, named, unit_of
 
 RULE, GRID, INK, SHADE = "#7b838d", "#e6e9ed", "#434b55", "#d6e6f2"
@@ -151,12 +153,11 @@ def map_of(axes, points, classes, looks):
     looks : dict
         The look of some classes; all others have one look.
     """
-    places = {}
-    for point, name in zip(points, classes, strict=True):
-        places.setdefault(name if name in looks else None, []).append(point)
+    pairs = zip(points, classes, strict=True)
+    places = group_by(pairs, lambda pair: pair[1] if pair[1] in looks else None)
     for name, look in {None: OTHER, **looks}.items():
         if name in places:
-            axes.plot(*zip(*places[name], strict=True), **look)
+            axes.plot(*np.transpose([point for point, _ in places[name]]), **look)
     _fill(axes)
     axes.set_aspect("equal", "datalim")
 
@@ -173,13 +174,8 @@ def det(axes, curves, looks):
     looks : dict
         The look of each model.
     """
-    plot_det(
-        axes,
-        [
-            (c["false_acceptance"], c["false_rejection"], c["eer"], looks[c["model"]])
-            for c in curves
-        ],
-    )
+    told = itemgetter("false_acceptance", "false_rejection", "eer")
+    plot_det(axes, [(*told(curve), looks[curve["model"]]) for curve in curves])
 
 
 @picture(400, 320)

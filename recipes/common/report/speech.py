@@ -1,5 +1,6 @@
 """What a report is read on: utterances, what is known of them, and what probes are to tell."""
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -190,11 +191,12 @@ def draw_rows(rows, most):
         return rows
     own = group_by(rows, lambda row: row["spk_id"])
     kept = derive_rng("speakers").permutation(sorted(own))[: max(most // PER_SPEAKER, FOLDS)]
-    turns = []
-    for number, speaker in enumerate(kept.tolist()):
+    drawn = []
+    for speaker in kept.tolist():
         order = derive_rng("utterances", speaker).permutation(len(own[speaker]))
-        turns += [(turn, number, own[speaker][place]) for turn, place in enumerate(order)]
-    drawn = [row for *_, row in sorted(turns, key=lambda turn: turn[:2])[:most]]
+        drawn.append([own[speaker][place] for place in order])
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*drawn))
+    drawn = list(filter(None, turns))[:most]
     return sorted(drawn, key=lambda row: row["ID"])
 
 
