@@ -81,7 +81,7 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
         "linear" or "mlp", which has one hidden layer of 64 units.
     train_x, valid_x : array_like
         Shapes (items, dim).
-    train_y, valid_y : array_like
+    train_y, valid_y : numpy.ndarray
         Shapes (items,): labels in [0, classes), each of them in the training part, or values where
         `classes` is None.
     classes : int or None
@@ -106,7 +106,6 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
     [0, 1, 2]
     """
     project, variances = principal_axes(np.asarray(train_x, float))
-    train_y, valid_y = np.asarray(train_y), np.asarray(valid_y)
     log_prior, location, scale = None, 0.0, 1.0
     if classes is None:
         location, scale = train_y.mean(), train_y.std() or 1.0

@@ -69,8 +69,8 @@ def _template():
         lstrip_blocks=True,
         finalize=lambda value: NONE if value is None else value,
     )
-    environment.filters |= {"number": number, "bare": bare, "signed": signed, "span": span}
-    environment.filters |= {"named": named, "unit_of": unit_of}
+    filters = (number, bare, signed, span, named, unit_of)
+    environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template("page.html.j2")
 
 

@@ -130,8 +130,7 @@ def gather(hparams):
     )
     if not any(label for label, *_ in speech.train_trials):
         raise ValueError("train_splits: no speaker says two sentences, by which to tell voices.")
-    set_frame_targets(speech)
-    set_utterance_targets(speech)
+    set_targets(speech)
     if len({row.get("sentence") for row in read}) == len(read) or "sentence" not in read[0]:
         speech.miss("same sentence nearer", "No sentence is known to be read by two speakers.")
     return speech
@@ -285,37 +284,27 @@ def _add_labels(speech, targets, factor, y, groups, speakers):
     targets[factor] = Target(items[often], y[often], groups[often], speakers[often])
 
 
-def set_frame_targets(speech):
-    """Set what probes are to tell of drawn frames: the phone, on other speakers, and the speaker.
+def set_targets(speech):
+    """Set what probes are to tell of drawn frames and of utterances.
+
+    Of frames the phone, on other speakers, and the speaker.
 
     Arguments
     ---------
     speech : Speech
         Changed in place.
     """
-    count = speech.phones.shape[1]
-    speakers = _column(speech.read, "spk_id").astype(str).repeat(count)
-    heard = _column(speech.read, "session" if speech.told_apart else "ID").repeat(count)
-    targets = speech.frame_targets
+    rows, count, targets = speech.read, speech.phones.shape[1], speech.frame_targets
+    speakers, utterances = _column(rows, "spk_id").astype(str), _column(rows, "ID")
+    heard = _column(rows, "session") if speech.told_apart else utterances
+    owners = speakers.repeat(count)
     if speech.alignments:
-        _add_labels(speech, targets, "phone", speech.phones.ravel(), speakers, speakers)
+        _add_labels(speech, targets, "phone", speech.phones.ravel(), owners, owners)
     else:
         what = "phone, by probes of frames; ABX"
         speech.miss(what, "There are no alignments (--alignments).")
-    _add_labels(speech, targets, "speaker", speakers, heard, speakers)
-
-
-def set_utterance_targets(speech):
-    """Set what probes are to tell of utterances.
-
-    Arguments
-    ---------
-    speech : Speech
-        Changed in place.
-    """
-    rows, targets = speech.read, speech.utterance_targets
-    speakers = _column(rows, "spk_id").astype(str)
-    utterances, heard = (_column(rows, n) for n in ("ID", "session" if speech.told_apart else "ID"))
+    _add_labels(speech, targets, "speaker", owners, heard.repeat(count), owners)
+    targets = speech.utterance_targets
     known = np.flatnonzero([row["ID"] in speech.texts for row in rows])
     if len(known):
         mix = phone_mix([speech.texts[rows[place]["ID"]] for place in known])
