@@ -138,19 +138,14 @@ def _group_distances(features, groups, cells, distance):
     items = [item for group in used for item in groups[group]]
     stops = np.cumsum([len(groups[group]) for group in used])
     places = {g: np.arange(e - len(groups[g]), e) for g, e in zip(used, stops, strict=True)}
-    blocks = sorted({(x, other) for a, b, x in cells for other in (a, b)})
-    pairs = []
-    for x, other in blocks:
+    pairs = {}
+    for x, other in {(x, other) for a, b, x in cells for other in (a, b)}:
         first, second = places[x][:, None], places[other]
         # One number for a pair and for its mirror image.
-        pairs.append((np.minimum(first, second) * len(items) + np.maximum(first, second)).ravel())
-    needed, where = np.unique(np.concatenate(pairs), return_inverse=True)
-    values = _item_distances(features, items, np.divmod(needed, len(items)), distance)[where]
-    parts = np.split(values, np.cumsum([len(part) for part in pairs])[:-1])
-    return {
-        (x, other): part.reshape(len(places[x]), len(places[other]))
-        for (x, other), part in zip(blocks, parts, strict=True)
-    }
+        pairs[x, other] = np.minimum(first, second) * len(items) + np.maximum(first, second)
+    needed = np.unique(np.concatenate([own.ravel() for own in pairs.values()]))
+    values = _item_distances(features, items, np.divmod(needed, len(items)), distance)
+    return {block: values[np.searchsorted(needed, own)] for block, own in pairs.items()}
 
 
 def _item_distances(features, items, pairs, distance):

@@ -17,7 +17,7 @@ from recipes.common.evaluation.bootstrap import bootstrap_groups, label_scores
 from recipes.common.evaluation.probe_fitting import principal_axes
 
 INFORMATION_BATCH = 512
-RATES = {"gaussian": 1e-2, "contrast": 1e-3}  # the former has to learn what is exact
+GAUSSIAN_RATE, CONTRAST_RATE = 1e-2, 1e-3  # the former has to learn what is exact
 SHARES = np.linspace(0, 1, 11)
 WIDENINGS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 UNITS = {"InfoNCE": "nats", "CLUB": "nats", "likelihood gain": "bits per dimension"}
@@ -143,8 +143,8 @@ def _read_pairs(parts, hidden_dim, seeds, steps):
     for seed in seeds:
         torch.manual_seed(derive_seed(seed, "critics"))
         gaussian, contrast = CalibratedCLUB(*dims), InfoNCE(*dims)
-        for kind, critic in (("gaussian", gaussian), ("contrast", contrast)):
-            leakage.fit_critic(critic, fit, stop, seed, steps, RATES[kind], batch=INFORMATION_BATCH)
+        for critic, rate in ((gaussian, GAUSSIAN_RATE), (contrast, CONTRAST_RATE)):
+            leakage.fit_critic(critic, fit, stop, seed, steps, rate, INFORMATION_BATCH)
         marginal = gaussian.calibrate(stop)
         scale = leakage.score_scale(contrast, stop)
         results["InfoNCE"].append(leakage.info_nce(contrast, read, scale))

@@ -106,16 +106,14 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
     [0, 1, 2]
     """
     project, variances = principal_axes(np.asarray(train_x, float))
-    log_prior, location, scale = None, 0.0, 1.0
+    log_prior, location, scale, both = None, 0.0, 1.0, (train_y, valid_y)
     if classes is None:
         location, scale = train_y.mean(), train_y.std() or 1.0
-        targets = [
-            torch.from_numpy(((y - location) / scale).astype("f4")) for y in (train_y, valid_y)
-        ]
+        targets = [torch.from_numpy(((y - location) / scale).astype("f4")) for y in both]
         bias = torch.zeros(1)
     else:
         log_prior = np.log(np.bincount(train_y, minlength=classes) / len(train_y))
-        targets = [torch.from_numpy(y.astype("i8")) for y in (train_y, valid_y)]
+        targets = [torch.from_numpy(y.astype("i8")) for y in both]
         bias = torch.from_numpy(log_prior.astype("f4"))
     settings = list(itertools.product(_input_scales(variances).astype("f4"), WEIGHT_DECAY))
     scales = torch.from_numpy(np.stack([scales for scales, _ in settings]))[:, None]

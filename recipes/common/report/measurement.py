@@ -145,7 +145,8 @@ class Measurement:
         self.read = encode(system, speech.read, count, folder, whole=True)
         self.train = encode(system, speech.train, count, folder)
         self.figures, self.evidence, self.maps, self.det, self.missing = [], [], [], [], []
-        self.ids = [row["ID"] for row in speech.read]
+        self.speaker_of = {row["ID"]: row["spk_id"] for row in speech.read}
+        self.ids = list(self.speaker_of)
         self.jobs = []  # what takes the result, a function, its arguments
 
     def measure_all(self):
@@ -230,15 +231,14 @@ class Measurement:
         """Tell phones of the last layer's frames, by ABX or else by CTC."""
         layer = f"frame, layer {self.read.frames.shape[2] - 1}"
         frames = dict(zip(self.ids, self.read.whole, strict=True))
-        speaker_of = {row["ID"]: row["spk_id"] for row in self.speech.read}
         if not self.speech.alignments:
             if texts := self.speech.texts:
                 own = [frames[name] for name in texts], list(texts.values())
-                speakers = [speaker_of[name] for name in texts]
+                speakers = [self.speaker_of[name] for name in texts]
                 self.add("leakage", layer, "phone", [read_phone_errors(*own, speakers, self.seed)])
             return
         aligned = [n for n in self.ids if n in self.speech.alignments]
-        items = triphones((n, speaker_of[n], self.speech.alignments[n]) for n in aligned)
+        items = triphones((n, self.speaker_of[n], self.speech.alignments[n]) for n in aligned)
         limits = {name: self.hparams[name] for name in ("max_items", "max_speakers")}
         for way in itertools.product(MODES, DISTANCES):
             try:
@@ -255,8 +255,7 @@ class Measurement:
         rates = rate_scorings(known, known, speech.train_trials)
         scoring = min(rates, key=rates.get)
         embeddings = change_embeddings(dict(zip(self.ids, read, strict=True)), known, scoring)
-        speaker_of = {row["ID"]: row["spk_id"] for row in speech.read}
-        reading, curve = measures.read_eer(embeddings, speech.trials, speaker_of, self.seed)
+        reading, curve = measures.read_eer(embeddings, speech.trials, self.speaker_of, self.seed)
         self.add("retrieval", representation, "speaker", [{**reading, "scoring": scoring}])
         self.det.append({"model": self.system.name, "representation": representation, **curve})
         if all("sentence" in row for row in speech.read):

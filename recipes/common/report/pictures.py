@@ -191,7 +191,7 @@ def information(axes, rows, measures):
     """
     step = 1.6 + len(measures)
     axes.figure.set_figheight((16 * step * len(rows) + 50) / PIXELS)
-    unit = next(row[measure]["unit"] for _, row in rows for measure in measures if measure in row)
+    unit = rows[0][1][measures[0]]["unit"]
     axes.set(ylim=(step * len(rows) - 0.6, -0.8), yticks=[], xlabel=unit)
     axes.spines["left"].set_visible(False)
     if unit == "nats":
@@ -202,7 +202,7 @@ def information(axes, rows, measures):
         top = place * step
         text = axes.text(0, top, name, transform=axes.get_yaxis_transform(), weight="bold")
         text.set(va="center", in_layout=False)
-        tracks = {m: top + 1 + n for n, m in enumerate(measures) if m in row}
+        tracks = {m: top + 1 + n for n, m in enumerate(measures)}
         if len(tracks) == 2 and row["InfoNCE"]["value"] <= row["CLUB"]["value"]:
             ends = [row[measure]["value"] for measure in tracks]
             axes.plot(ends, list(tracks.values()), color=SHADE, linewidth=6, zorder=1)
@@ -214,13 +214,10 @@ def _track(axes, figure, y):
     """Draw a figure, its interval, and what it is of independent and of identical pairs."""
     _, look = INFORMATION[figure["measure"]]
     ends = [figure["independent"], figure["identical"]]
-    if None not in ends:
-        axes.hlines(y, *ends, color=RULE, linewidth=0.8)
+    axes.hlines(y, *ends, color=RULE, linewidth=0.8)
     for end, own in zip(ends, (INDEPENDENT, IDENTICAL), strict=True):
-        if end is not None:
-            axes.plot(end, y, **own)
-    if figure["interval"]:
-        axes.hlines(y, *figure["interval"], color=look["color"])
+        axes.plot(end, y, **own)
+    axes.hlines(y, *figure["interval"], color=look["color"])
     axes.plot(figure["value"], y, **look)
 
 
