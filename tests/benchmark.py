@@ -41,12 +41,10 @@ from lobes.signal import num_frames
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
-from recipes.common.data.loaders import make_loader
+from recipes.common.data.loaders import make_loader, stage_loaders
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
-from recipes.LibriSpeech.pretrain.frame import frame_loaders
-from recipes.LibriSpeech.pretrain.joint import joint_loaders
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000
@@ -144,9 +142,8 @@ def training_loader(folder, size, stage):
         for key, row in data.data.items()
     }
     hparams = {**DATA, "max_batch_seconds": BATCH_SECONDS[size]}
-    if stage == "frame":
-        return frame_loaders(hparams, {"train": data}, units)["train"]
-    return joint_loaders(hparams, {"train": data}, units, UtteranceAugment())["train"]
+    augment = UtteranceAugment() if stage == "joint" else None
+    return stage_loaders(hparams, {"train": data}, units, augment)["train"]
 
 
 # ---- Models and steps

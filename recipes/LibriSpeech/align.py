@@ -15,11 +15,10 @@ import argparse
 import importlib.util
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import process_map
 
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
@@ -94,11 +93,10 @@ def align_split(options, split, lexicon):
     rows, problems = list_utterances(options.data_folder, split)
     if problems:
         raise CorpusError("\n".join(problems))
-    tasks = [(row["wav"], _pronunciations(row["wrd"], lexicon)) for row in rows]
-    bar = {"total": len(tasks), "desc": split, "dynamic_ncols": True}
-    with ProcessPoolExecutor(options.jobs) as pool:
-        results = list(tqdm(pool.map(align, *zip(*tasks, strict=True), chunksize=4), **bar))
-    names = [row["ID"] for row in rows]
+    names, paths = ([row[key] for row in rows] for key in ("ID", "wav"))
+    words = [_pronunciations(row["wrd"], lexicon) for row in rows]
+    how = {"max_workers": options.jobs, "chunksize": 4, "desc": split, "dynamic_ncols": True}
+    results = process_map(align, paths, words, **how)
     done = {name: phones for name, (phones, _) in zip(names, results, strict=True) if phones}
     failed = {name: reason for name, (_, reason) in zip(names, results, strict=True) if reason}
     if not done:

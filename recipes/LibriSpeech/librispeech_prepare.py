@@ -8,16 +8,6 @@ from pathlib import Path
 
 from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
 
-SPLITS = (
-    "train-clean-100",
-    "train-clean-360",
-    "train-other-500",
-    "dev-clean",
-    "dev-other",
-    "test-clean",
-    "test-other",
-)
-
 
 def prepare_librispeech(data_folder, save_folder, splits, **options):
     """Write `<save_folder>/<split>.csv` for any subset of LibriSpeech's splits.
@@ -97,7 +87,7 @@ def _read_transcripts(path, audio, words):
 
 
 def _what_is_there(folder):
-    splits = [name for name in SPLITS if (folder / name).is_dir()]
+    splits = sorted({path.parts[-4] for path in folder.glob("*/*/*/*.trans.txt")})
     if splits:
         return f"Splits in {folder}: {', '.join(splits)}."
     if (folder / "LibriSpeech").is_dir():

@@ -103,8 +103,7 @@ def synthesise(tasks, num_workers):
         context.set_forkserver_preload(["__main__", "recipes.Synthetic.corpus"])
     bar = {"total": len(tasks), "desc": "Speakers", "dynamic_ncols": True}
     with context.Pool(num_workers, maxtasksperchild=1) as pool:
-        for _ in tqdm(pool.imap_unordered(make_speaker, tasks, chunksize=1), **bar):
-            pass
+        list(tqdm(pool.imap_unordered(make_speaker, tasks), **bar))
 
 
 def make_speaker(task):

@@ -6,6 +6,7 @@ the same audio comes from the same texts in the same order, in a process of thei
 
 import ctypes
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 
 import espeakng_loader
@@ -19,10 +20,6 @@ CHARS_UTF8 = 1
 SILENCE = "sil"
 
 
-class _EventID(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-
 class _Event(ctypes.Structure):
     _fields_ = [
         ("type", ctypes.c_int),
@@ -32,7 +29,7 @@ class _Event(ctypes.Structure):
         ("audio_position", ctypes.c_int),
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("id", _EventID),
+        ("id", ctypes.c_char * 8),  # a union: of a phoneme its name
     ]
 
 
@@ -62,9 +59,8 @@ class Espeak:
         )
         if self.rate <= 0:
             raise RuntimeError(f"eSpeak NG did not start with the data in {data}.")
-        self.library.espeak_ng_SetRandSeed(
-            ctypes.c_long(seed % 2**31)
-        )  # else it is the time of day
+        # Without a seed it is the time of day.
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))
         self.callback = _Callback(self._receive)  # kept, or it would be collected
         self.library.espeak_SetSynthCallback(self.callback)
         accent = (Path(data) / "lang" / "gmw" / "en-US").read_text(encoding="utf-8")
@@ -103,12 +99,9 @@ class Espeak:
     def _receive(self, samples, count, events):
         if samples and count:
             self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        place = 0
-        while events[place].type:
-            event = events[place]
+        for event in takewhile(lambda event: event.type, events):
             if event.type == EVENT_PHONEME:
-                self.events.append((event.id.string.decode(), event.sample))
-            place += 1
+                self.events.append((event.id.decode(), event.sample))
         return 0
 
 

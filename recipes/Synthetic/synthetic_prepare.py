@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from recipes.common.data.manifest import CorpusError, prepare_splits
+from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
 from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 
@@ -54,12 +54,10 @@ def list_utterances(data_folder, split):
     """Return a split's rows, with speaker, words and phones, and no problems; `wav` is a Path."""
     folder = Path(data_folder)
     phones = {}
-    with open(folder / "alignments" / f"{split}.ctm", encoding="utf-8") as file:
-        for line in file:
-            utterance, _, _, _, phone = line.split()
-            phones.setdefault(utterance, []).append(phone)
-    with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
-        table = [row for row in csv.DictReader(file) if row["split"] == split]
+    for line in read_text(folder / "alignments" / f"{split}.ctm").splitlines():
+        utterance, _, _, _, phone = line.split()
+        phones.setdefault(utterance, []).append(phone)
+    table = csv.DictReader(read_text(folder / "utterances.csv").splitlines())
     rows = [
         {
             "ID": row["ID"],
@@ -69,5 +67,6 @@ def list_utterances(data_folder, split):
             "phn": " ".join(phones[row["ID"]]),
         }
         for row in table
+        if row["split"] == split
     ]
     return rows, []

@@ -69,8 +69,7 @@ def add_speakers(hparams, datasets):
 
 def speaker_ids(dataset):
     """Return the speaker of each utterance by its ID."""
-    with dataset.output_keys_as(["id", "spk_id"]):
-        return {row["id"]: row["spk_id"] for row in dataset}
+    return {name: dataset.data[name]["spk_id"] for name in dataset.data_ids}
 
 
 def speaker_number(speakers, dealt, utterance, speaker):

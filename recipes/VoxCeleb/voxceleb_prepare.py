@@ -104,11 +104,9 @@ def _held_speakers(data_folder, held_out):
             )
             continue
         try:
-            trials = _parse_trials(path)
+            speakers |= {wav.parts[0] for _, _, *pair in _parse_trials(path) for wav in pair}
         except CorpusError as error:
             problems.append(str(error))
-        else:
-            speakers |= {wav.parts[0] for _, _, *pair in trials for wav in pair}
     if problems:
         raise CorpusError("\n".join(problems))
     return speakers
@@ -171,21 +169,13 @@ def _parse_identification(path, part):
     """Return the line of each utterance of a part of the split for identification."""
     if not path.is_file():
         raise CorpusError(f"{path} is missing: VoxCeleb1's split for identification.")
-    parts, lines, problems = {}, {}, []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        fields, where = line.split(), f"{path}, line {number}"
-        if len(fields) != 2 or fields[0] not in IDENTIFICATION.values() or not _is_wav(fields[1]):
-            problems.append(
-                f"{where}: {line!r} is not of the split: expected 1, 2 or 3 and a path "
-                "SPEAKER/SESSION/NUMBER.wav."
-            )
-            continue
-        wav = PurePosixPath(fields[1])
-        if wav in lines:
-            problems.append(f"{where}: {wav} is in line {lines[wav]} already.")
-            continue
-        parts[wav], lines[wav] = fields[0], number
-    named = {wav: number for wav, number in lines.items() if parts[wav] == part}
+    lines, named, problems = {}, {}, []
+    expected = "not of the split: expected 1, 2 or 3 and a path"
+    for number, own, wav in _parse_list(path, IDENTIFICATION.values(), 1, expected):
+        if lines.setdefault(wav, number) != number:
+            problems.append(f"{path}, line {number}: {wav} is in line {lines[wav]} already.")
+        elif own == part:
+            named[wav] = number
     if problems or not named:
         raise CorpusError("\n".join(problems) or f"{path} has no utterance of part {part}.")
     return named
@@ -252,7 +242,7 @@ def read_trials(path, known_ids=None, skip_bad=False):
         if unknown:
             problems.append(f"{path}, line {number}: {unknown[0]} is not in the manifest.")
         else:
-            trials.append((label, *ids))
+            trials.append((int(label), *ids))
     if problems and not skip_bad:
         raise CorpusError("\n".join(problems))
     if not trials:
@@ -269,19 +259,26 @@ def _parse_trials(path):
         raise CorpusError(
             f"{path} is missing. Trial lists in {path.parent}: {', '.join(there) or 'none'}."
         )
-    trials, problems = [], []
+    trials = _parse_list(path, ("0", "1"), 2, "no trial: expected 0 or 1 and two paths")
+    if not trials:
+        raise CorpusError(f"{path} holds no trial.")
+    return trials
+
+
+def _parse_list(path, labels, wavs, expected):
+    """Return (line number, label, path, ...) of each line: a label and so many paths."""
+    found, problems = [], []
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        fields = line.split()
-        if len(fields) == 3 and fields[0] in ("0", "1") and all(map(_is_wav, fields[1:])):
-            trials.append((number, int(fields[0]), *map(PurePosixPath, fields[1:])))
+        label, *fields = line.split() or [""]
+        if label in labels and len(fields) == wavs and all(map(_is_wav, fields)):
+            found.append((number, label, *map(PurePosixPath, fields)))
         else:
             problems.append(
-                f"{path}, line {number}: {line!r} is no trial: expected 0 or 1 and two paths "
-                "SPEAKER/SESSION/NUMBER.wav."
+                f"{path}, line {number}: {line!r} is {expected} SPEAKER/SESSION/NUMBER.wav."
             )
-    if problems or not trials:
-        raise CorpusError("\n".join(problems) or f"{path} holds no trial.")
-    return trials
+    if problems:
+        raise CorpusError("\n".join(problems))
+    return found
 
 
 def _is_wav(field):

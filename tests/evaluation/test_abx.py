@@ -105,6 +105,11 @@ def make_items(make_frames, speakers=4, phones="ae", each=5, length=(2, 6), seed
     return features, items
 
 
+def told(result):
+    """Return the figures of a result, to compare."""
+    return result["error"], result["num_triples"], result["speaker_errors"].tolist()
+
+
 def random_frames(speaker, phone, length, rng):
     return rng.normal(size=(length, 8))
 
@@ -162,8 +167,7 @@ def test_items_nearer_to_the_other_phone_give_1():
     features = {"p": np.array([[1, 0], [-1, 0]]), "q": np.array([[0, 1], [0, -1]])}
     items = [Item(p, "1", CONTEXT, p, i, i + 1) for p in "pq" for i in range(2)]
     result = abx(features, items, "within", "cosine", seed=0)
-    assert result["error"] == 1
-    assert result["by_pair"]["p", "q"] == {"error": 1, "triples": 4}
+    assert result["error"] == 1 and result["num_triples"] == 8
 
 
 def test_intervals_of_random_features_cover_half():
@@ -194,9 +198,9 @@ def test_the_length_of_frames_does_not_matter(mode):
     features, items = make_items(random_frames)
     scaled = {name: 1e3 * frames / 7 for name, frames in features.items()}
     tensors = {name: torch.from_numpy(frames) for name, frames in features.items()}
-    expected = abx(features, items, mode, "angular", 0)["by_pair"]
-    assert abx(scaled, items, mode, "angular", 0)["by_pair"] == expected
-    assert abx(tensors, items, mode, "angular", 0)["by_pair"] == expected
+    expected = told(abx(features, items, mode, "angular", 0))
+    assert told(abx(scaled, items, mode, "angular", 0)) == expected
+    assert told(abx(tensors, items, mode, "angular", 0)) == expected
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -226,10 +230,9 @@ def test_contexts_count_alike_then_speakers_then_pairs():
         phones = [("p", 0), ("p", 1), ("q", 2)]
         items += [Item(name, speaker, context, phone, i, i + 1) for phone, i in phones]
     result = abx(features, items, "within", "cosine", 0)
-    assert result["by_pair"] == {("p", "q"): {"error": (0.75 / 2 + 0.75) / 2, "triples": 6}}
-    assert result["speakers"] == ["1", "2"]
+    assert result["error"] == (0.75 / 2 + 0.75) / 2 and result["num_triples"] == 6
+    assert result["speakers"].tolist() == ["1", "2"]
     assert result["speaker_errors"].tolist() == [0.375, 0.75]
-    assert (result["num_contexts"], result["num_speakers"]) == (2, 2)
 
 
 def test_caps_bound_the_triples_whatever_the_order_of_items():
@@ -240,7 +243,7 @@ def test_caps_bound_the_triples_whatever_the_order_of_items():
     across = abx(features, items, "across", "cosine", 0, **options)
     assert across["num_triples"] == 6 * 6 * 2 * 3 * 3 * 3
     turned = abx(features, items[::-1], "across", "cosine", 0, **options)
-    assert turned["by_pair"] == across["by_pair"]
+    assert told(turned) == told(across)
     other = abx(features, items, "across", "cosine", 1, **options)
     assert other["error"] != across["error"]
     assert abx(features, items, "across", "cosine", 0, **ANY)["num_triples"] == 6 * 6 * 5 * 7**3
@@ -250,7 +253,13 @@ def test_only_the_utterances_of_triples_are_asked_for_and_each_once():
     features, items = make_items(random_frames, phones="ae")
     items.append(Item("alone", "0", ("x", "y"), "a", 0, 1))
     asked = []
-    abx(lambda name: asked.append(name) or features[name], items, "within", "cosine", 0)
+
+    class Asked(dict):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    abx(Asked(features), items, "within", "cosine", 0)
     assert sorted(asked) == sorted(features)
 
 
@@ -258,14 +267,12 @@ def test_the_size_of_batches_does_not_matter(monkeypatch):
     features, items = make_items(random_frames)
     expected = abx(features, items, "across", "angular", 0)
     monkeypatch.setattr(module, "FRAME_PAIRS_AT_ONCE", 40)
-    assert abx(features, items, "across", "angular", 0)["by_pair"] == expected["by_pair"]
+    assert told(abx(features, items, "across", "angular", 0)) == told(expected)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "between"}, "mode is 'between': expected 'within' or 'across'"),
-        ({"distance": "euclidean"}, "distance is 'euclidean': expected 'cosine' or 'angular'"),
         ({"max_items": 0}, "max_items is 0"),
         ({"max_speakers": 0}, "max_speakers is 0"),
         ({"items": []}, "0 kinds of item .* no triple within speakers"),
@@ -274,8 +281,6 @@ def test_the_size_of_batches_does_not_matter(monkeypatch):
         ({"features": {"a": np.ones((9, 2))}}, "item of a has the frames from 8 to 10.* has 9"),
         ({"features": {"a": np.eye(10, 2)}}, "Frame 2 of a has length 0.0"),
         ({"features": {"a": np.full((10, 2), np.nan)}}, "Frame 0 of a has length nan"),
-        ({"features": {"b": np.ones((10, 2))}}, "no features of a"),
-        ({"features": {"a": np.ones(10)}}, r"features of a have the shape \(10,\)"),
     ],
 )
 @pytest.mark.parametrize("distance", ["cosine", "angular"])
@@ -291,10 +296,3 @@ def test_items_of_more_than_512_frames_are_refused():
     items = [Item("a", "1", CONTEXT, *span) for span in [("p", 0, 4), ("p", 4, 8), ("q", 8, 521)]]
     with pytest.raises(ValueError, match="item of a has 513 frames, more than the 512"):
         abx({"a": np.ones((600, 2))}, items, "within", "cosine", 0)
-
-
-def test_features_of_another_width_are_refused():
-    features, items = make_items(random_frames)
-    features["1-a-0"] = features["1-a-0"][:, :5]
-    with pytest.raises(ValueError, match="1-a-0 have 5 values a frame, but those of 0-a-0 have 8"):
-        abx(features, items, "within", "cosine", 0)

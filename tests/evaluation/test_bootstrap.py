@@ -8,10 +8,10 @@ import pytest
 
 from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.bootstrap import (
+    bootstrap_eer,
     bootstrap_eer_ratio,
     bootstrap_groups,
     bootstrap_mean,
-    bootstrap_trials,
     group_scores,
     label_scores,
 )
@@ -27,7 +27,7 @@ def resample(monkeypatch):
 
 def eer_interval(scores, labels, speakers, seed):
     """Return the interval of an equal error rate."""
-    return bootstrap_trials(partial(eer, scores, labels), labels, speakers, seed)
+    return bootstrap_eer(scores, labels, speakers, seed)[1]
 
 
 def speaker_trials(speakers=12, trials=600, seed=0, deviation=0.3):
@@ -43,8 +43,9 @@ def speaker_trials(speakers=12, trials=600, seed=0, deviation=0.3):
 
 def test_ratio_is_paired():
     (good, bad), labels, speakers = speaker_trials()
-    assert bootstrap_eer_ratio(bad, bad, labels, speakers, seed=1) == (1.0, (1.0, 1.0))
-    ratio, (low, high) = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1)
+    same = bootstrap_eer_ratio(bad, bad, labels, speakers, seed=1)
+    assert same == {"value": 1.0, "interval": [1.0, 1.0]}
+    ratio, (low, high) = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1).values()
     assert ratio == pytest.approx(eer(good, labels) / eer(bad, labels))
     assert low < ratio < high < 1
 
@@ -52,7 +53,7 @@ def test_ratio_is_paired():
 def test_ratio_depends_on_its_seed_alone():
     scores, labels, speakers = speaker_trials()
     results = [bootstrap_eer_ratio(*scores, labels, speakers, seed) for seed in (1, 1, 2)]
-    assert results[0] == results[1] and results[0][1] != results[2][1]
+    assert results[0] == results[1] and results[0]["interval"] != results[2]["interval"]
 
 
 def test_intervals_resample_speakers(resample):
@@ -71,9 +72,9 @@ def test_intervals_resample_speakers(resample):
             ratios.append(rates[-1] / slow_eer(bad[kept], labels[kept])[0])
     resample(120)
     interval = eer_interval(good, labels, speakers, seed=3)
-    assert interval == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])))
-    _, interval = bootstrap_eer_ratio(good, bad, labels, speakers, seed=3)
-    assert interval == pytest.approx(tuple(np.percentile(ratios, [2.5, 97.5])))
+    assert interval == pytest.approx(np.percentile(rates, [2.5, 97.5]).tolist())
+    interval = bootstrap_eer_ratio(good, bad, labels, speakers, seed=3)["interval"]
+    assert interval == pytest.approx(np.percentile(ratios, [2.5, 97.5]).tolist())
 
 
 def test_interval_depends_on_its_seed_alone():
@@ -83,15 +84,15 @@ def test_interval_depends_on_its_seed_alone():
     assert first[0] < eer(scores, labels) < first[1]
 
 
-def test_interval_is_nan_where_no_draw_has_both_kinds_of_trials(resample):
+def test_there_is_no_interval_where_no_draw_has_both_kinds_of_trials(resample):
     speakers = [[0, 0], *([0, other] for other in range(1, 40))]
     labels, scores = [1] + [0] * 39, np.arange(40.0)
     drawn = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40))
     assert drawn[0] == 0
     resample(1)
-    assert np.isnan(eer_interval(scores, labels, speakers, seed=2)).all()
+    assert eer_interval(scores, labels, speakers, seed=2) is None
     resample(50)
-    assert not np.isnan(eer_interval(scores, labels, speakers, seed=2)).any()
+    assert eer_interval(scores, labels, speakers, seed=2) is not None
 
 
 def test_intervals_need_both_kinds_of_trials():
@@ -119,7 +120,7 @@ def test_interval_of_a_ratio_widens_with_fewer_speakers(resample):
 
     def width(speakers):
         scores, labels, pairs = speaker_trials(speakers, trials=2000, deviation=1.0)
-        low, high = bootstrap_eer_ratio(*scores, labels, pairs, seed=1)[1]
+        low, high = bootstrap_eer_ratio(*scores, labels, pairs, seed=1)["interval"]
         return high - low
 
     assert width(8) > 1.5 * width(80)
@@ -132,7 +133,7 @@ def test_interval_of_a_ratio_covers(resample):
     resample(200)
     for seed in range(40):
         scores, labels, pairs = speaker_trials(40, 1500, seed=seed, deviation=0.0)
-        low, high = bootstrap_eer_ratio(*scores, labels, pairs, seed=1)[1]
+        low, high = bootstrap_eer_ratio(*scores, labels, pairs, seed=1)["interval"]
         held += low <= truth <= high
     assert 33 <= held
 

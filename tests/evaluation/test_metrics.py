@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import jiwer
 import numpy as np
@@ -16,7 +17,6 @@ from recipes.common.evaluation.metrics import (
     error_counts,
     error_rates,
     min_dcf,
-    wer,
 )
 from tests.evaluation.reference_rates import slow_eer, slow_rates
 
@@ -101,23 +101,21 @@ def test_weights_count_trials_as_often():
         assert rate == pytest.approx(eer(scores, labels, times), abs=1e-12)
 
 
-@pytest.mark.parametrize("figure", [eer, eer_threshold, error_rates, min_dcf])
+FIGURES = (eer, eer_threshold, error_rates, partial(min_dcf, p_target=0.01))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("label", [0, 1])
 def test_error_rates_need_both_kinds_of_trials(figure, label):
     with pytest.raises(ValueError, match="target trials and others"):
         figure([0.1, 0.2], [label, label])
 
 
-@pytest.mark.parametrize("figure", [eer, eer_threshold, error_rates, min_dcf])
+@pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_error_rates_need_finite_scores(figure, bad):
     with pytest.raises(ValueError, match="finite scores"):
         figure([0.1, bad, 0.3], [0, 1, 1])
-
-
-def test_error_rates_need_a_label_for_each_score():
-    with pytest.raises(ValueError, match=r"\(3,\) scores .* \(4,\) labels"):
-        eer([0.1, 0.2, 0.3], [0, 1, 1, 1])
 
 
 def slow_min_dcf(scores, labels, p_target):
@@ -143,22 +141,10 @@ def test_min_dcf_agrees_with_the_slow_one(decimals, p_target):
         assert min_dcf(scores, labels, p_target) == pytest.approx(expected, abs=1e-9)
 
 
-def test_min_dcf_is_that_of_a_target_probability_of_one_percent():
-    scores, labels = random_trials(separation=3.0)
-    expected = slow_min_dcf(scores, labels, 0.01)
-    assert min_dcf(scores, labels) == pytest.approx(expected) and 0.1 < expected < 0.9
-
-
 def test_min_dcf_is_1_where_scores_tell_nothing_and_0_where_they_tell_all():
     assert min_dcf([1, 2, 3, 4], [1, 1, 0, 0], p_target=0.2) == 1.0
     assert min_dcf([1, 1, 1], [1, 0, 0], p_target=0.8) == 1.0
-    assert min_dcf([4, 3, 2, 1], [1, 1, 0, 0]) == 0.0
-
-
-@pytest.mark.parametrize("p_target", [0.0, 1.0, -0.1])
-def test_min_dcf_needs_a_probability(p_target):
-    with pytest.raises(ValueError, match=f"p_target is {p_target}"):
-        min_dcf([1, 2], [0, 1], p_target)
+    assert min_dcf([4, 3, 2, 1], [1, 1, 0, 0], p_target=0.01) == 0.0
 
 
 def random_texts(tokens, join, count=1000):
@@ -186,7 +172,8 @@ def test_word_and_phone_errors_agree_with_jiwer(words):
     assert counts["errors"] == theirs.insertions + theirs.deletions + theirs.substitutions
     assert counts["tokens"] == theirs.hits + theirs.deletions + theirs.substitutions
     assert counts["insertions"] - counts["deletions"] == theirs.insertions - theirs.deletions
-    assert 0.1 < wer(references, hypotheses) == jiwer.wer(references, hypotheses)
+    rate = counts["errors"] / counts["tokens"]
+    assert 0.1 < rate == jiwer.wer(references, hypotheses)
 
 
 def test_character_errors_agree_with_jiwer():
@@ -226,22 +213,14 @@ def test_empty_references_count_what_is_inserted():
         "errors": 2,
         "tokens": 1,
     }
-    assert wer(["", "a b"], ["c", ""]) == 1.5
     assert cer(["", "ab"], ["c", "ab"]) == 0.5
 
 
 def test_errors_are_pooled_not_averaged():
-    assert wer(["a", "a b c"], ["x", "a b c"]) == 0.25
+    assert cer(["a", "abc"], ["x", "abc"]) == 0.25
 
 
-@pytest.mark.parametrize("rate", [wer, cer])
 @pytest.mark.parametrize("references", [[], [""], ["", "  "]])
-def test_an_error_rate_needs_a_token(rate, references):
+def test_an_error_rate_needs_a_token(references):
     with pytest.raises(ValueError, match="at least one token"):
-        rate(references, ["a"] * len(references))
-
-
-@pytest.mark.parametrize("rate", [wer, cer])
-def test_an_error_rate_needs_a_hypothesis_for_each_reference(rate):
-    with pytest.raises(ValueError, match="1 hypotheses do not fit 2 references"):
-        rate(["a", "b"], ["a"])
+        cer(references, ["a"] * len(references))

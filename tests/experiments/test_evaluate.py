@@ -5,10 +5,10 @@ import pytest
 
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
-from recipes.common.data.loaders import load_split
+from recipes.common.data.loaders import load_split, stage_loaders
 from recipes.experiments.evaluate import UNSEEN, pool_unseen
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
-from recipes.LibriSpeech.pretrain.utterance import crops_of_run, utterance_loaders
+from recipes.LibriSpeech.pretrain.utterance import crops_of_run
 
 SETTINGS = {
     "min_crop_seconds": 0.4,
@@ -39,7 +39,7 @@ def test_crops_are_drawn_as_the_run_drew_them(augment, draw, tmp_path):
     lines += [f"  {key}: {value}" for key, value in augment.items()]
     (tmp_path / "hyperparams.yaml").write_text("\n".join(lines))
     own = {**SETTINGS, "seed": 7}
-    expected = draw(lambda data: utterance_loaders(own, data, UtteranceAugment(**augment)))
+    expected = draw(lambda data: stage_loaders(own, data, augment=UtteranceAugment(**augment)))
     found = draw(lambda data: crops_of_run(tmp_path, data, seed=7))
     assert len(found) == len(expected) > 0
     assert all(one.equal(other) for one, other in zip(found, expected, strict=True))

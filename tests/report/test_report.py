@@ -28,8 +28,7 @@ from recipes.common.report.speech import (
     drawn_phones,
     load_rows,
     phone_texts,
-    set_frame_targets,
-    set_utterance_targets,
+    set_targets,
 )
 
 RECIPE = Path(report.__file__).parents[2] / "LibriSpeech" / "report"
@@ -84,8 +83,7 @@ def make_speech(speakers=16, seed=0):
         trials=make_trials(read, False, 2000, seed=0),
         train_trials=make_trials(train, False, 2000, seed=0),
     )
-    set_frame_targets(speech)
-    set_utterance_targets(speech)
+    set_targets(speech)
     return speech
 
 

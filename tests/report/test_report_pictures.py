@@ -46,7 +46,7 @@ def test_det_axes_are_normal_deviates():
     shares = (deviates - deviates[0]) / (deviates[-1] - deviates[0])
     np.testing.assert_allclose((places - places[0]) / (places[-1] - places[0]), shares, atol=1e-6)
     [line] = [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
-    assert line.get_xdata().tolist() == rates[4:0:-1]
+    assert line.get_xdata().tolist() == [0.9, 0.9, 0.3, 0.02, 0.001, 0.001]
     axes = drawn(pictures.det, [{**curve, "eer": 0.0}], {"a": LOOK})
     assert marks_of(axes) == [(0.001, 0.001)]
 

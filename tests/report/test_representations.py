@@ -181,5 +181,3 @@ def test_layer_weights_find_the_layer_that_tells_and_not_the_largest_one():
     weights = learn_layer_weights(frames, labels.astype(str), seed=1)
     assert weights.sum() == pytest.approx(1) and weights.argmax() == 1 and weights[1] > 0.6
     np.testing.assert_array_equal(weights, learn_layer_weights(frames, labels.astype(str), seed=1))
-    with pytest.raises(ValueError, match="labels of two kinds"):
-        learn_layer_weights(frames, np.zeros(800), seed=1)

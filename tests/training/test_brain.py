@@ -131,9 +131,9 @@ def test_the_information_is_added_to_the_loss(stage, tmp_path):
     for _ in range(20):
         brain.on_fit_batch_end(batch, outputs, loss, True)
     brain.modules.eval()
-    brain.beta = 0.0
+    brain.hparams.beta = 0.0
     without = forward(brain, batch)[1]
-    brain.beta = 0.3
+    brain.hparams.beta = 0.3
     outputs, with_it = forward(brain, batch)
     critics = brain.information(*outputs.pairs)
     closed = brain.frame_information(outputs.frames, batch.units.data >= 0)
@@ -446,5 +446,5 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
 def test_the_history_has_each_epoch_once(tmp_path):
     path = tmp_path / "history.jsonl"
     for epoch in (1, 2, 3, 2):
-        record_epoch(path, epoch, {"train": {}, "valid": {}})
+        record_epoch(path, epoch, {}, {})
     assert [line[:12] for line in path.read_text().splitlines()] == ['{"epoch": 1,', '{"epoch": 2,']

@@ -49,6 +49,14 @@ def test_a_base_may_have_a_base_and_includes_stay_where_they_are(chain):
     assert load_hparams(chain, {"seed": 9})["made"] == "size 5, seed 9"
 
 
+def test_of_several_bases_the_later_change_the_earlier(chain):
+    (chain.parent / "more.yaml").write_text("seed: 8\ncounts: !new:collections.Counter\n    c: 9\n")
+    (chain.parent / "own.yaml").write_text("base: [third.yaml, more.yaml]\nlast: !ref <new>\n")
+    found = load_hparams(chain.parent / "own.yaml")
+    assert found["made"] == "size 5, seed 8" and found["new"] == found["last"] == 8
+    assert found["counts"] == {"a": 1, "b": 7, "c": 9}
+
+
 def test_of_the_same_tag_single_keys_are_replaced_and_of_another_all(chain):
     assert load_hparams(chain)["counts"] == {"a": 1, "b": 7}
     chain.write_text("base: ../second.yaml\ncounts: !new:builtins.dict\n    b: 7\n")

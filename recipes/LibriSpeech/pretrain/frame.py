@@ -10,9 +10,7 @@ from speechbrain.utils.distributed import run_on_main
 from lobes.losses import masked_prediction_loss
 from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
-from recipes.common.data.crops import add_frame_items
-from recipes.common.data.loaders import make_loader
-from recipes.common.data.sampler import Clock
+from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.units import UnitArray, make_units, manifest_rows
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter
@@ -30,9 +28,10 @@ class FrameBrain(PretrainingBrain):
     @staticmethod
     def make_loaders(hparams, datasets):
         """Make the units of all splits, and a loader for each."""
-        teacher = load_teacher(hparams["teacher"]) if hparams["teacher"] else None
+        folder = hparams["teacher"]
+        teacher = load_encoder(folder, "frame_encoder") if folder else None
         units = corpus_units(Path(hparams["output_folder"]) / "units", hparams, datasets, teacher)
-        return frame_loaders(hparams, datasets, units)
+        return stage_loaders(hparams, datasets, units=units)
 
     def compute_forward(self, batch, stage):
         """Return the frames and, for each, the logits of its unit."""
@@ -55,8 +54,8 @@ class FrameBrain(PretrainingBrain):
         self.meters["frame"].update(*outputs, batch.units.data, batch.mask.data.bool())
 
 
-def load_teacher(folder):
-    """Return the frame encoder of an exported model, whose hidden layer is to be clustered.
+def load_encoder(folder, name):
+    """Return an encoder of an exported model, by its name.
 
     Raises
     ------
@@ -64,9 +63,9 @@ def load_teacher(folder):
         Where the folder holds none.
     """
     encoders = load_model(folder)
-    if "frame_encoder" not in encoders:
-        raise ValueError(f"teacher: {folder} holds no frame_encoder, only {', '.join(encoders)}.")
-    return encoders["frame_encoder"]
+    if name not in encoders:
+        raise ValueError(f"{folder} holds no {name}, only {', '.join(encoders)}.")
+    return encoders[name]
 
 
 def corpus_units(folder, hparams, datasets, teacher=None):
@@ -91,29 +90,3 @@ def corpus_units(folder, hparams, datasets, teacher=None):
     rows = [row for data in datasets.values() for row in manifest_rows(data)]
     seed = hparams["seed"] if hparams["shuffle_units"] else None
     return UnitArray(folder, rows, hparams["num_targets"], shuffle_seed=seed)
-
-
-def frame_loaders(hparams, datasets, units):
-    """Return the loaders of stage A.
-
-    Arguments
-    ---------
-    hparams : dict
-        See `add_frame_items` and `make_loader`.
-    datasets : dict
-        "train", "valid" and "test": DynamicItemDataset.
-    units : UnitArray
-        The units of all of them.
-
-    Returns
-    -------
-    dict
-        A loader for each, of batches with `id`, `sig`, `units` and `mask`.
-    """
-    loaders = {}
-    for split, dataset in datasets.items():
-        clock = Clock()
-        add_frame_items(dataset, hparams, clock, units)
-        dataset.set_output_keys(["id", "sig", "units", "mask"])
-        loaders[split] = make_loader(dataset, hparams, clock if split == "train" else None)
-    return loaders

@@ -16,7 +16,7 @@ form: see `FrameEncoder.erase`.
 
 import copy
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +28,14 @@ from lobes.distributed import row_offset, unwrap
 from lobes.erasure import check_directions
 from lobes.losses import masked_prediction_loss, nt_xent, utterance_information
 from lobes.signal import masked_mean
-from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
-from recipes.common.data.crops import add_crops, add_frame_items, both_crops
-from recipes.common.data.loaders import make_loader, plain_loader
-from recipes.common.data.sampler import Clock
+from recipes.common.data.crops import both_crops
+from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.units import UnitArray, manifest_rows
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
-from recipes.LibriSpeech.pretrain.frame import corpus_units
+from recipes.LibriSpeech.pretrain.frame import corpus_units, load_encoder
 
 FREE_SETTINGS = {
     "dropout",
@@ -47,6 +45,7 @@ FREE_SETTINGS = {
     "feature_grad_mult",
     "temperature",
 }
+ENCODERS = ("frame_encoder", "utterance_encoder")
 CRITIC_FIGURES = {"critic": "critic_log_likelihood", "lower_bound": "lower_bound"}
 
 
@@ -75,7 +74,7 @@ class JointOutputs:
     embeddings: torch.Tensor
     projections: torch.Tensor
     pairs: tuple = ()
-    parts: dict = field(default_factory=dict)
+    parts: dict | None = None
 
 
 class JointBrain(PretrainingBrain):
@@ -105,41 +104,28 @@ class JointBrain(PretrainingBrain):
             rows = [row for data in datasets.values() for row in manifest_rows(data)]
             folder = os.path.normpath(hparams["units_folder"])
             units = UnitArray(folder, rows, hparams["num_targets"])
-        plain = plain_loader(datasets["train"], hparams)
-        return {**joint_loaders(hparams, datasets, units, hparams["augment"]), "plain": plain}
+        loaders = stage_loaders(hparams, datasets, units, hparams["augment"])
+        return {**loaders, "plain": plain_loader(datasets["train"], hparams)}
 
     def init_optimizers(self):
         """Give the encoders, the critic and the lower bound an optimizer each."""
-        encoders = [
-            *self.modules.frame_encoder.parameters(),
-            *self.modules.utterance_encoder.parameters(),
-        ]
+        encoders = [p for name in ENCODERS for p in self.modules[name].parameters()]
         self.optimizer = self.opt_class(encoders)
-        self.critics = {"critic": self.modules.critic, "lower_bound": self.modules.lower_bound}
+        self.critics = {name: self.modules[name] for name in CRITIC_FIGURES}
         self.critic_optimizers = {
             name: self.hparams.critic_optimizer(critic.parameters())
             for name, critic in self.critics.items()
             if list(critic.parameters())  # else it is fitted in closed form
         }
         self.optimizers_dict = {"encoders": self.optimizer}
-        self.checkpointer.add_recoverable("optimizer", self.optimizer)
-        for name, optimizer in self.critic_optimizers.items():
-            self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
+        own = {f"{name}_optimizer": optimizer for name, optimizer in self.critic_optimizers.items()}
+        self.checkpointer.add_recoverables({"optimizer": self.optimizer, **own})
 
-    def on_stage_start(self, stage, epoch=None):
-        """Start the meters, and set the weight of the information."""
-        super().on_stage_start(stage, epoch)
-        self.beta = self.scheduled_beta()
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Seed dropout, and set the learning rate and the weight of the information."""
-        super().on_fit_batch_start(batch, should_step)
-        self.beta = self.scheduled_beta()
-
-    def scheduled_beta(self):
-        """Return the weight of the information: 0 while the critic warms up, then rising."""
+    @property
+    def beta(self):
+        """The weight of the information: 0 while the critic warms up, then rising."""
         start, stop = self.hparams.beta_starts, self.hparams.beta_reached
-        risen = (self.progress() - start) / (stop - start)
+        risen = (self.progress - start) / (stop - start)
         return self.hparams.beta * min(max(risen, 0.0), 1.0)
 
     def compute_forward(self, batch, stage):
@@ -156,18 +142,15 @@ class JointBrain(PretrainingBrain):
         """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
         units, mask = batch.units.data, batch.mask.data.bool()
         everywhere = torch.ones_like(mask)
-        first, second = predictions.projections.chunk(2)
-        predictions.pairs = self.draw_pairs(
-            predictions.frames, predictions.embeddings, batch, "encoders"
-        )
-        parts = predictions.parts
-        parts["frame_loss"] = masked_prediction_loss(predictions.logits, units, mask)
-        parts["plain_frame_loss"] = masked_prediction_loss(
-            predictions.plain_logits, units, everywhere
-        )
-        parts["utterance_loss"] = nt_xent(first, second, self.hparams.temperature)
-        parts["club"] = self.information(*predictions.pairs)
-        parts["utterance_information"] = self.frame_information(predictions.frames, units >= 0)
+        frames, embeddings = predictions.frames, predictions.embeddings
+        predictions.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
+        predictions.parts = parts = {
+            "frame_loss": masked_prediction_loss(predictions.logits, units, mask),
+            "plain_frame_loss": masked_prediction_loss(predictions.plain_logits, units, everywhere),
+            "utterance_loss": nt_xent(*predictions.projections.chunk(2), self.hparams.temperature),
+            "club": self.information(*predictions.pairs),
+            "utterance_information": self.frame_information(frames, units >= 0),
+        }
         loss = parts["frame_loss"] + self.hparams.plain_weight * parts["plain_frame_loss"]
         loss = loss + self.hparams.alpha * parts["utterance_loss"]
         if not self.beta:
@@ -210,15 +193,45 @@ class JointBrain(PretrainingBrain):
                     self.meters["joint"].add(CRITIC_FIGURES[name], objective, 1)
 
     def draw_pairs(self, frames, embeddings, batch, purpose):
-        """Draw frames and embeddings for the critics: other ones for each step and purpose."""
-        return draw_pairs(
-            frames,
-            embeddings,
-            batch,
-            self.hparams.pairs_per_utterance,
-            self.hparams.frames_per_pair,
-            (self.hparams.seed, "pairs", self.epoch, self.step, purpose),
-        )
+        """Pair means over random valid frames with a crop's embedding of their utterance.
+
+        Over many frames, what is said averages out, and who says it remains.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Shape (batch, frames, d_model).
+        embeddings : torch.Tensor
+            Of the first crops, then of the second, shape (2 * batch, E).
+        batch : PaddedBatch
+            `units` tells which frames are valid.
+        purpose : int or str
+            Of the draw, which is another for each step and purpose.
+
+        Returns
+        -------
+        x : torch.Tensor
+            Means, shape (batch * pairs_per_utterance, d_model).
+        y : torch.Tensor
+            Embeddings, shape (batch * pairs_per_utterance, E).
+        groups : torch.Tensor
+            Number of each row's utterance among those of all ranks.
+        """
+        pairs, count = self.hparams.pairs_per_utterance, self.hparams.frames_per_pair
+        seed = self.hparams.seed, "pairs", self.epoch, self.step, purpose
+        rngs = [derive_rng(*seed, utterance) for utterance in batch.id]
+        valid = batch.units.data >= 0
+        rows = torch.arange(len(rngs), device=frames.device).repeat_interleave(pairs)
+        if count is None:
+            x = repeat_rows(masked_mean(frames.transpose(1, 2), valid), rows)
+        else:
+            drawn = zip(rngs, valid.sum(1).tolist(), strict=True)
+            places = [rng.integers(frame_count, size=(pairs, count)) for rng, frame_count in drawn]
+            places = torch.from_numpy(np.concatenate(places)).to(frames.device)
+            x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
+        crops = [rng.integers(2, size=pairs) for rng in rngs]
+        crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
+        return x, repeat_rows(embeddings, rows + crops * len(rngs)), rows + row_offset(frames)
 
     def make_meters(self, all_ranks):
         """Return the meters of both encoders, and one of what joins them."""
@@ -250,7 +263,7 @@ class JointBrain(PretrainingBrain):
     def last_step(self):
         """Erase, unless beta is 0, the directions of frames that tell most of the embeddings."""
         if self.erases():
-            encoders = [unwrap(self.modules[n]) for n in ("frame_encoder", "utterance_encoder")]
+            encoders = [unwrap(self.modules[name]) for name in ENCODERS]
             moments = joint_moments(*encoders, self.loaders["plain"])
             encoders[0].erase(self.hparams.erased_directions, *moments)
 
@@ -305,11 +318,10 @@ def joint_moments(frame_encoder, utterance_encoder, loader):
 
 def check_receivers(names, critic_kind):
     """Raise ValueError unless names are of encoders that the critic's information can train."""
-    known = ["frame_encoder", "utterance_encoder"]
-    if not isinstance(names, list) or not names or not set(names) <= set(known):
+    if not isinstance(names, list) or not names or not set(names) <= set(ENCODERS):
         raise ValueError(
             f"information_trains is {names!r}: expected a list of one or both of "
-            f"{known}, such as [frame_encoder]."
+            f"{', '.join(ENCODERS)}, such as [frame_encoder]."
         )
     if critic_kind == "classifier" and "frame_encoder" not in names:
         raise ValueError(
@@ -342,88 +354,12 @@ def start_from(modules, name, folder):
             "stage first, beside this one's output_folder, or name its model folder "
             "(--frame_model, --utterance_model)."
         )
-    encoders = load_model(folder)
-    if name not in encoders:
-        raise ValueError(f"{folder} holds no {name}, only {', '.join(encoders)}.")
-    expected, found = modules[name].config, encoders[name].config
-    for key, value in expected.items():
-        if found.get(key) != value and key not in FREE_SETTINGS:
+    earlier = load_encoder(folder, name)
+    for key, value in modules[name].config.items():
+        found = earlier.config.get(key)
+        if found != value and key not in FREE_SETTINGS:
             raise ValueError(
-                f"{folder}: its {name} has {key} {found.get(key)}, this stage's has {value}. Use "
+                f"{folder}: its {name} has {key} {found}, this stage's has {value}. Use "
                 "the same architecture in both."
             )
-    modules[name].load_state_dict(encoders[name].state_dict())
-
-
-def draw_pairs(frames, embeddings, batch, per_utterance, frames_per_pair, seed_parts):
-    """Pair means over valid frames, drawn at random, with a crop's embedding of their utterance.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Shape (batch, frames, d_model).
-    embeddings : torch.Tensor
-        Of the first crops, then of the second, shape (2 * batch, E).
-    batch : PaddedBatch
-        `units` tells which frames are valid.
-    per_utterance : int
-        How many pairs to draw of each utterance.
-    frames_per_pair : int or None
-        How many frames to draw for each pair, with replacement; None for the mean over all. Over
-        many, what is said averages out, and who says it remains.
-    seed_parts : tuple
-        Seed of the draw, together with the utterance's ID.
-
-    Returns
-    -------
-    x : torch.Tensor
-        Means, shape (batch * per_utterance, d_model).
-    y : torch.Tensor
-        Embeddings, shape (batch * per_utterance, E).
-    groups : torch.Tensor
-        Number of each row's utterance among those of all ranks.
-    """
-    lens = (batch.units.lengths * batch.units.data.shape[1]).round().long().tolist()
-    rngs = [derive_rng(*seed_parts, utterance) for utterance in batch.id]
-    rows = torch.arange(len(lens), device=frames.device).repeat_interleave(per_utterance)
-    if frames_per_pair is None:
-        x = repeat_rows(masked_mean(frames.transpose(1, 2), batch.units.data >= 0), rows)
-    else:
-        shape = (per_utterance, frames_per_pair)
-        places = [rng.integers(n, size=shape) for rng, n in zip(rngs, lens, strict=True)]
-        places = torch.from_numpy(np.concatenate(places)).to(frames.device)
-        x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
-    crops = [rng.integers(2, size=per_utterance) for rng in rngs]
-    crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
-    return x, repeat_rows(embeddings, rows + crops * len(lens)), rows + row_offset(frames)
-
-
-def joint_loaders(hparams, datasets, units, augment):
-    """Return the loaders of stage C.
-
-    Arguments
-    ---------
-    hparams : dict
-        See `add_frame_items`, `add_crops` and `make_loader`.
-    datasets : dict
-        "train", "valid" and "test": DynamicItemDataset.
-    units : UnitArray
-        The units of all of them.
-    augment : UtteranceAugment
-        Of the crops; in training it changes voices too.
-
-    Returns
-    -------
-    dict
-        A loader for each, of batches with `id`, `sig`, `units`, `mask`, `first` and `second`.
-    """
-    loaders = {}
-    for split, dataset in datasets.items():
-        clock = Clock()
-        add_frame_items(dataset, hparams, clock, units)
-        training = split == "train"
-        add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
-        dataset.set_output_keys(["id", "sig", "units", "mask", "first", "second"])
-        clock = clock if training else None
-        loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
-    return loaders
+    modules[name].load_state_dict(earlier.state_dict())

@@ -14,18 +14,9 @@ import time
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
+from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, save_hparams
-from recipes.common.training.run import (
-    check_epochs,
-    claim,
-    finish,
-    keep_freed_memory,
-    leave_together,
-    prepare,
-    quick_look,
-    split_datasets,
-)
 from recipes.LibriSpeech.pretrain.frame import FrameBrain
 from recipes.LibriSpeech.pretrain.joint import JointBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
@@ -46,17 +37,17 @@ def main(arguments):
     hparams_file, run_opts, overrides = read_command_line(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    check_epochs(hparams)
-    keep_freed_memory()
+    run.check_epochs(hparams)
+    run.keep_freed_memory()
 
-    run_on_main(prepare, args=[hparams])
-    datasets = split_datasets(hparams)
+    run_on_main(run.prepare, args=[hparams])
+    datasets = run.split_datasets(hparams)
     if run_opts["debug"]:
-        hparams, datasets = quick_look(hparams, datasets)
+        hparams, datasets = run.quick_look(hparams, datasets)
 
     stage = choose_stage(hparams["stage"])
     stage.initialise(hparams)
-    claim(hparams["output_folder"])
+    run.claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
     loaders = stage.make_loaders(hparams, datasets)
@@ -72,8 +63,8 @@ def main(arguments):
     brain.fit(hparams["epoch_counter"], loaders["train"], loaders["valid"])
     brain.finalise()
     brain.evaluate(loaders["test"])
-    finish(brain, hparams, began)
-    leave_together()
+    run.finish(brain, hparams, began)
+    run.leave_together()
 
 
 if __name__ == "__main__":

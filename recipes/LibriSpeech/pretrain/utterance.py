@@ -11,9 +11,8 @@ from lobes.distributed import unwrap
 from lobes.losses import nt_xent
 from lobes.signal import SAMPLE_RATE
 from recipes.common.data.augment import UtteranceAugment
-from recipes.common.data.crops import add_crops, both_crops
-from recipes.common.data.loaders import make_loader, plain_loader
-from recipes.common.data.sampler import Clock
+from recipes.common.data.crops import both_crops
+from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import UtteranceMeter
@@ -30,7 +29,7 @@ class UtteranceBrain(PretrainingBrain):
     def make_loaders(hparams, datasets):
         """Make a loader for each split, and one of plain training utterances."""
         plain = plain_loader(datasets["train"], hparams)
-        return {**utterance_loaders(hparams, datasets, hparams["augment"]), "plain": plain}
+        return {**stage_loaders(hparams, datasets, augment=hparams["augment"]), "plain": plain}
 
     def compute_forward(self, batch, stage):
         """Return the embeddings and the projections of the first crops, then of the second."""
@@ -85,34 +84,6 @@ def embedding_moments(encoder, loader):
     return rows.mean(0), torch.cov(rows.T, correction=0)
 
 
-def utterance_loaders(hparams, datasets, augment):
-    """Return the loaders of stage B.
-
-    Arguments
-    ---------
-    hparams : dict
-        See `add_crops` and `make_loader`.
-    datasets : dict
-        "train", "valid" and "test": DynamicItemDataset.
-    augment : UtteranceAugment
-        Of the crops; in training it changes voices too.
-
-    Returns
-    -------
-    dict
-        A loader for each, of batches with `id`, `first` and `second`.
-    """
-    loaders = {}
-    for split, dataset in datasets.items():
-        clock = Clock()
-        training = split == "train"
-        add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
-        dataset.set_output_keys(["id", "first", "second"])
-        clock = clock if training else None
-        loaders[split] = make_loader(dataset, hparams, clock, min_batch_size=2)
-    return loaders
-
-
 def crops_of_run(run, datasets, seed):
     """Return loaders of crops that are made as a run of stage B or C made its own.
 
@@ -128,9 +99,9 @@ def crops_of_run(run, datasets, seed):
     Returns
     -------
     dict
-        See `utterance_loaders`.
+        See `stage_loaders`.
     """
     settings = read_tree(run / "hyperparams.yaml")
     given = settings["augment"]  # not a mapping where the augmentation is the default
     augment = UtteranceAugment(**given if isinstance(given, dict) else {})
-    return utterance_loaders({**settings, "seed": seed}, datasets, augment)
+    return stage_loaders({**settings, "seed": seed}, datasets, augment=augment)

@@ -8,6 +8,7 @@ synthetic ones stand in for them.
 
 import contextlib
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +86,14 @@ class UtteranceAugment:
         self.rir_files = audio_files(rir_folder) if rir_folder else None
         self.rir_bank = None if rir_folder else synthetic_rirs(RIR_BANK_SIZE)
         self.max_gain = max_gain
-        self.add_noise = AddNoise(snr_low=snr_low, snr_high=snr_high, noise_funct=self.noise_like)
+        add_noise = AddNoise(snr_low=snr_low, snr_high=snr_high, noise_funct=self.noise_like)
         self.drop_freq = DropFreq(drop_freq_low=0.01, drop_freq_high=0.95)
         self.drop_chunk = DropChunk(drop_length_low=800, drop_length_high=2400)
-        self.parts = [
+        self.parts = [  # each takes a crop, shape (1, samples), and returns another
             (reverb_prob, self.reverberate),
-            (noise_prob, self.noise),
-            (channel_prob, self.channel),
-            (drop_freq_prob, self.bands),
+            (noise_prob, partial(add_noise, lengths=torch.ones(1))),
+            (channel_prob, partial(zero_phase, response=channel_response)),
+            (drop_freq_prob, partial(zero_phase, response=self.band_response)),
             (drop_chunk_prob, self.chunks),
         ]
         self.gain_prob = gain_prob
@@ -150,10 +151,6 @@ class UtteranceAugment:
         with torch.no_grad(), seeded(rng_seed):
             return self.speed(wav.unsqueeze(0)).squeeze(0)
 
-    def noise(self, wav):
-        """Add noise at a random signal-to-noise ratio; shape (1, samples) as in all parts."""
-        return self.add_noise(wav, torch.ones(1))
-
     def noise_like(self, wav):
         """Return noise of the shape of `wav`, (1, samples), of any level."""
         samples = wav.shape[1]
@@ -179,21 +176,13 @@ class UtteranceAugment:
         padding = next_fast_len(samples + len(rir), real=True) - samples
         return reverberate(torch.nn.functional.pad(wav, (0, padding)), rir)[:, :samples]
 
-    def channel(self, wav):
-        """Colour the spectrum as a microphone and a line do."""
-        return zero_phase(wav, channel_response)
-
-    def bands(self, wav):
-        """Drop up to three frequency bands of a few hundred Hz."""
-        return zero_phase(wav, self.band_response)
-
     def band_response(self, frequencies):
-        """Return the frequency response of `DropFreq`, whose filter is symmetric."""
+        """Return a frequency response of `DropFreq`: up to three bands of a few hundred Hz less."""
         impulse = torch.zeros(1, NOTCH_TAPS)
         impulse[0, NOTCH_TAPS // 2] = 1
         # Filtering the crop itself in the time domain takes up to ten times as long.
         taps = torch.nn.functional.pad(self.drop_freq(impulse)[0], (0, 1024 - NOTCH_TAPS))
-        response = torch.fft.rfft(taps.roll(-(NOTCH_TAPS // 2))).real
+        response = torch.fft.rfft(taps.roll(-(NOTCH_TAPS // 2))).real  # the filter is symmetric
         grid = np.linspace(0, SAMPLE_RATE / 2, len(response))
         return np.interp(frequencies, grid, response.numpy()).astype(np.float32)
 
@@ -218,13 +207,13 @@ def seeded(seed):
     ...     torch.equal(torch.rand(2), first)
     True
     """
-    state, threads = torch.default_generator.get_state(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
     finally:
-        torch.default_generator.set_state(state)
         torch.set_num_threads(threads)
 
 

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from lobes.distributed import rank, world_size
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
-from recipes.common.data.crops import collate
+from recipes.common.data.crops import add_crops, add_frame_items, collate
 from recipes.common.data.manifest import load_dataset
-from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.data.sampler import Clock, LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
 
 PLAIN_UTTERANCES = 10_000  # from which the last step of a stage takes its moments
@@ -56,8 +56,8 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
     torch.utils.data.DataLoader
     """
     training = clock is not None
-    with dataset.output_keys_as(["duration"]):
-        seconds = [min(row["duration"], hparams["max_seconds"]) for row in dataset]
+    durations = [dataset.data[name]["duration"] for name in dataset.data_ids]
+    seconds = [min(duration, hparams["max_seconds"]) for duration in durations]
     sampler = LengthSortedBatches(
         seconds,
         hparams["max_batch_seconds"],
@@ -75,6 +75,41 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def stage_loaders(hparams, datasets, units=None, augment=None):
+    """Return the loaders of a stage of pretraining.
+
+    Arguments
+    ---------
+    hparams : dict
+        See `add_frame_items`, `add_crops` and `make_loader`.
+    datasets : dict
+        "train", "valid" and "test": DynamicItemDataset.
+    units : UnitArray, optional
+        The units of all of them, of a stage that trains a frame encoder.
+    augment : UtteranceAugment, optional
+        Of the crops, of a stage that trains an utterance encoder; in training voices change too.
+
+    Returns
+    -------
+    dict
+        A loader for each, of batches with `id`; with `units`, also `sig`, `units` and `mask`; with
+        `augment`, also `first` and `second`.
+    """
+    loaders = {}
+    for split, dataset in datasets.items():
+        clock, training, keys = Clock(), split == "train", ["id"]
+        if units is not None:
+            add_frame_items(dataset, hparams, clock, units)
+            keys += ["sig", "units", "mask"]
+        if augment is not None:
+            add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
+            keys += ["first", "second"]
+        dataset.set_output_keys(keys)
+        fewest = 1 if augment is None else 2  # utterances are contrasted
+        loaders[split] = make_loader(dataset, hparams, clock if training else None, fewest)
+    return loaders
 
 
 def load_split(manifests, hparams):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from recipes.common.data.seeding import derive_rng
+from recipes.common.evaluation.grouping import group_by
 
 MODES = ("within", "across")
 DISTANCES = ("cosine", "angular")
@@ -40,8 +41,8 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
 
     Arguments
     ---------
-    features : dict or callable
-        Gives the array or tensor (frames, dim) of an utterance; each utterance is asked for once.
+    features : dict
+        The array or tensor (frames, dim) of each utterance; each is asked for once.
     items : iterable of recipes.common.data.triphones.Item
         Of at most 512 frames each.
     mode : str
@@ -58,17 +59,15 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
     Returns
     -------
     dict
-        `error`: in [0, 1]. `by_pair`: (p, q) to its `error` and its number of `triples`.
-        `num_triples`, `num_contexts`, `num_speakers`: what was counted. `speakers`: names of the
-        speakers of A and B. `speaker_errors`: an array of the same length, each speaker's mean over
-        the pairs that they have; its mean is not `error`, where speakers have different pairs.
+        `error`: in [0, 1]. `num_triples`: what was counted. `speakers`: names of the speakers of A
+        and B, an array. `speaker_errors`: an array of the same length, each speaker's mean over the
+        pairs that they have; its mean is not `error`, where speakers have different pairs.
 
     Raises
     ------
     ValueError
         Where there is no triple; an item lies beyond its utterance's frames or has more than 512;
-        features are missing, not of one width, not finite or zero (names the utterance); or an
-        option is not as described.
+        features are not finite or zero (names the utterance); or a limit is below 1.
 
     Example
     -------
@@ -79,10 +78,12 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
     >>> spans = [("p", 0, 5), ("q", 6, 12)]
     >>> items = [Item(u, u, ("t", "s"), phone, *span) for u in features for phone, *span in spans]
     >>> result = abx(features, items, "across", "angular", seed=0)
-    >>> result["error"], result["num_triples"], result["by_pair"]["p", "q"]["triples"]
-    (0.0, 4, 2)
+    >>> result["error"], result["num_triples"]
+    (0.0, 4)
     """
-    _check_options(mode, distance, max_items, max_speakers)
+    for name, value in (("max_items", max_items), ("max_speakers", max_speakers)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: expected at least 1.")
     groups = _draw_groups(items, seed, max_items)
     cells = list(_list_cells(groups, mode, seed, max_speakers))
     if not cells:
@@ -98,20 +99,9 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
     return _average(cells, errors, counts)
 
 
-def _check_options(mode, distance, max_items, max_speakers):
-    for name, value, choices in (("mode", mode, MODES), ("distance", distance, DISTANCES)):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}: expected {' or '.join(map(repr, choices))}.")
-    for name, value in (("max_items", max_items), ("max_speakers", max_speakers)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}: expected at least 1.")
-
-
 def _draw_groups(items, seed, max_items):
     """Return the items to use by (context, phone, speaker)."""
-    groups = {}
-    for item in sorted(items):
-        groups.setdefault((item.context, item.phone, item.speaker), []).append(item)
+    groups = group_by(sorted(items), lambda item: (item.context, item.phone, item.speaker))
     return {
         (context, phone, speaker): _draw(own, max_items, seed, "items", *context, phone, speaker)
         for (context, phone, speaker), own in groups.items()
@@ -128,22 +118,18 @@ def _draw(values, most, *parts):
 
 def _list_cells(groups, mode, seed, max_speakers):
     """Yield the groups of A, B and X of each cell."""
-    phones, speakers = {}, {}
-    for context, phone, speaker in sorted(groups):
-        phones.setdefault((context, speaker), []).append(phone)
-        speakers.setdefault((context, phone), []).append(speaker)
-    for (context, speaker), own in phones.items():
-        for phone in own if len(own) > 1 else ():
-            a = (context, phone, speaker)
+    of_one_speaker = group_by(sorted(groups), lambda group: (group[0], group[2]))
+    of_one_phone = group_by(sorted(groups), lambda group: group[:2])
+    for own in of_one_speaker.values():
+        for a in own if len(own) > 1 else ():
+            context, phone, speaker = a
             if mode == "across":
-                others = [other for other in speakers[context, phone] if other != speaker]
+                others = [x for x in of_one_phone[context, phone] if x != a]
                 others = _draw(others, max_speakers, seed, "speakers", *context, phone, speaker)
             else:
-                others = [speaker] if len(groups[a]) > 1 else []
+                others = [a] if len(groups[a]) > 1 else []
             for x in others:
-                for other in own:
-                    if other != phone:
-                        yield a, (context, other, speaker), (context, phone, x)
+                yield from ((a, b, x) for b in own if b != a)
 
 
 def _group_distances(features, groups, cells, distance):
@@ -152,19 +138,14 @@ def _group_distances(features, groups, cells, distance):
     items = [item for group in used for item in groups[group]]
     stops = np.cumsum([len(groups[group]) for group in used])
     places = {g: np.arange(e - len(groups[g]), e) for g, e in zip(used, stops, strict=True)}
-    blocks = sorted({(x, other) for a, b, x in cells for other in (a, b)})
-    pairs = []
-    for x, other in blocks:
+    pairs = {}
+    for x, other in {(x, other) for a, b, x in cells for other in (a, b)}:
         first, second = places[x][:, None], places[other]
         # One number for a pair and for its mirror image.
-        pairs.append((np.minimum(first, second) * len(items) + np.maximum(first, second)).ravel())
-    needed, where = np.unique(np.concatenate(pairs), return_inverse=True)
-    values = _item_distances(features, items, np.divmod(needed, len(items)), distance)[where]
-    parts = np.split(values, np.cumsum([len(part) for part in pairs])[:-1])
-    return {
-        (x, other): part.reshape(len(places[x]), len(places[other]))
-        for (x, other), part in zip(blocks, parts, strict=True)
-    }
+        pairs[x, other] = np.minimum(first, second) * len(items) + np.maximum(first, second)
+    needed = np.unique(np.concatenate([own.ravel() for own in pairs.values()]))
+    values = _item_distances(features, items, np.divmod(needed, len(items)), distance)
+    return {block: values[np.searchsorted(needed, own)] for block, own in pairs.items()}
 
 
 def _item_distances(features, items, pairs, distance):
@@ -192,17 +173,10 @@ def _unit_frames(frames, starts, length):
 
 def _gather_frames(features, items):
     """Return all frames (frames, dim) of the items' utterances, and the items' starts, lengths."""
-    own = {}
-    for place, item in enumerate(items):
-        own.setdefault(item.utterance, []).append(place)
+    own = group_by(range(len(items)), lambda place: items[place].utterance)
     parts, starts, total = [], np.empty(len(items), int), 0
     for utterance, places in own.items():
-        frames = _get_frames(features, utterance)
-        if parts and frames.shape[1] != parts[0].shape[1]:
-            raise ValueError(
-                f"The features of {utterance} have {frames.shape[1]} values a frame, but those of "
-                f"{next(iter(own))} have {parts[0].shape[1]}."
-            )
+        frames = torch.as_tensor(features[utterance])
         norms = frames.double().norm(dim=1)
         for place in places:
             _check_item(items[place], norms)
@@ -210,19 +184,6 @@ def _gather_frames(features, items):
         parts.append(frames)
         total += len(frames)
     return torch.cat(parts), starts, np.array([item.stop - item.start for item in items])
-
-
-def _get_frames(features, utterance):
-    if not callable(features) and utterance not in features:
-        raise ValueError(f"There are no features of {utterance}, of which there are items.")
-    frames = features(utterance) if callable(features) else features[utterance]
-    frames = torch.as_tensor(frames).detach().cpu()
-    if frames.ndim != 2:
-        raise ValueError(
-            f"The features of {utterance} have the shape {tuple(frames.shape)}: expected (frames, "
-            "dim)."
-        )
-    return frames
 
 
 def _check_item(item, norms):
@@ -312,31 +273,17 @@ def _cell_error(to_a, to_b, within):
 
 def _average(cells, errors, counts):
     """Return the result of `abx` from the error and the number of triples of each cell."""
-    pairs, rows = _number((a[1], b[1]) for a, b, _ in cells)
-    speakers, columns = _number(a[2] for a, _, _ in cells)
-    shape = (len(pairs), len(speakers))
-    sums, sizes = np.zeros(shape), np.zeros(shape)
+    phones = [(a[1], b[1]) for a, b, _ in cells]
+    pairs, rows = np.unique(phones, axis=0, return_inverse=True)
+    speakers, columns = np.unique([a[2] for a, _, _ in cells], return_inverse=True)
+    rows = rows.ravel()  # numpy 2.0 gives it two dimensions
+    sums, sizes = np.zeros((2, len(pairs), len(speakers)))
     np.add.at(sums, (rows, columns), errors)
     np.add.at(sizes, (rows, columns), 1)
-    values = np.divide(sums, sizes, out=np.full(shape, np.nan), where=sizes > 0)
-    pair_errors, triples = np.nanmean(values, axis=1), np.bincount(rows, counts)
+    values = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0)
     return {
-        "error": float(pair_errors.mean()),
-        "by_pair": {
-            pair: {"error": float(error), "triples": int(count)}
-            for pair, error, count in zip(pairs, pair_errors, triples, strict=True)
-        },
+        "error": float(np.nanmean(values, axis=1).mean()),
         "num_triples": int(counts.sum()),
-        "num_contexts": len({a[0] for a, _, _ in cells}),
-        "num_speakers": len(speakers),
         "speakers": speakers,
         "speaker_errors": np.nanmean(values, axis=0),
     }
-
-
-def _number(names):
-    """Return the different names, sorted, and the place of each name among them."""
-    names = list(names)
-    different = sorted(set(names))
-    place = {name: number for number, name in enumerate(different)}
-    return different, np.array([place[name] for name in names])

@@ -1,6 +1,6 @@
 """Intervals over speakers by the bootstrap: of means, of figures of trials, of their ratios."""
 
-import math
+from functools import partial
 
 import numpy as np
 from scipy.stats import norm, t
@@ -175,8 +175,9 @@ def bootstrap_trials(statistic, labels, speakers, seed):
 
     Returns
     -------
-    low, high : float
-        The 95 % percentile interval; NaN where no draw has both kinds of trials.
+    list of float or None
+        The 95 % percentile interval; None where that is not finite, or no draw has both kinds of
+        trials.
 
     Example
     -------
@@ -201,8 +202,28 @@ def bootstrap_trials(statistic, labels, speakers, seed):
         weights = np.where(labels, first, first * second)
         values.append(statistic(weights[(weights * labels).any(1) & (weights * ~labels).any(1)]))
     values = np.concatenate(values)
-    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
+    ends = np.percentile(values, [2.5, 97.5]).tolist() if len(values) else [np.nan]
+    return ends if np.isfinite(ends).all() else None
+
+
+def bootstrap_eer(scores, labels, speakers, seed):
+    """Return the equal error rate of trials, with its interval over speakers.
+
+    Arguments
+    ---------
+    scores : array_like
+        Shape (trials,).
+    labels, speakers, seed
+        As `bootstrap_trials` takes them.
+
+    Returns
+    -------
+    rate : float
+    interval : list of float or None
+        As `bootstrap_trials` returns it.
+    """
+    rate = partial(eer, scores, labels)
+    return rate(), bootstrap_trials(rate, labels, speakers, seed)
 
 
 def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed):
@@ -214,26 +235,19 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed):
     ---------
     scores, other_scores : array_like
         Shape (trials,), of the system and of the one that it is compared with.
-    labels : array_like
-        Shape (trials,), 1 for target trials, 0 for others.
-    speakers : array_like
-        Shape (trials, 2), the speakers of each trial.
-    seed : int
-        Seed of the 1000 draws.
+    labels, speakers, seed
+        As `bootstrap_trials` takes them.
 
     Returns
     -------
-    ratio : float
-        EER of the system divided by the other's.
-    interval : tuple of float
-        Its 95 % percentile interval; not finite where the other's EER is 0 in many draws.
+    dict
+        `value`, EER of the system divided by the other's, None where that is 0, and `interval`, its
+        95 % percentile interval, None where the other's EER is 0 in many draws.
 
     Raises
     ------
     ValueError
         Where there is no target trial or no other, or a score is not finite.
-    ZeroDivisionError
-        Where the other's EER is 0.
 
     Example
     -------
@@ -241,13 +255,16 @@ def bootstrap_eer_ratio(scores, other_scores, labels, speakers, seed):
     >>> speakers = rng.integers(8, size=(400, 2))
     >>> labels = speakers[:, 0] == speakers[:, 1]
     >>> good, bad = labels + rng.normal(size=400), labels + 3 * rng.normal(size=400)
-    >>> ratio, (low, high) = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1)
-    >>> low < ratio < high < 1
+    >>> ratio = bootstrap_eer_ratio(good, bad, labels, speakers, seed=1)
+    >>> ratio["interval"][0] < ratio["value"] < ratio["interval"][1] < 1
     True
     """
-    ratio = eer(scores, labels) / eer(other_scores, labels)
 
-    def ratio_of(weights):
+    def ratio(weights=None):
         return eer(scores, labels, weights) / eer(other_scores, labels, weights)
 
-    return ratio, bootstrap_trials(ratio_of, labels, speakers, seed)
+    if eer(other_scores, labels) == 0:
+        return {"value": None, "interval": None}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        interval = bootstrap_trials(ratio, labels, speakers, seed)
+    return {"value": ratio(), "interval": interval}

@@ -4,11 +4,7 @@ import itertools
 
 import numpy as np
 
-from recipes.common.evaluation.bootstrap import (
-    DIFFERENCE_PAIRED_USE,
-    bootstrap_groups,
-    bootstrap_trials,
-)
+from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.metrics import eer
 
 KEY = ("representation", "factor", "measure", "probe")
@@ -16,7 +12,7 @@ CONTENT = ("balanced accuracy", "ABX error across, cosine", "phone error rate")
 SPEAKER = ("balanced accuracy", "EER")
 
 
-def compare(measures, seed, pairs=None):
+def compare(measures, seed):
     """Compare models measure by measure on the same speakers.
 
     Arguments
@@ -29,27 +25,26 @@ def compare(measures, seed, pairs=None):
           and `seeds`: of `probes.leakage` where the groups are speakers, of
           `bootstrap.label_scores` where the factor is the speaker, of
           `information.measure_information`; or
-        - for an EER `scores` and `labels`, (trials,), and `speakers`, (trials, 2).
+        - for an EER `scores` and `labels`, (trials,), `speakers`, (trials, 2), and `seeds`.
 
-        Others, which have no scores of speakers, are passed over.
+        Others, which have no scores of speakers, are passed over. Speakers, seeds and trials are
+        the same for all models.
     seed : int
         Seed of the bootstrap.
-    pairs : list of tuple, optional
-        (first, second) names of models; all pairs, in the order of `measures`, where not given.
 
     Returns
     -------
     list of dict
-        An entry for each pair and measure that both have: `first`, `second`, `representation`,
-        `factor`, `measure`, `probe`; `difference`, the first's less the second's; `interval`, its
-        95 % interval (low, high), None where too few trials define it; `relative`, the difference
-        by the second's value, None where that is not positive; `speakers`, their number; `seeds`.
+        An entry for each pair, in the order of `measures`, and measure that both have: `first`,
+        `second`, `representation`, `factor`, `measure`, `probe`; `difference`, the first's less the
+        second's; `interval`, its 95 % interval, None where too few trials define it; `relative`,
+        the difference by the second's value, None where that is not positive; `speakers`, their
+        number; `seeds`.
 
     Raises
     ------
     ValueError
-        Where a pair names no model, two models were measured on different speakers, seeds or
-        trials, or there are fewer than two speakers.
+        Where there are fewer than two speakers.
 
     Example
     -------
@@ -61,86 +56,57 @@ def compare(measures, seed, pairs=None):
     >>> round(entry["difference"], 6), entry["speakers"]
     (-0.5, 3)
     """
-    pairs = itertools.combinations(measures, 2) if pairs is None else pairs
     entries = []
-    for first, second in pairs:
-        unknown = {first, second} - measures.keys()
-        if unknown:
-            raise ValueError(
-                f"There is no model {unknown.pop()!r} to compare: expected two of "
-                f"{', '.join(measures)}."
-            )
+    for first, second in itertools.combinations(measures, 2):
         others = {figure_key(other): other for other in measures[second]}
         for own in measures[first]:
             other = others.get(figure_key(own), {})
-            test = _choose_test(own, other)
-            if test is None:
+            shared = own.keys() & other.keys()
+            if "group_scores" in shared:
+                names, test = "group_names", _compare_groups
+            elif "labels" in shared:
+                names, test = "speakers", _compare_trials
+            else:
                 continue
-            try:
-                result = test(own, other, seed)
-            except ValueError as error:
-                raise ValueError(f"{first} and {second}, {figure_name(own)}: {error}") from error
-            head = dict(zip(KEY, figure_key(own), strict=True))
-            entries.append({"first": first, "second": second, **head, **result})
+            speakers = len(np.unique(own[names]))
+            if speakers < 2:
+                raise ValueError(
+                    f"{first} and {second}, {figure_name(own)}: There is one speaker: an interval "
+                    "needs at least 2."
+                )
+            value, reference, interval = test(own, other, seed)
+            entries.append(
+                {
+                    "first": first,
+                    "second": second,
+                    **{name: own[name] for name in KEY},
+                    "difference": value - reference,
+                    "interval": interval,
+                    "relative": (value - reference) / reference if reference > 0 else None,
+                    "speakers": speakers,
+                    "seeds": own["seeds"],
+                }
+            )
     return entries
 
 
-def _choose_test(own, other):
-    """Return the paired test for which both entries have the scores, or None."""
-    for name, test in (("group_scores", _compare_groups), ("labels", _compare_trials)):
-        if name in own and name in other:
-            return test
-    return None
-
-
 def _compare_groups(own, other, seed):
-    """Compare the scores of speakers."""
-    for name in ("group_names", "seeds"):
-        if not np.array_equal(own[name], other[name]):
-            raise ValueError(
-                f"{name} are {list(own[name])} and {list(other[name])}: expected the same, since "
-                "models are compared on the same speakers."
-            )
+    """Return the means of two models' scores of speakers, and their difference's interval."""
     first, second = (np.asarray(entry["group_scores"], float) for entry in (own, other))
-    _refuse_one_speaker(first.shape[1])
-    paired_use = 1.0 if own["probe"] is None else DIFFERENCE_PAIRED_USE
-    interval = bootstrap_groups(first - second, seed, paired_use)
-    return _tell(first.mean(), second.mean(), interval, first.shape[1], own["seeds"])
-
-
-def _refuse_one_speaker(count):
-    if count < 2:
-        raise ValueError("There is one speaker: an interval needs at least 2.")
+    paired_use = 1.0 if own["probe"] is None else bootstrap.DIFFERENCE_PAIRED_USE
+    interval = bootstrap.bootstrap_groups(first - second, seed, paired_use)
+    return float(first.mean()), float(second.mean()), list(interval)
 
 
 def _compare_trials(own, other, seed):
-    """Compare the EER of two models on the same trials."""
-    for name in ("labels", "speakers"):
-        if not np.array_equal(own[name], other[name]):
-            raise ValueError(f"The {name} of the trials differ: expected the same trials.")
-    labels, speakers = np.asarray(own["labels"]), np.asarray(own["speakers"])
-    count = len(np.unique(speakers))
-    _refuse_one_speaker(count)
-    scores = own["scores"], other["scores"]
+    """Return two models' EER on the same trials, and their difference's interval."""
+    labels = own["labels"]
 
     def difference(weights):
-        return eer(scores[0], labels, weights) - eer(scores[1], labels, weights)
+        return eer(own["scores"], labels, weights) - eer(other["scores"], labels, weights)
 
-    interval = bootstrap_trials(difference, labels, speakers, seed)
-    interval = interval if np.isfinite(interval).all() else None
-    return _tell(*(eer(s, labels) for s in scores), interval, count, own.get("seeds", []))
-
-
-def _tell(first, second, interval, speakers, seeds):
-    """Return the fields of a comparison that its figures give."""
-    difference = float(first - second)
-    return {
-        "difference": difference,
-        "interval": None if interval is None else [float(end) for end in interval],
-        "relative": difference / float(second) if second > 0 else None,
-        "speakers": int(speakers),
-        "seeds": [int(seed) for seed in seeds],
-    }
+    interval = bootstrap.bootstrap_trials(difference, labels, own["speakers"], seed)
+    return eer(own["scores"], labels), eer(other["scores"], labels), interval
 
 
 def figure_key(entry):

@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
@@ -18,38 +17,29 @@ RATES = (0.001, 0.9)  # what the axes show
 BINS = 50
 
 
-def det_curve(scores, labels):
-    """Return the points of a detection error tradeoff curve as normal deviates.
+def plot_det(axes, curves):
+    """Draw detection error tradeoff curves on normal-deviate axes; a mark is at the EER.
 
     Arguments
     ---------
-    scores, labels : array_like
-        As `recipes.common.evaluation.metrics.error_rates` takes them.
-
-    Returns
-    -------
-    accepted, missed : numpy.ndarray
-        Shape (thresholds,) each, in rising thresholds: where the standard normal distribution
-        reaches the rates of false acceptances and of misses. Rates beyond 0.1 % and 90 %, which may
-        have no finite deviate, are drawn there.
-
-    Raises
-    ------
-    ValueError
-        Where there is no target trial or no other, or a score is not finite.
-
-    Example
-    -------
-    >>> accepted, missed = det_curve([1, 2, 3, 4], [0, 1, 0, 1])
-    >>> accepted.round(2).tolist(), missed.round(2).tolist()
-    ([1.28, 0.0, 0.0, -3.09, -3.09], [-3.09, -3.09, 0.0, 0.0, 1.28])
+    axes : matplotlib.axes.Axes
+    curves : list of tuple
+        (accepted, missed, rate, look): the rates of false acceptances and of misses in the order of
+        thresholds, the equal error rate, and properties of a line, those of the marker for the mark
+        alone. Rates beyond 0.1 % and 90 %, which may have no finite deviate, are drawn there.
     """
-    _, missed, accepted = error_rates(scores, labels)
-    return _deviates(accepted), _deviates(missed)
-
-
-def _deviates(rates):
-    return norm.ppf(np.clip(rates, *RATES))
+    deviates = {"functions": (norm.ppf, norm.cdf)}
+    axes.set_xscale("function", **deviates)
+    axes.set_yscale("function", **deviates)
+    axes.plot(RATES, RATES, color="0.6", linewidth=0.8)
+    for accepted, missed, rate, look in curves:
+        axes.plot(*np.clip([accepted, missed], *RATES), **{**look, "marker": ""})
+        axes.plot(*np.clip([rate, rate], *RATES), **{**look, "label": None, "clip_on": False})
+    ticks = np.divide(PERCENT, 100), [f"{percent:g}" for percent in PERCENT]
+    axes.set_xticks(*ticks)
+    axes.set_yticks(*ticks)
+    axes.set(xlim=RATES, ylim=RATES, xlabel="false acceptances, %", ylabel="misses, %")
+    axes.set_box_aspect(1)
 
 
 def draw_det(systems, path):
@@ -74,21 +64,18 @@ def draw_det(systems, path):
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
-    figure, axis = _figure(width=5.5, height=5.5)
-    axis.axline((0, 0), slope=1, color="0.8", linewidth=1)
+    figure = Figure((5.5, 5.5), layout="constrained")
+    axes, curves = figure.subplots(), []
     looks = zip(itertools.cycle(COLOURS), itertools.cycle(STYLES), strict=True)
     for (name, trials), (colour, style) in zip(systems.items(), looks, strict=False):
+        _, missed, accepted = error_rates(*trials)
         rate = eer(*trials)
         label = f"{name}: EER {100 * rate:.1f} %"
-        axis.plot(*det_curve(*trials), style, color=colour, label=label)
-        axis.plot(*[_deviates(rate)] * 2, "o", color=colour, clip_on=False)
-    labels = [f"{percent:g}" for percent in PERCENT]
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_ticks(norm.ppf(np.divide(PERCENT, 100)), labels)
-    axis.set(xlim=_deviates(RATES), ylim=_deviates(RATES), aspect="equal")
-    axis.set(xlabel="false acceptances, %", ylabel="misses, %")
-    axis.grid(color="0.9")
-    axis.legend(loc="upper right")
+        look = {"color": colour, "linestyle": style, "marker": "o", "label": label}
+        curves.append((accepted, missed, rate, look))
+    plot_det(axes, curves)
+    axes.grid(color="0.9")
+    axes.legend(loc="upper right")
     figure.savefig(path)
 
 
@@ -119,7 +106,8 @@ def draw_scores(scores, labels, path, threshold=None):
     rate = eer(scores, labels)
     scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
     edges = np.histogram_bin_edges(scores, BINS)
-    figure, axis = _figure(width=6.5, height=4)
+    figure = Figure((6.5, 4), layout="constrained")
+    axis = figure.subplots()
     for name, part, colour, style in (
         ("target", scores[labels], COLOURS[0], "-"),
         ("other", scores[~labels], COLOURS[1], "--"),
@@ -159,7 +147,8 @@ def draw_tradeoff(curves, points, labels, path):
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
-    figure, axis = _figure(width=9, height=5)
+    figure = Figure((9, 5), layout="constrained")
+    axis = figure.subplots()
     colours = itertools.cycle(COLOURS)
     for (name, curve), colour in zip(curves.items(), colours, strict=False):
         axis.plot(*zip(*curve.values(), strict=True), color=colour, marker=".", label=name)
@@ -176,10 +165,3 @@ def draw_tradeoff(curves, points, labels, path):
     axis.grid(color="0.92")
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path)
-
-
-def _figure(width, height):
-    """Return a figure of a size in inches, and its axes; it needs no screen."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()

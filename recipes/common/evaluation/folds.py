@@ -42,7 +42,8 @@ def split_groups(y, groups, seed):
     >>> [len(part) for part in folds[0]], len(np.concatenate([test for _, _, test in folds]))
     ([18, 6, 8], 32)
     """
-    holds = _holds(y, groups, y.max() + 1)
+    holds = np.zeros((groups.max() + 1, y.max() + 1), bool)  # which group has which label
+    holds[groups, y] = True
     for attempt in range(20):
         rng = derive_rng(seed, "folds", attempt)
         fold = _deal(holds, FOLDS, rng)
@@ -61,13 +62,6 @@ def split_groups(y, groups, seed):
         valid = apart[groups]
         splits.append(tuple(np.flatnonzero(m) for m in (~test & ~valid, valid, test)))
     return splits
-
-
-def _holds(y, groups, labels):
-    """Return which group holds which label, (groups, labels)."""
-    holds = np.zeros((groups.max() + 1, labels), bool)
-    holds[groups, y] = True
-    return holds
 
 
 def _deal(holds, parts, rng):

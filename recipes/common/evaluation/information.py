@@ -12,18 +12,12 @@ import torch
 from lobes.critics.club import CLUB
 from lobes.critics.infonce import InfoNCE
 from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.evaluation import leakage
 from recipes.common.evaluation.bootstrap import bootstrap_groups, label_scores
-from recipes.common.evaluation.leakage import (
-    all_pairs,
-    fit_critic,
-    info_nce,
-    likelihood_gain,
-    score_scale,
-)
 from recipes.common.evaluation.probe_fitting import principal_axes
 
 INFORMATION_BATCH = 512
-RATES = {"gaussian": 1e-2, "contrast": 1e-3}  # the former has to learn what is exact
+GAUSSIAN_RATE, CONTRAST_RATE = 1e-2, 1e-3  # the former has to learn what is exact
 SHARES = np.linspace(0, 1, 11)
 WIDENINGS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 UNITS = {"InfoNCE": "nats", "CLUB": "nats", "likelihood gain": "bits per dimension"}
@@ -61,14 +55,13 @@ def measure_information(parts, hidden_dim, seeds, steps=2000):
         each dimension of u that whitening keeps. Each a dict: `unit`; `value`, the mean over
         speakers and seeds; `interval`, its 95 % interval over both; `values`, of each seed;
         `seeds`; `group_names`, the speakers; `group_scores`, (seeds, speakers), which paired tests
-        compare; `independent`, `identical`: dicts of `value`, `interval` and `values`; and
-        `dimensions`, how many whitening keeps of z and of u.
+        compare; `independent`, `identical`: dicts of `value`, `interval` and `values`.
 
     Raises
     ------
     ValueError
-        Where a part is missing, or one speaker has more than half of its utterances, which leaves
-        too few others; names the part.
+        Where one speaker has more than half of a part's utterances, which leaves too few others;
+        names the part.
 
     Example
     -------
@@ -78,7 +71,14 @@ def measure_information(parts, hidden_dim, seeds, steps=2000):
     >>> information["InfoNCE"]["independent"]["value"] < 0.2 < information["InfoNCE"]["value"]
     True
     """
-    _refuse_parts(parts)
+    for name, part in parts.items():
+        most = np.unique(part["speakers"], return_counts=True)[1].max()
+        if 2 * most > len(part["speakers"]):
+            raise ValueError(
+                f"In the part {name!r} one speaker has {most} of the {len(part['speakers'])} "
+                "utterances: expected at most half, so that each can be paired with another "
+                "speaker's."
+            )
     white = whiten(parts)
     others = {name: _with_others_u(part, name) for name, part in white.items()}
     same = {name: {**part, "z": part["u"][:, None]} for name, part in white.items()}
@@ -88,30 +88,12 @@ def measure_information(parts, hidden_dim, seeds, steps=2000):
         "independent": _read_pairs(others, hidden_dim, seeds[:1], steps),
         "identical": _read_pairs(same, hidden_dim, seeds[:1], steps),
     }
-    shared = {
-        "seeds": list(seeds),
-        "group_names": np.unique(speakers),
-        "dimensions": {name: white["fit"][name].shape[-1] for name in ("z", "u")},
-    }
+    shared = {"seeds": list(seeds), "group_names": np.unique(speakers)}
     results = {}
     for measure, unit in UNITS.items():
         told = {kind: _tell(own[measure], speakers, seeds) for kind, own in read.items()}
         results[measure] = {"unit": unit, **told.pop("measured"), **told, **shared}
     return results
-
-
-def _refuse_parts(parts):
-    """Raise ValueError where a part is missing or a speaker's utterances leave too few others."""
-    for name in ("fit", "stop", "read"):
-        if name not in parts:
-            raise ValueError(f"There is no part {name!r}: expected fit, stop and read.")
-        most = np.unique(parts[name]["speakers"], return_counts=True)[1].max()
-        if 2 * most > len(parts[name]["speakers"]):
-            raise ValueError(
-                f"In the part {name!r} one speaker has {most} of the "
-                f"{len(parts[name]['speakers'])} utterances: expected at most half, so that each "
-                "can be paired with another speaker's."
-            )
 
 
 def whiten(parts):
@@ -161,13 +143,14 @@ def _read_pairs(parts, hidden_dim, seeds, steps):
     for seed in seeds:
         torch.manual_seed(derive_seed(seed, "critics"))
         gaussian, contrast = CalibratedCLUB(*dims), InfoNCE(*dims)
-        for kind, critic in (("gaussian", gaussian), ("contrast", contrast)):
-            fit_critic(critic, fit, stop, seed, steps, RATES[kind], batch=INFORMATION_BATCH)
+        for critic, rate in ((gaussian, GAUSSIAN_RATE), (contrast, CONTRAST_RATE)):
+            leakage.fit_critic(critic, fit, stop, seed, steps, rate, INFORMATION_BATCH)
         marginal = gaussian.calibrate(stop)
-        bits = np.log(2) * dims[1]
-        results["InfoNCE"].append(info_nce(contrast, read, score_scale(contrast, stop)))
+        scale = leakage.score_scale(contrast, stop)
+        results["InfoNCE"].append(leakage.info_nce(contrast, read, scale))
         results["CLUB"].append(club(gaussian, read, marginal))
-        results["likelihood gain"].append(likelihood_gain(gaussian, read, marginal) / bits)
+        nats = leakage.likelihood_gain(gaussian, read, marginal)
+        results["likelihood gain"].append(nats / (np.log(2) * dims[1]))
     return {measure: np.stack(values) for measure, values in results.items()}
 
 
@@ -216,7 +199,7 @@ class CalibratedCLUB(CLUB):
         tuple of torch.Tensor
             Mean and variance of the marginal of y, as `likelihood_gain` takes it.
         """
-        x, y, _ = all_pairs(held)
+        x, y, _ = leakage.all_pairs(held)
         y = self.standardise_y(y)
         variance = y.square().mean().item()
         outputs = super()._conditional(self.standardise_x(x))
@@ -245,7 +228,7 @@ def club(critic, encoded, marginal):
     # log q is quadratic in each dimension of u: its mean over others is that over two points which
     # have their mean and variance.
     values = [
-        likelihood_gain(critic, {**encoded, "u": v.float()}, marginal)
+        leakage.likelihood_gain(critic, {**encoded, "u": v.float()}, marginal)
         - ((v - marginal[0]).square() / marginal[1]).sum(1).numpy() / 2
         for v in (u, mean + deviation, mean - deviation)
     ]

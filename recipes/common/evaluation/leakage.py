@@ -16,6 +16,7 @@ from lobes.critics.club import CLUB
 from lobes.critics.infonce import InfoNCE
 from pretrained.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.evaluation.grouping import group_by
 
 BATCH = 1024
 CHECK_EVERY = 100  # steps
@@ -75,9 +76,7 @@ def split_utterances(rows, seed):
         Lists of rows. "stop": all utterances of one speaker in five. "read": one in five of each
         other speaker's. "fit": the rest.
     """
-    speakers = {}
-    for row in rows:
-        speakers.setdefault(row["spk_id"], []).append(row)
+    speakers = group_by(rows, lambda row: row["spk_id"])
     parts = {"fit": [], "stop": [], "read": []}
     order = derive_rng(seed, "speakers").permutation(sorted(speakers))
     for turn, speaker in enumerate(order):
@@ -173,7 +172,7 @@ def fit_critic(critic, fit, stop, seed, steps=2000, lr=1e-3, batch=BATCH):
 
 
 @torch.no_grad()
-def held_value(critic, x, y, groups, batch=BATCH):
+def held_value(critic, x, y, groups, batch):
     """Return the critic's own objective on rows set apart, in batches."""
     critic.eval()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,9 @@ Instead each probe chooses, on groups set apart, among features that are standar
 half way between.
 """
 
-import copy
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ PATIENCE = 4  # checks, each after a quarter more steps than the one before
 LEAST_GAIN = 1e-3  # of the validation loss, by which a check counts as better
 
 
+@dataclass
 class Probe:
     """A fitted probe; see `fit_probe`.
 
@@ -33,17 +35,22 @@ class Probe:
     ---------
     project : callable
         From features, shape (items, dim), to the network's input.
-    network : torch.nn.Module
-        Returns outputs of shape (1, items, outputs).
+    scales : torch.Tensor
+        Of the input's directions.
+    layers : list of tuple
+        As `_outputs` takes them, of one candidate.
     log_prior : numpy.ndarray or None
         Shape (classes,): log share of each class in the training part; None in regression.
     location, scale : float
         Mean and deviation of the training part's values, in regression.
     """
 
-    def __init__(self, project, network, log_prior, location, scale):
-        self.project, self.network, self.log_prior = project, network, log_prior
-        self.location, self.scale = location, scale
+    project: Callable
+    scales: torch.Tensor
+    layers: list
+    log_prior: np.ndarray | None
+    location: float
+    scale: float
 
     @torch.no_grad()
     def __call__(self, x):
@@ -59,7 +66,7 @@ class Probe:
         numpy.ndarray
             Log probabilities, shape (items, classes); in regression values, shape (items,).
         """
-        outputs = self.network(self.project(x))[0]
+        outputs = _outputs(self.project(x), self.scales, self.layers)[0]
         if self.log_prior is None:
             return self.location + self.scale * outputs[:, 0].double().numpy()
         return outputs.log_softmax(1).double().numpy()
@@ -74,7 +81,7 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
         "linear" or "mlp", which has one hidden layer of 64 units.
     train_x, valid_x : array_like
         Shapes (items, dim).
-    train_y, valid_y : array_like
+    train_y, valid_y : numpy.ndarray
         Shapes (items,): labels in [0, classes), each of them in the training part, or values where
         `classes` is None.
     classes : int or None
@@ -89,8 +96,7 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
     Raises
     ------
     ValueError
-        Where there is no such kind, a class is not in the training part, or no feature varies in
-        it.
+        Where no feature varies in the training part.
 
     Example
     -------
@@ -99,33 +105,25 @@ def fit_probe(kind, train_x, train_y, valid_x, valid_y, classes, seed):
     >>> probe(np.eye(3)).argmax(1).tolist()
     [0, 1, 2]
     """
-    if kind not in HIDDEN:
-        raise ValueError(f"There is no probe {kind!r}: expected one of {', '.join(HIDDEN)}.")
     project, variances = principal_axes(np.asarray(train_x, float))
-    train_y, valid_y = np.asarray(train_y), np.asarray(valid_y)
-    log_prior, location, scale = None, 0.0, 1.0
+    log_prior, location, scale, both = None, 0.0, 1.0, (train_y, valid_y)
     if classes is None:
         location, scale = train_y.mean(), train_y.std() or 1.0
-        targets = [
-            torch.from_numpy(((y - location) / scale).astype("f4")) for y in (train_y, valid_y)
-        ]
+        targets = [torch.from_numpy(((y - location) / scale).astype("f4")) for y in both]
         bias = torch.zeros(1)
     else:
-        counts = np.bincount(train_y, minlength=classes)
-        if not counts.all():
-            raise ValueError(f"Class {counts.argmin()} is not in the probe's training part.")
-        log_prior = np.log(counts / len(train_y))
-        targets = [torch.from_numpy(y.astype("i8")) for y in (train_y, valid_y)]
+        log_prior = np.log(np.bincount(train_y, minlength=classes) / len(train_y))
+        targets = [torch.from_numpy(y.astype("i8")) for y in both]
         bias = torch.from_numpy(log_prior.astype("f4"))
     settings = list(itertools.product(_input_scales(variances).astype("f4"), WEIGHT_DECAY))
-    scales = torch.from_numpy(np.stack([scales for scales, _ in settings]))
+    scales = torch.from_numpy(np.stack([scales for scales, _ in settings]))[:, None]
     generator = torch.Generator().manual_seed(derive_seed(seed, "probe"))
-    candidates = _Candidates(scales, HIDDEN[kind], bias, generator)
+    layers = _first_layers(scales, HIDDEN[kind], bias, generator)
     decay = torch.tensor([decay for _, decay in settings])
     inputs = project(train_x), project(valid_x)
     train, valid = zip(inputs, targets, strict=True)
-    network = _fit(candidates, decay, LEARNING_RATE[kind], train, valid, generator)
-    return Probe(project, network, log_prior, location, scale)
+    fitted = _fit(scales, layers, decay, LEARNING_RATE[kind], train, valid, generator)
+    return Probe(project, *fitted, log_prior, location, scale)
 
 
 def principal_axes(x):
@@ -172,42 +170,26 @@ def principal_axes(x):
     return project, variances[kept]
 
 
-class _Candidates(torch.nn.Module):
-    """Probes that are fitted side by side, one for each row of scales of the input's directions.
+def _first_layers(scales, hidden, bias, generator):
+    """Return a weight and a bias for each layer of probes that are fitted side by side.
 
-    All begin with outputs that are equal to the bias; hidden weights are the same for all.
+    There is one for each row of scales, (candidates, 1, rank). All begin with outputs that are
+    equal to the bias; hidden weights are the same for all.
     """
+    count, _, rank = scales.shape
+    layers = [(torch.zeros(count, hidden or rank, len(bias)), bias.repeat(count, 1, 1))]
+    if hidden:
+        weight = torch.randn(rank, hidden, generator=generator) * (2 / rank) ** 0.5
+        layers.insert(0, (weight.repeat(count, 1, 1), torch.zeros(count, 1, hidden)))
+    return layers
 
-    def __init__(self, scales, hidden, bias, generator):
-        super().__init__()
-        count, rank = scales.shape
-        self.register_buffer("scales", scales[:, None])
-        self.weights, self.biases = torch.nn.ParameterList(), torch.nn.ParameterList()
-        if hidden:
-            weight = torch.randn(rank, hidden, generator=generator) * (2 / rank) ** 0.5
-            self.weights.append(weight.repeat(count, 1, 1))
-            self.biases.append(torch.zeros(count, 1, hidden))
-        self.weights.append(torch.zeros(count, hidden or rank, len(bias)))
-        self.biases.append(bias.repeat(count, 1, 1))
 
-    def forward(self, x):
-        """Return outputs, (candidates, items, outputs), of the input, (items, rank)."""
-        x = x * self.scales
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, torch.relu(x) if layer else x, weight)
-        return x
-
-    def penalties(self):
-        """Return half the squared weights of each candidate, (candidates,)."""
-        return sum(weight.square().sum((1, 2)) for weight in self.weights) / 2
-
-    def only(self, index):
-        """Return a copy with one candidate alone."""
-        own = copy.deepcopy(self)
-        own.scales = own.scales[index : index + 1]
-        for parameter in own.parameters():
-            parameter.data = parameter.data[index : index + 1]
-        return own
+def _outputs(x, scales, layers):
+    """Return outputs, (candidates, items, outputs), of the input, (items, rank)."""
+    x = x * scales
+    for number, (weight, bias) in enumerate(layers):
+        x = torch.baddbmm(bias, torch.relu(x) if number else x, weight)
+    return x
 
 
 def _input_scales(variances):
@@ -229,17 +211,22 @@ def _losses(outputs, y):
     return flat.view(count, items).mean(1)
 
 
-def _fit(candidates, decay, rate, train, valid, generator):
-    """Fit all candidates on the same batches; return the best on the validation part, as it was."""
+def _fit(scales, layers, decay, rate, train, valid, generator):
+    """Fit all candidates on the same batches.
+
+    Return the scales and the layers of the best on the validation part, as it was then.
+    """
     x, y = train
-    optimizer = torch.optim.SGD(candidates.parameters(), rate, 0.9, nesterov=True)
+    parameters = [tensor.requires_grad_() for layer in layers for tensor in layer]
+    optimizer = torch.optim.SGD(parameters, rate, 0.9, nesterov=True)
     best, best_value, waited, next_check, order = None, float("inf"), 0, 1, torch.empty(0).long()
     size = BATCH if len(x) > 2 * BATCH else len(x)
     for step in range(1, MAX_STEPS + 1):
         if len(order) < size:
             order = torch.randperm(len(x), generator=generator)
         batch, order = order[:size], order[size:]
-        losses = _losses(candidates(x[batch]), y[batch]) + decay * candidates.penalties()
+        penalties = sum(weight.square().sum((1, 2)) for weight, _ in layers) / 2
+        losses = _losses(_outputs(x[batch], scales, layers), y[batch]) + decay * penalties
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
@@ -247,10 +234,11 @@ def _fit(candidates, decay, rate, train, valid, generator):
             continue
         next_check = step + 1 + step // 4
         with torch.no_grad():
-            value, index = _losses(candidates(valid[0]), valid[1]).min(0)
+            value, index = _losses(_outputs(valid[0], scales, layers), valid[1]).min(0)
         waited = 0 if value < best_value - LEAST_GAIN else waited + 1
         if value < best_value:
-            best, best_value = candidates.only(int(index)), float(value)
+            own = [tuple(t[index][None].detach().clone() for t in layer) for layer in layers]
+            best, best_value = (scales[index][None], own), float(value)
         if waited >= PATIENCE and step >= MIN_STEPS:
             break
     return best

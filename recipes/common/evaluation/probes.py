@@ -16,104 +16,54 @@ MAX_ITEMS = 20000
 
 
 def leakage(x, y, groups, kinds, seeds):
-    """Return how well each kind of probe reads a factor, over several seeds.
+    """Return how well each kind of probe reads a factor on groups held out, over several seeds.
 
-    Arguments
-    ---------
-    x, y, groups : array_like
-        As `probe` takes them.
-    kinds : list of str
-        Of "linear" and "mlp".
-    seeds : list of int
-        Each divides the groups anew.
-
-    Returns
-    -------
-    dict
-        For each kind: `measure`, `chance`, `items` and `group_names` as `probe` returns them;
-        `value`, `control`, `selectivity`: means over seeds; `values`: of each seed; `interval`:
-        95 % over groups and seeds; `group_scores`: (seeds, groups); `correct`: (seeds, items), None
-        in regression; `seeds`.
-
-    Raises
-    ------
-    ValueError
-        As `probe`, or where there is no seed.
-
-    Example
-    -------
-    >>> y = np.arange(64) % 2
-    >>> result = leakage(np.eye(2)[y], y, np.arange(64) // 4, ["linear"], seeds=[1, 2])
-    >>> result["linear"]["value"], result["linear"]["values"]
-    (1.0, [1.0, 1.0])
-    """
-    if not len(seeds):
-        raise ValueError("A leakage needs at least one seed.")
-    results = {}
-    for kind in kinds:
-        runs = [probe(x, y, groups, kind, seed) for seed in seeds]
-        scores = np.stack([run["group_scores"] for run in runs])
-        known = runs[0]["correct"] is not None
-        averaged = ("value", "control", "selectivity")
-        results[kind] = {
-            **{name: runs[0][name] for name in ("measure", "chance", "items", "group_names")},
-            **{name: float(np.mean([run[name] for run in runs])) for name in averaged},
-            "values": [run["value"] for run in runs],
-            "interval": _interval(scores, seeds[0], runs[0]["chance"]),
-            "group_scores": scores,
-            "correct": np.stack([run["correct"] for run in runs]) if known else None,
-            "seeds": list(seeds),
-        }
-    return results
-
-
-def probe(x, y, groups, kind, seed):
-    """Return how well a factor is read from a representation, on groups held out.
-
-    Every group is tested once, by cross-validation over 4 folds (`split_groups`). At most 20,000
-    items are used, the same for all representations of the same items.
+    With each seed every group is tested once, by cross-validation over 4 folds (`split_groups`). At
+    most 20,000 items are used, the same for all representations of the same items.
 
     Arguments
     ---------
     x : array_like
         Shape (items, dim), features.
     y : array_like
-        Shape (items,): labels, integers or text, or values, floats, for regression.
+        Shape (items,): labels, integers or text, each in several groups, or values, floats, which
+        differ, for regression.
     groups : array_like
         Shape (items,), what training and test must not share: the speaker, or the utterance where
         the factor is the speaker.
-    kind : str
-        "linear" or "mlp".
-    seed : int
-        Seed of the division, of the probes and of the bootstrap.
+    kinds : list of str
+        Of "linear" and "mlp".
+    seeds : list of int
+        Each divides the groups anew, and is that of the probes; the first, of the bootstrap.
 
     Returns
     -------
     dict
-        `measure`: "balanced accuracy", the mean over classes of the share that is right, or "R2",
-        the variance explained beyond the training part's mean. `value`: that measure. `interval`:
-        its 95 % interval over groups. `chance`: 1 by the number of classes, or 0. `control`: the
-        measure where labels are shuffled over the items of each part. `selectivity`: `value` less
-        `control`. `items`: places of the items used. `correct`: 1 or 0 for each of these, as
-        `value` counts it; None in regression. `group_names`, and `group_scores`, whose mean is
-        `value`: what paired tests compare.
+        For each kind: `measure`: "balanced accuracy", the mean over classes of the share that is
+        right, or "R2", the variance explained beyond the training part's mean. `value`: that
+        measure; `control`: the measure where labels are shuffled over the items of each part;
+        `selectivity`: `value` less `control`: means over seeds. `values`: of each seed; `interval`:
+        95 % over groups and seeds. `chance`: 1 by the number of classes, or 0. `items`: places of
+        the items used. `correct`: (seeds, items), 1 or 0 as `value` counts it; None in regression.
+        `group_names`, and `group_scores`, (seeds, groups), whose mean is `value`: what paired tests
+        compare. `seeds`.
 
     Raises
     ------
     ValueError
-        Where features or values are not finite, lengths differ, there are fewer than 2 classes or 4
-        groups, or a class is in one group alone.
+        Where there are fewer than 4 groups, or no feature varies.
 
     Example
     -------
     >>> y = np.arange(64) % 2
-    >>> result = probe(np.eye(2)[y], y, groups=np.arange(64) // 4, kind="linear", seed=1)
-    >>> result["value"], result["interval"], result["chance"]
-    (1.0, (1.0, 1.0), 0.5)
+    >>> result = leakage(np.eye(2)[y], y, np.arange(64) // 4, ["linear"], seeds=[1, 2])
+    >>> result["linear"]["value"], result["linear"]["values"], result["linear"]["chance"]
+    (1.0, [1.0, 1.0], 0.5)
     """
     x, y, groups = np.asarray(x), np.asarray(y), np.asarray(groups)
-    _refuse(x, y, groups)
     names, groups = np.unique(groups, return_inverse=True)
+    if len(names) < FOLDS:
+        raise ValueError(f"{len(names)} groups: a probe needs at least {FOLDS}, one for each fold.")
     classes, strata = None, np.zeros(len(y), int)
     if y.dtype.kind != "f":
         labels, y = np.unique(y, return_inverse=True)
@@ -121,55 +71,33 @@ def probe(x, y, groups, kind, seed):
     items = _choose_items(strata, groups)
     x, y, strata = x[items], y[items], strata[items]
     kept, groups = np.unique(groups[items], return_inverse=True)
-    splits = split_groups(strata, groups, seed)
-    gain, possible, strata = _test_each_fold(x, y, classes, splits, kind, seed)
-    scores = group_scores(gain, possible, strata, groups)
-    shuffled = _test_each_fold(x, y, classes, splits, kind, seed, shuffled=True)
-    value, control = float(scores.mean()), float(group_scores(*shuffled, groups).mean())
-    known = classes is not None
-    chance = 1 / classes if known else 0.0
-    return {
-        "measure": "balanced accuracy" if known else "R2",
-        "value": value,
-        "interval": _interval(scores[None], seed, chance),
-        "chance": chance,
-        "control": control,
-        "selectivity": value - control,
-        "items": items,
-        "correct": gain if known else None,
-        "group_names": names[kept],
-        "group_scores": scores,
-    }
-
-
-def _refuse(x, y, groups):
-    """Raise ValueError where there is nothing to probe, or no probe could be judged."""
-    if x.ndim != 2 or not len(x) == len(y) == len(groups):
-        raise ValueError(
-            f"Features of shape {x.shape}, {len(y)} labels, {len(groups)} groups: expected (items, "
-            "dim) and as many labels and groups as items."
-        )
-    if not np.isfinite(x).all():
-        item = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
-        raise ValueError(f"The features of item {item} are not finite.")
-    count = len(np.unique(groups))
-    if count < FOLDS:
-        raise ValueError(f"{count} groups: a probe needs at least {FOLDS}, one for each fold.")
-    if y.dtype.kind == "f":
-        if not np.isfinite(y).all():
-            raise ValueError(f"The value of item {int(np.argmin(np.isfinite(y)))} is not finite.")
-        if y.min() == y.max():
-            raise ValueError(f"All values are {y[0]}: there is nothing to predict.")
-        return
-    classes = np.unique(y)
-    if len(classes) < 2:
-        raise ValueError(f"The labels have {len(classes)} class(es): expected at least 2.")
-    lonely = [str(name) for name in classes if len(np.unique(groups[y == name])) < 2]
-    if lonely:
-        raise ValueError(
-            f"In one group alone: {', '.join(lonely)}. No probe can be fitted and tested on "
-            "different groups: leave the items of these classes out."
-        )
+    chance = 1 / classes if classes else 0.0
+    results = {}
+    for kind in kinds:
+        correct, scores, controls = [], [], []
+        for seed in seeds:
+            data = x, y, classes, split_groups(strata, groups, seed), kind, seed
+            gain, *rest = _test_each_fold(*data)
+            correct.append(gain)
+            scores.append(group_scores(gain, *rest, groups))
+            shuffled = _test_each_fold(*data, shuffled=True)
+            controls.append(float(group_scores(*shuffled, groups).mean()))
+        values, scores = [float(own.mean()) for own in scores], np.stack(scores)
+        results[kind] = {
+            "measure": "balanced accuracy" if classes else "R2",
+            "chance": chance,
+            "items": items,
+            "group_names": names[kept],
+            "value": float(np.mean(values)),
+            "control": float(np.mean(controls)),
+            "selectivity": float(np.mean(np.subtract(values, controls))),
+            "values": values,
+            "interval": _interval(scores, seeds[0], chance),
+            "group_scores": scores,
+            "correct": np.stack(correct) if classes else None,
+            "seeds": list(seeds),
+        }
+    return results
 
 
 def _choose_items(y, groups):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from recipes.common.evaluation.grouping import group_by
 from recipes.common.evaluation.metrics import eer
 
 MIN_COHORT = 2  # speakers: a deviation needs two
@@ -26,7 +27,7 @@ def score_trials(embeddings, trials):
     Raises
     ------
     ValueError
-        Where a trial names an utterance without embedding, or an embedding is zero or not finite.
+        Where an embedding is zero or not finite.
 
     Example
     -------
@@ -35,12 +36,6 @@ def score_trials(embeddings, trials):
     array([1.])
     """
     unit = unit_length(embeddings)
-    missing = sorted({name for trial in trials for name in trial[1:]} - unit.keys())
-    if missing:
-        raise ValueError(
-            f"{len(missing)} utterance(s) of the trials have no embedding, {missing[0]} first: is "
-            "the manifest that of these trials?"
-        )
     enrolled = np.stack([unit[enrol] for _, enrol, _ in trials])
     tested = np.stack([unit[test] for _, _, test in trials])
     return (enrolled * tested).sum(1)
@@ -78,10 +73,9 @@ def cohort_means(embeddings, speaker_of):
     >>> means[1].tolist()
     [0.5, 0.5]
     """
-    own = {}
-    for name, value in unit_length(embeddings).items():
-        own.setdefault(speaker_of[name], []).append(value)
-    return {speaker: np.mean(values, axis=0) for speaker, values in own.items()}
+    unit = unit_length(embeddings)
+    own = group_by(unit, speaker_of.get)
+    return {s: np.mean([unit[name] for name in names], axis=0) for s, names in own.items()}
 
 
 def as_norm(embeddings, trials, cohort, top):
@@ -176,28 +170,33 @@ def statistics_of(reference):
     return values.mean(0), np.where(deviation == 0, 1, deviation)
 
 
-def choose_scorings(scores, labels):
-    """Return the scoring of each system whose error rate is lowest, the earlier of equal ones.
+def rate_scorings(embeddings, reference, trials):
+    """Return the equal error rate by each scoring, by plain scores alone without reference data.
 
     Arguments
     ---------
-    scores : dict
-        By system, by scoring: array of shape (trials,).
-    labels : list of int
-        1 for target trials, 0 for others.
+    embeddings : dict
+        ID: array of shape (E,).
+    reference : dict or None
+        As `change_embeddings` takes it.
+    trials : list of tuple
+        (label, enrolment ID, test ID).
 
     Returns
     -------
     dict
-        System: name of its scoring.
+        Scoring: its rate. The first of the lowest is to be used.
 
     Example
     -------
-    >>> scores = {"fbank": {"plain": [0.2, 0.1], "centred": [0.1, 0.2]}}
-    >>> choose_scorings(scores, [0, 1])
-    {'fbank': 'centred'}
+    >>> embeddings = {i: np.array([9 + (i // 2), 9 - (i // 2)]) for i in range(4)}
+    >>> rates = rate_scorings(embeddings, embeddings, [(1, 0, 1), (1, 2, 3), (0, 0, 2), (0, 1, 3)])
+    >>> rates, min(rates, key=rates.get)
+    ({'plain': 0.0, 'centred': 0.0, 'standardised': 0.0}, 'plain')
     """
-    return {
-        system: min(by_scoring, key=lambda name: eer(by_scoring[name], labels))
-        for system, by_scoring in scores.items()
-    }
+    labels = [label for label, _, _ in trials]
+    rates = {}
+    for scoring in SCORINGS if reference is not None else SCORINGS[:1]:
+        changed = change_embeddings(embeddings, reference, scoring)
+        rates[scoring] = eer(score_trials(changed, trials), labels)
+    return rates

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from recipes.common.evaluation import information
 from recipes.common.evaluation.comparison import figure_key, figure_name, last_layer
+from recipes.common.evaluation.grouping import group_by
 
 # Kept: the error may have risen, the accuracy fallen, by two points of a hundred at most, wherever
 # in its interval the difference is. Less than that cannot be told on a few dozen speakers, and more
@@ -47,11 +48,6 @@ class Rule(NamedTuple):
     measures: tuple
     sign: int
     plain: str
-
-    @property
-    def kept(self):
-        """Whether a figure is to be kept, instead of to be better."""
-        return self.part.endswith("kept")
 
     def fits(self, entry, last_layer):
         """Return whether an entry of report.json is judged by this rule."""
@@ -183,11 +179,11 @@ def verdict(models, figures, comparisons):
     controls = [m for m in models if m["kind"] == "model" and m["beta"] == 0]
     if not joints or not controls:
         return _without_control(joints)
-    by_beta = {}
+    trials = []
     for joint in joints:
         same = [c for c in controls if c["train_seed"] == joint["train_seed"]]
-        trial = _judge(joint, (same or controls)[0], figures, comparisons)
-        by_beta.setdefault(joint["beta"], []).append(trial)
+        trials.append(_judge(joint, (same or controls)[0], figures, comparisons))
+    by_beta = group_by(trials, lambda trial: trial.joint["beta"])
     worst = [min(trials, key=lambda trial: len(trial.held())) for trials in by_beta.values()]
     shown = max(worst, key=lambda trial: len(trial.held()))
     supports = len(shown.held()) == len(PARTS)
@@ -242,7 +238,7 @@ def _orient(entry, joint, control):
 def _judge_one(rule, entry, figures):
     """Judge one difference; figures are those of the joint model and of the control, or None."""
     low, high = sorted(rule.sign * end for end in entry["interval"])  # above 0 is for the claim
-    if rule.kept:
+    if rule.part.endswith("kept"):
         holds = low >= -KEPT_MARGIN
         word = "kept" if holds else "worse" if high < 0 else "not shown to be kept"
     elif all(_within_chance(figure, rule.sign) for figure in figures):
@@ -281,13 +277,14 @@ def _conclude(trial, supports, by_beta):
     beta = f"beta {trial.joint['beta']:g}"
     if len(by_beta) > 1:
         beta += f", the best of {len(by_beta)} values"
-    held = [PARTS[part] for part in trial.held()]
-    failed, unjudged = [], []
+    held, failed, unjudged = [], [], []
     for part, claim in PARTS.items():
         right, judged = trial.count(part)
         if not judged:
             unjudged.append(claim)
-        elif right < judged:
+        elif right == judged:
+            held.append(claim)
+        else:
             failed.append(f"{claim} ({right} of {judged} figures)")
     if supports:
         return (
@@ -296,12 +293,12 @@ def _conclude(trial, supports, by_beta):
         )
     mixed = any(not part.endswith("kept") for part in trial.held())
     start = "The result is mixed and does" if mixed else "The figures do"
-    clauses = [f"{_listed(held)}" if held else ""]
-    clauses += [f"it is not shown that {_listed(failed, 'or that')}" if failed else ""]
-    clauses += [f"it was not judged whether {_listed(unjudged, 'or')}" if unjudged else ""]
+    clauses = [_listed(held)]
+    clauses += [f"it is not shown that {_listed(failed, 'or that')}"] if failed else []
+    clauses += [f"it was not judged whether {_listed(unjudged, 'or')}"] if unjudged else []
     return (
         f"{start} not support that joint training disentangles: against the same training without "
-        f"the critic ({beta}), {'; '.join(clause for clause in clauses if clause)}."
+        f"the critic ({beta}), {'; '.join(filter(None, clauses))}."
     )
 
 
@@ -318,7 +315,7 @@ def _quote(trial):
 
 def _listed(texts, last="and"):
     """Return texts as an enumeration."""
-    return f" {last} ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+    return f" {last} ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def _reasons(trial):

@@ -6,10 +6,8 @@ bootstrap intervals over speakers, and with and without AS-norm. Whether a syste
 centred or standardised first is settled on the development trials.
 """
 
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,17 +15,10 @@ from pretrained.audio import read_speech
 from recipes.common.data.manifest import ROOT, read_manifest
 from recipes.common.data.seeding import derive_rng
 from recipes.common.downstream.features import STATES
+from recipes.common.evaluation import scoring as scorings
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
-from recipes.common.evaluation.bootstrap import bootstrap_eer_ratio, bootstrap_trials
+from recipes.common.evaluation.bootstrap import bootstrap_eer, bootstrap_eer_ratio
 from recipes.common.evaluation.metrics import eer, min_dcf
-from recipes.common.evaluation.scoring import (
-    SCORINGS,
-    as_norm,
-    change_embeddings,
-    choose_scorings,
-    cohort_means,
-    score_trials,
-)
 
 MAX_REFERENCE = 500  # utterances: means and deviations of dimensions need no more
 P_TARGETS = (0.01, 0.05)
@@ -174,18 +165,14 @@ def verify(systems, lists, data_root, seed, reference=None, cohort_top=300):
         speaker_of = {row["ID"]: row["spk_id"] for row in rows}
         known = {name: embed(system, rows, reference[1]) for name, system in systems.items()}
     embedded = {part: _embed(systems, *pair, data_root) for part, pair in lists.items()}
-    figures = {"scoring": dict.fromkeys(systems, SCORINGS[0])}
+    figures = {"scoring": dict.fromkeys(systems, scorings.SCORINGS[0])}
     if "dev" in lists:
-        by_scoring = {
-            name: _score_each_way(embedded["dev"][0][name], known[name], lists["dev"][1])
-            for name in systems
+        rates = {
+            name: scorings.rate_scorings(own, known[name], lists["dev"][1])
+            for name, own in embedded["dev"][0].items()
         }
-        labels = [label for label, _, _ in lists["dev"][1]]
-        figures["scoring"] = choose_scorings(by_scoring, labels)
-        figures["dev_eer_by_scoring"] = {
-            system: {name: eer(values, labels) for name, values in scores.items()}
-            for system, scores in by_scoring.items()
-        }
+        figures["scoring"] = {name: min(own, key=own.get) for name, own in rates.items()}
+        figures["dev_eer_by_scoring"] = rates
     curves = {}
     for part, (_, trials) in lists.items():
         embeddings, speakers = embedded[part]
@@ -209,19 +196,14 @@ def _embed(systems, manifest, trials, data_root):
     return embeddings, {row["ID"]: row["spk_id"] for row in rows}
 
 
-def _score_each_way(embeddings, known, trials):
-    """Return the scores of a list's trials by scoring."""
-    names = SCORINGS if known is not None else SCORINGS[:1]
-    return {n: score_trials(change_embeddings(embeddings, known, n), trials) for n in names}
-
-
 def _score_chosen(embeddings, known, trials, scoring, speaker_of, top):
     """Return the scores of trials in one way, and with reference data those after AS-norm."""
-    changed = change_embeddings(embeddings, known, scoring)
-    scores = {"plain": score_trials(changed, trials)}
+    changed = scorings.change_embeddings(embeddings, known, scoring)
+    scores = {"plain": scorings.score_trials(changed, trials)}
     if known is not None:
-        cohort = cohort_means(change_embeddings(known, known, scoring), speaker_of)
-        scores["as_norm"] = as_norm(changed, trials, cohort, top)
+        changed_known = scorings.change_embeddings(known, known, scoring)
+        cohort = scorings.cohort_means(changed_known, speaker_of)
+        scores["as_norm"] = scorings.as_norm(changed, trials, cohort, top)
     return scores
 
 
@@ -246,10 +228,9 @@ def compare_systems(scored, trials, speaker_of, seed):
     labels = [label for label, _, _ in trials]
     speakers = [(speaker_of[enrol], speaker_of[test]) for _, enrol, test in trials]
     figures = {}
-    for name, values in scored.items():
-        figures[name] = trial_figures(values["plain"], labels, speakers, seed)
-        if "as_norm" in values:
-            figures[name]["as_norm"] = trial_figures(values["as_norm"], labels, speakers, seed)
+    for name, ways in scored.items():
+        told = {way: trial_figures(own, labels, speakers, seed) for way, own in ways.items()}
+        figures[name] = {**told.pop("plain"), **told}
     first, *others = scored
     shuffled = derive_rng(seed, "shuffled labels").permutation(labels)
     own = scored[first]["plain"]
@@ -260,7 +241,7 @@ def compare_systems(scored, trials, speaker_of, seed):
         "systems": figures,
         "eer_shuffled_labels": eer(own, shuffled),
         "ratio": {
-            name: _ratio(own, scored[name]["plain"], figures[name]["eer"], labels, speakers, seed)
+            name: bootstrap_eer_ratio(own, scored[name]["plain"], labels, speakers, seed)
             for name in others
         },
     }
@@ -286,16 +267,6 @@ def trial_figures(scores, labels, speakers, seed):
         `eer`, in [0, 1]; `eer_interval`, its 95 % interval over speakers, None where the trials are
         too few to define it; `min_dcf_0.01`, `min_dcf_0.05`, in [0, 1].
     """
-    rate = partial(eer, scores, labels)
-    interval = list(bootstrap_trials(rate, labels, speakers, seed))
-    figures = {"eer": rate()}
-    figures["eer_interval"] = interval if np.isfinite(interval).all() else None
-    return {**figures, **{f"min_dcf_{p}": min_dcf(scores, labels, p) for p in P_TARGETS}}
-
-
-def _ratio(scores, baseline, baseline_eer, labels, speakers, seed):
-    if baseline_eer == 0:
-        return {"value": None, "interval": None}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value, interval = bootstrap_eer_ratio(scores, baseline, labels, speakers, seed)
-    return {"value": value, "interval": list(interval) if np.isfinite(interval).all() else None}
+    rate, interval = bootstrap_eer(scores, labels, speakers, seed)
+    costs = {f"min_dcf_{p}": min_dcf(scores, labels, p) for p in P_TARGETS}
+    return {"eer": rate, "eer_interval": interval, **costs}

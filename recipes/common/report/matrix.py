@@ -1,8 +1,12 @@
 """The leakage matrix: figures as a table whose colours say how much is told, and of what."""
 
+from collections import Counter
+from operator import itemgetter
+
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
+from recipes.common.evaluation.grouping import group_by
 from recipes.common.report.wording import NONE, bare, is_error, named, span
 
 # Colours and the darkest that is used: where a factor is wanted, unwanted, neither.
@@ -115,34 +119,26 @@ def matrix(models, figures):
     >>> table["above"], table["models"][0]["rows"][0][1][0]["value"]
     ([('phone', 'balanced accuracy, %', 1)], '40.0')
     """
-    columns, order = {}, {}  # columns of a factor, and of its measures, are side by side
-    for figure in figures:
-        key = figure["factor"], figure["measure"], figure["probe"]
-        columns.setdefault(key, []).append(figure)
-        order.setdefault(key[:1], len(order))
-        order.setdefault(key[:2], len(order))
-    columns = dict(sorted(columns.items(), key=lambda c: (order[c[0][:1]], order[c[0][:2]])))
-    above = {}
-    for (factor, measure, _), own in columns.items():
-        key = factor, named(measure, own[0]["unit"])
-        above[key] = above.get(key, 0) + 1
+    columns = group_by(figures, itemgetter("factor", "measure", "probe"))
+    # The columns of a factor, and of its measures, are side by side.
+    factors, measures = ([column[:length] for column in columns] for length in (1, 2))
+    order = sorted(columns, key=lambda c: (factors.index(c[:1]), measures.index(c[:2])))
+    columns = {column: columns[column] for column in order}
+    above = Counter((c[0], named(c[1], own[0]["unit"])) for c, own in columns.items())
     cells = {
         (figure["model"], figure["representation"], column): _cell(figure)
         for column, own in columns.items()
         for figure in own
     }
     rows = {}
-    for figure in figures:
-        own = rows.setdefault(figure["model"], {})
-        place = figure["model"], figure["representation"]
-        own[figure["representation"]] = [cells.get((*place, column)) for column in columns]
+    for model, representation in dict.fromkeys(map(itemgetter("model", "representation"), figures)):
+        own = [cells.get((model, representation, column)) for column in columns]
+        rows.setdefault(model, []).append((representation, own))
     return {
         "above": [(*head, count) for head, count in above.items()],
         "below": [(column[2] or "", _chance(own)) for column, own in columns.items()],
         "models": [
-            {**model, "rows": list(rows[model["name"]].items())}
-            for model in models
-            if model["name"] in rows
+            {**model, "rows": rows[model["name"]]} for model in models if model["name"] in rows
         ],
     }
 

@@ -1,9 +1,9 @@
 """What is measured of one system, and its folder, from which a run goes on where it was stopped."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
-import os
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,18 +21,11 @@ from recipes.common.evaluation.abx import DISTANCES, MODES
 from recipes.common.evaluation.information import measure_information
 from recipes.common.evaluation.leakage import split_utterances
 from recipes.common.evaluation.probe_fitting import HIDDEN
-from recipes.common.evaluation.scoring import change_embeddings
-from recipes.common.report.measures import (
-    choose_scoring,
-    draw_map,
-    read_abx,
-    read_eer,
-    read_mix,
-    read_probes,
-    read_same_sentence,
-)
+from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
+from recipes.common.report import measures
 from recipes.common.report.phone_errors import read_phone_errors
-from recipes.common.report.representations import encode, learn_layer_weights
+from recipes.common.report.representations import encode, learn_layer_weights, replace_arrays
+from recipes.common.report.wording import is_error
 
 logger = get_logger(__name__)
 
@@ -52,7 +45,6 @@ WANTED = {  # high: the representation is for the factor; what is not listed is 
     ("utterance", "channel"): None,
     ("utterance", "noise"): None,
 }
-ERRORS = ("EER", "ABX", "phone error rate")  # how measures begin that are low where more is told
 EMPTY = {  # the fields of a figure that not every measure has
     **dict.fromkeys(("layer", "probe", "interval", "chance", "control", "selectivity")),
     **dict.fromkeys(("independent", "identical")),
@@ -111,9 +103,7 @@ def save_measures(folder, key, measurement, seconds):
         for place, evidence in enumerate(measurement.evidence)
         for name, value in evidence.items()
     }
-    with open(folder / "measures.npz.partial", "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(folder / "measures.npz.partial", folder / "measures.npz")
+    replace_arrays(folder / "measures.npz", np.savez_compressed, arrays)
     lists = {name: getattr(measurement, name) for name in ("figures", "maps", "det", "missing")}
     text = json.dumps({"key": key, "seconds": round(seconds, 1), **lists})
     replace_text(folder / "measures.json", text)
@@ -155,7 +145,8 @@ class Measurement:
         self.read = encode(system, speech.read, count, folder, whole=True)
         self.train = encode(system, speech.train, count, folder)
         self.figures, self.evidence, self.maps, self.det, self.missing = [], [], [], [], []
-        self.ids = [row["ID"] for row in speech.read]
+        self.speaker_of = {row["ID"]: row["spk_id"] for row in speech.read}
+        self.ids = list(self.speaker_of)
         self.jobs = []  # what takes the result, a function, its arguments
 
     def measure_all(self):
@@ -170,40 +161,36 @@ class Measurement:
         if len(vectors) == 2:
             self.inform()
         self.leak({name: own for name, (own, _) in vectors.items()})
-        self.fit_side_by_side()
+        calls = [call for _, *call in self.jobs]
+        results = side_by_side(calls, self.hparams["num_workers"])
+        for (take, *_), result in zip(self.jobs, results, strict=True):
+            take(result)
         if POOLED in vectors:
             self.discriminate()
         for representation, (own, train) in vectors.items():
             self.retrieve(representation, own, train)
         self.draw()
 
-    def fit_side_by_side(self):
-        """Fit all critics and probes, in several processes, and add what they read."""
-        calls = [call for _, *call in self.jobs]
-        readings = side_by_side(calls, self.hparams["num_workers"])
-        for (take, *_), reading in zip(self.jobs, readings, strict=True):
-            take(reading)
-
     def miss(self, what, why):
         """Tell what was not measured, and why."""
         self.missing.append({"what": what, "why": why})
 
-    def add(self, group, representation, factor, reading):
-        """Add a figure and its evidence."""
-        reading = dict(reading)
-        self.evidence.append(reading.pop("evidence", {}))
+    def add(self, group, representation, factor, readings):
+        """Add the figures of readings and their evidence."""
         layer = re.search(r"layer (\d+)$", representation)
-        figure = {
-            **EMPTY,
-            "model": self.system.name,
-            "representation": representation,
-            "group": group,
-            "factor": factor,
-            **reading,
-            "layer": layer and int(layer[1]),
-            "better": wanted(representation, factor, reading["measure"]),
-        }
-        self.figures.append(figure)
+        for reading in readings:
+            figure = {
+                **EMPTY,
+                "model": self.system.name,
+                "representation": representation,
+                "group": group,
+                "factor": factor,
+                **reading,
+                "layer": layer and int(layer[1]),
+                "better": wanted(representation, factor, reading["measure"]),
+            }
+            self.evidence.append(figure.pop("evidence"))
+            self.figures.append(figure)
 
     def leak(self, vectors):
         """Plan to probe frames of each layer, their weighted sum, and vectors of utterances."""
@@ -213,13 +200,8 @@ class Measurement:
                 inputs.append((representation, factor, x, target))
         for representation, factor, x, target in inputs:
             own = x.reshape(-1, x.shape[-1])[target.items]
-            take = partial(self.add_all, "leakage", representation, factor)
+            take = partial(self.add, "leakage", representation, factor)
             self.jobs.append((take, read_target, own, target, self.seeds))
-
-    def add_all(self, group, representation, factor, readings):
-        """Add the figures of several readings."""
-        for reading in readings:
-            self.add(group, representation, factor, reading)
 
     def frame_inputs(self):
         """Yield representation, factor, vectors of all drawn frames and target."""
@@ -249,55 +231,46 @@ class Measurement:
         """Tell phones of the last layer's frames, by ABX or else by CTC."""
         layer = f"frame, layer {self.read.frames.shape[2] - 1}"
         frames = dict(zip(self.ids, self.read.whole, strict=True))
-        speaker_of = {row["ID"]: row["spk_id"] for row in self.speech.read}
         if not self.speech.alignments:
-            if self.speech.texts:
-                names = list(self.speech.texts)
-                reading = read_phone_errors(
-                    [frames[name] for name in names],
-                    [self.speech.texts[name] for name in names],
-                    [speaker_of[name] for name in names],
-                    self.seed,
-                )
-                self.add("leakage", layer, "phone", reading)
+            if texts := self.speech.texts:
+                own = [frames[name] for name in texts], list(texts.values())
+                speakers = [self.speaker_of[name] for name in texts]
+                self.add("leakage", layer, "phone", [read_phone_errors(*own, speakers, self.seed)])
             return
         aligned = [n for n in self.ids if n in self.speech.alignments]
-        items = triphones((n, speaker_of[n], self.speech.alignments[n]) for n in aligned)
+        items = triphones((n, self.speaker_of[n], self.speech.alignments[n]) for n in aligned)
         limits = {name: self.hparams[name] for name in ("max_items", "max_speakers")}
-        for mode in MODES:
-            for distance in DISTANCES:
-                try:
-                    reading = read_abx(frames, items, mode, distance, self.seed, **limits)
-                except ValueError as error:
-                    self.miss(f"ABX {mode}, {distance}", str(error))
-                    continue
-                self.add("retrieval", layer, "phone", reading)
+        for way in itertools.product(MODES, DISTANCES):
+            try:
+                reading = measures.read_abx(frames, items, *way, self.seed, **limits)
+            except ValueError as error:
+                self.miss(f"ABX {', '.join(way)}", str(error))
+            else:
+                self.add("retrieval", layer, "phone", [reading])
 
     def retrieve(self, representation, read, train):
         """Tell speakers and sentences by the cosine of one vector of each utterance."""
         speech = self.speech
         known = {row["ID"]: x for row, x in zip(speech.train, train, strict=True)}
-        scoring = choose_scoring(known, speech.train_trials)
+        rates = rate_scorings(known, known, speech.train_trials)
+        scoring = min(rates, key=rates.get)
         embeddings = change_embeddings(dict(zip(self.ids, read, strict=True)), known, scoring)
-        speaker_of = {row["ID"]: row["spk_id"] for row in speech.read}
-        reading, curve = read_eer(embeddings, speech.trials, speaker_of, self.seed)
-        self.add("retrieval", representation, "speaker", {**reading, "scoring": scoring})
+        reading, curve = measures.read_eer(embeddings, speech.trials, self.speaker_of, self.seed)
+        self.add("retrieval", representation, "speaker", [{**reading, "scoring": scoring}])
         self.det.append({"model": self.system.name, "representation": representation, **curve})
         if all("sentence" in row for row in speech.read):
-            reading = read_same_sentence(embeddings, speech.read, speech.told_apart, self.seed)
-            if reading is not None:
-                self.add("retrieval", representation, "sentence", reading)
+            given = embeddings, speech.read, speech.told_apart, self.seed
+            if reading := measures.read_same_sentence(*given):
+                self.add("retrieval", representation, "sentence", [reading])
 
     def inform(self):
         """Plan to estimate the information of frames of the last layer and of embeddings."""
-        parts = split_utterances(self.speech.train, self.seed)
-        places = {row["ID"]: place for place, row in enumerate(self.speech.train)}
-        chosen = {
-            "fit": [places[row["ID"]] for row in parts["fit"] + parts["read"]],
-            "stop": [places[row["ID"]] for row in parts["stop"]],
-        }
-        given = {name: _pairs(self.train, self.speech.train, own) for name, own in chosen.items()}
-        given["read"] = _pairs(self.read, self.speech.read, range(len(self.speech.read)))
+        rows, parts = self.speech.train, split_utterances(self.speech.train, self.seed)
+        places = {row["ID"]: place for place, row in enumerate(rows)}
+        given = {}
+        for name, chosen in (("fit", parts["fit"] + parts["read"]), ("stop", parts["stop"])):
+            given[name] = _pairs(self.train, rows, [places[row["ID"]] for row in chosen])
+        given["read"] = _pairs(self.read, self.speech.read, list(range(len(self.ids))))
         arguments = (given, self.hparams["hidden_dim"], self.seeds)
         self.jobs.append((self.add_information, read_information, *arguments))
 
@@ -306,7 +279,7 @@ class Measurement:
         if isinstance(readings, str):
             self.miss("mutual information of z and u", readings)
         else:
-            self.add_all("information", PAIR, PAIR, readings)
+            self.add("information", PAIR, PAIR, readings)
 
     def draw(self):
         """Draw maps of frames, of their means and of embeddings, of a few speakers."""
@@ -334,7 +307,7 @@ class Measurement:
         """Add a map of vectors, (points, dim), unless they are too few."""
         if len(x) < 4:
             return
-        points = draw_map(x, self.seed)
+        points = measures.draw_map(x, self.seed)
         entry = {"model": self.system.name, "representation": representation, "method": "t-SNE"}
         self.maps.append({**entry, "points": points, "phone": phones, "speaker": speakers})
 
@@ -342,8 +315,8 @@ class Measurement:
 def read_target(x, target, seeds):
     """Return the readings of a target by each kind of probe, from its items' vectors."""
     if target.y.ndim == 2:
-        return read_mix(x, target.y, target.groups, KINDS, seeds)
-    return read_probes(x, target.y, target.groups, target.speakers, KINDS, seeds)
+        return measures.read_mix(x, target.y, target.groups, KINDS, seeds)
+    return measures.read_probes(x, target.y, target.groups, target.speakers, KINDS, seeds)
 
 
 def read_information(given, hidden_dim, seeds):
@@ -352,11 +325,10 @@ def read_information(given, hidden_dim, seeds):
         found = measure_information(given, hidden_dim, seeds)
     except ValueError as error:
         return str(error)
-    fields = ("unit", "value", "values", "seeds")
     return [
         {
             "measure": measure,
-            **{name: result[name] for name in fields},
+            **{name: result[name] for name in ("unit", "value", "values", "seeds")},
             "interval": list(result["interval"]),
             "speakers": len(result["group_names"]),
             **{end: result[end]["value"] for end in ("independent", "identical")},
@@ -404,14 +376,13 @@ def wanted(representation, factor, measure):
     'low'
     """
     told = WANTED.get((representation.split(",")[0], factor), "low")
-    if told and measure.startswith(ERRORS):
+    if told and is_error(measure):
         return {"high": "low", "low": "high"}[told]
     return told
 
 
 def _pairs(encoded, rows, places):
     """Return utterances as `measure_information` takes them."""
-    places = list(places)
     speakers = np.unique([rows[place]["spk_id"] for place in places], return_inverse=True)[1]
     return {
         "z": torch.from_numpy(encoded.frames[places, :, -1]),

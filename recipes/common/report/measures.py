@@ -6,35 +6,57 @@ A *reading* is a dict with a figure's fields as report.json has them (`measure`,
 """
 
 from collections import Counter
-from functools import partial
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from recipes.common.data.seeding import derive_rng
+from recipes.common.evaluation import bootstrap, scoring
 from recipes.common.evaluation.abx import abx
-from recipes.common.evaluation.bootstrap import (
-    bootstrap_groups,
-    bootstrap_mean,
-    bootstrap_trials,
-    label_scores,
-)
 from recipes.common.evaluation.folds import FOLDS
-from recipes.common.evaluation.metrics import eer, error_rates
+from recipes.common.evaluation.metrics import error_rates
 from recipes.common.evaluation.probes import leakage
-from recipes.common.evaluation.scoring import (
-    change_embeddings,
-    choose_scorings,
-    score_trials,
-    unit_length,
-)
 
 CHANCE = 0.5  # of an EER, an ABX error, and which of two is nearer
 MIX_AXES = 3
 DET_POINTS = 200
 PCA_DIM = 50
 PERPLEXITY = 30
+
+
+def share_reading(measure, value, interval, seed, speakers, evidence, **more):
+    """Return the reading of a share of one seed.
+
+    Arguments
+    ---------
+    measure : str
+    value : float
+        In [0, 1].
+    interval : sequence of float or None
+    seed : int
+    speakers : array_like
+        Names of those that it is of.
+    evidence : dict
+        What paired tests compare.
+    **more
+        Further fields.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "measure": measure,
+        "unit": "%",
+        "value": value,
+        "interval": interval,
+        "seeds": [seed],
+        "values": [value],
+        "speakers": len(np.unique(speakers)),
+        "evidence": evidence,
+        **more,
+    }
 
 
 def often_enough(y, groups):
@@ -91,17 +113,13 @@ def read_probes(x, y, groups, speakers, kinds, seeds):
         if np.array_equal(groups, speakers):
             evidence = {key: result[key] for key in ("group_names", "group_scores")}
         elif np.array_equal(y, speakers):
-            names, scores = label_scores(result["correct"], y[result["items"]])
+            names, scores = bootstrap.label_scores(result["correct"], y[result["items"]])
             evidence = {"group_names": names, "group_scores": scores}
             # No wider for folds: speakers are classes here, and each is in every part.
-            interval = bootstrap_groups(scores, seeds[0], paired_use=1.0)
-            result = {**result, "interval": _within(0, 1, interval)}
+            interval = bootstrap.bootstrap_groups(scores, seeds[0], paired_use=1.0)
+            result["interval"] = np.clip(interval, 0, 1)
         readings.append(_probe_reading(kind, result, len(np.unique(speakers)), evidence))
     return readings
-
-
-def _within(lowest, highest, interval):
-    return [float(np.clip(end, lowest, highest)) for end in interval]
 
 
 def _probe_reading(kind, result, speakers, evidence):
@@ -110,7 +128,7 @@ def _probe_reading(kind, result, speakers, evidence):
         **{name: result[name] for name in fields},
         "probe": kind,
         "unit": "%" if result["measure"] == "balanced accuracy" else "",
-        "interval": list(result["interval"]),
+        "interval": [float(end) for end in result["interval"]],
         "speakers": speakers,
         "evidence": evidence,
     }
@@ -175,7 +193,7 @@ def read_mix(x, mix, speakers, kinds, seeds):
             **own[0],
             **{n: float(np.mean([r[n] for r in own])) for n in ("value", "control", "selectivity")},
             "values": np.mean([r["values"] for r in own], axis=0).tolist(),
-            "interval": _within(-np.inf, 1, bootstrap_groups(scores, seeds[0])),
+            "interval": np.clip(bootstrap.bootstrap_groups(scores, seeds[0]), -np.inf, 1),
         }
         evidence = {"group_names": own[0]["group_names"], "group_scores": scores}
         readings.append(_probe_reading(kind, result, scores.shape[1], evidence))
@@ -225,34 +243,6 @@ def make_trials(rows, told_apart, most, seed):
     return trials
 
 
-def choose_scoring(embeddings, trials):
-    """Return which of the ways to score tells the speakers of other trials best.
-
-    Arguments
-    ---------
-    embeddings : dict
-        By ID, of utterances that are not read.
-    trials : list of tuple
-        Their trials.
-
-    Returns
-    -------
-    str
-        Of `recipes.common.evaluation.scoring.SCORINGS`.
-
-    Example
-    -------
-    >>> embeddings = {i: np.array([9 + (i // 2), 9 - (i // 2)]) for i in range(4)}
-    >>> choose_scoring(embeddings, [(1, 0, 1), (1, 2, 3), (0, 0, 2), (0, 1, 3)])
-    'plain'
-    """
-    scores = {
-        name: score_trials(change_embeddings(embeddings, embeddings, name), trials)
-        for name in ("plain", "centred", "standardised")
-    }
-    return choose_scorings({"own": scores}, [label for label, _, _ in trials])["own"]
-
-
 def read_eer(embeddings, trials, speaker_of, seed):
     """Return how well cosines tell speakers.
 
@@ -281,22 +271,12 @@ def read_eer(embeddings, trials, speaker_of, seed):
     >>> reading["value"], curve["eer"]
     (0.0, 0.0)
     """
-    scores = score_trials(embeddings, trials)
+    scores = scoring.score_trials(embeddings, trials)
     labels = np.array([label for label, _, _ in trials])
     speakers = np.array([(speaker_of[one], speaker_of[other]) for _, one, other in trials])
-    rate = partial(eer, scores, labels)
-    value, interval = rate(), list(bootstrap_trials(rate, labels, speakers, seed))
-    reading = {
-        "measure": "EER",
-        "unit": "%",
-        "value": value,
-        "interval": interval if np.isfinite(interval).all() else None,
-        "chance": CHANCE,
-        "seeds": [seed],
-        "values": [value],
-        "speakers": len(np.unique(speakers)),
-        "evidence": {"scores": scores, "labels": labels, "speakers": speakers},
-    }
+    value, interval = bootstrap.bootstrap_eer(scores, labels, speakers, seed)
+    trials = {"scores": scores, "labels": labels, "speakers": speakers}
+    reading = share_reading("EER", value, interval, seed, speakers, trials, chance=CHANCE)
     _, missed, accepted = error_rates(scores, labels)
     kept = np.unique(np.linspace(0, len(missed) - 1, DET_POINTS).astype(int))
     curve = {
@@ -336,7 +316,7 @@ def nearer_sentence(embeddings, rows, told_apart):
     >>> nearer_sentence(embeddings, rows, told_apart=False)
     (array([1., 1., 1., 1.]), [0, 0, 1, 1])
     """
-    unit = unit_length(embeddings)
+    unit = scoring.unit_length(embeddings)
     vectors = np.stack([unit[row["ID"]] for row in rows])
     speakers = np.array([row["spk_id"] for row in rows])
     sentences = np.array([row["sentence"] for row in rows])
@@ -367,20 +347,12 @@ def read_same_sentence(embeddings, rows, told_apart, seed):
     shares, speakers = nearer_sentence(embeddings, rows, told_apart)
     if len(set(speakers)) < 2:
         return None
-    value, interval = bootstrap_mean(shares, speakers, seed)
-    names, places = np.unique(speakers, return_inverse=True)
-    means = np.bincount(places, shares) / np.bincount(places)
-    return {
-        "measure": "same sentence nearer",
-        "unit": "%",
-        "value": value,
-        "interval": list(interval),
-        "chance": CHANCE,
-        "seeds": [seed],
-        "values": [value],
-        "speakers": len(names),
-        "evidence": {"group_names": names, "group_scores": means[None]},
-    }
+    value, interval = bootstrap.bootstrap_mean(shares, speakers, seed)
+    names, means = bootstrap.label_scores([shares], speakers)
+    evidence = {"group_names": names, "group_scores": means}
+    return share_reading(
+        "same sentence nearer", value, list(interval), seed, names, evidence, chance=CHANCE
+    )
 
 
 def read_abx(features, items, mode, distance, seed, **limits):
@@ -404,20 +376,14 @@ def read_abx(features, items, mode, distance, seed, **limits):
     """
     result = abx(features, items, mode, distance, seed, **limits)
     scores = result["speaker_errors"] - result["speaker_errors"].mean() + result["error"]
-    interval = None
-    if len(scores) > 1:
-        interval = _within(0, 1, bootstrap_groups(scores[None], seed, paired_use=1.0))
-    return {
-        "measure": f"ABX error {mode}, {distance}",
-        "unit": "%",
-        "value": result["error"],
-        "interval": interval,
-        "chance": CHANCE,
-        "seeds": [seed],
-        "values": [result["error"]],
-        "speakers": len(scores),
-        "evidence": {"group_names": np.array(result["speakers"]), "group_scores": scores[None]},
-    }
+    names, interval = result["speakers"], None
+    if len(names) > 1:
+        interval = bootstrap.bootstrap_groups(scores[None], seed, paired_use=1.0)
+        interval = np.clip(interval, 0, 1).tolist()
+    evidence = {"group_names": names, "group_scores": scores[None]}
+    measure = f"ABX error {mode}, {distance}"
+    error = result["error"]
+    return share_reading(measure, error, interval, seed, names, evidence, chance=CHANCE)
 
 
 def draw_map(x, seed):

@@ -9,11 +9,13 @@ import functools
 import itertools
 import json
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from recipes.common.evaluation.drawing import COLOURS, MARKERS, STYLES
+from recipes.common.evaluation.grouping import group_by
 from recipes.common.report import pictures
 from recipes.common.report.matrix import heat_key, matrix
 from recipes.common.report.wording import NONE, bare, named, number, signed, span, unit_of
@@ -51,7 +53,7 @@ def write_page(report, path):
         curves=_det(report["det"], looks),
         information=_information(report["figures"], looks),
         tradeoffs=_tradeoffs(report["tradeoff"], looks),
-        compared=_grouped(shown["comparisons"], "first", "second"),
+        compared=group_by(shown["comparisons"], itemgetter("first", "second")),
     )
     Path(path).write_text(html, encoding="utf-8")
 
@@ -67,8 +69,8 @@ def _template():
         lstrip_blocks=True,
         finalize=lambda value: NONE if value is None else value,
     )
-    environment.filters |= {"number": number, "bare": bare, "signed": signed, "span": span}
-    environment.filters |= {"named": named, "unit_of": unit_of}
+    filters = (number, bare, signed, span, named, unit_of)
+    environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template("page.html.j2")
 
 
@@ -81,14 +83,6 @@ def _looks(models):
     )
     controls = itertools.cycle(CONTROL_LOOKS)
     return {model["name"]: next(ours if model["kind"] == "model" else controls) for model in models}
-
-
-def _grouped(entries, *keys):
-    """Return lists of entries by the values that they have under keys."""
-    groups = {}
-    for entry in entries:
-        groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
-    return groups
 
 
 def _key(looks, texts):
@@ -108,9 +102,8 @@ def _matrices(report, group):
     """
     figures = [figure for figure in report["figures"] if figure["group"] == group]
     layers = [figure for figure in figures if figure["layer"] is not None]
-    last = {
-        model: max(f["layer"] for f in own) for (model,), own in _grouped(layers, "model").items()
-    }
+    of_models = group_by(layers, itemgetter("model"))
+    last = {model: max(f["layer"] for f in own) for model, own in of_models.items()}
     short = [f for f in figures if f["layer"] in (None, last.get(f["model"]))]
     if not figures:
         return None
@@ -123,7 +116,7 @@ def _layers(figures, looks):
     figures = [figure for figure in figures if figure["layer"] is not None]
     groups = {
         key: own
-        for key, own in _grouped(figures, "factor", "measure", "probe").items()
+        for key, own in group_by(figures, itemgetter("factor", "measure", "probe")).items()
         if max(Counter(f["model"] for f in own).values()) > 1
     }
     panels = []
@@ -138,7 +131,8 @@ def _layers(figures, looks):
 
 def _maps(maps):
     """Return, by factor, the key and the panels of the maps that are coloured by it."""
-    maps = [entry for own in _grouped(maps, "representation").values() for entry in own]
+    of_representations = group_by(maps, itemgetter("representation")).values()
+    maps = list(itertools.chain.from_iterable(of_representations))
     found = {}
     for factor in ("phone", "speaker"):
         told = [entry for entry in maps if entry[factor]]
@@ -165,7 +159,7 @@ def _maps(maps):
 def _det(curves, looks):
     """Return a panel of detection error tradeoff curves for each representation."""
     panels = []
-    for (representation,), own in _grouped(curves, "representation").items():
+    for representation, own in group_by(curves, itemgetter("representation")).items():
         names = ", ".join(curve["model"] for curve in own)
         alt = f"{representation}: detection error tradeoff of {names}"
         rates = {c["model"]: f"{c['model']}: EER {number(c['eer'], '%')}" for c in own}
@@ -181,7 +175,7 @@ def _information(figures, looks):
         return None
     rows = {
         name: {figure["measure"]: figure for figure in own}
-        for (name,), own in _grouped(figures, "model").items()
+        for name, own in group_by(figures, itemgetter("model")).items()
     }
     panels = []
     for measures in (("InfoNCE", "CLUB"), ("likelihood gain",)):
@@ -210,10 +204,7 @@ def _share(figure):
 
 def _tradeoffs(entries, looks):
     """Return models and panels of content against speaker: one for each pair of measures."""
-    groups = {}
-    for entry in entries:
-        measures = entry["content"]["measure"], entry["speaker"]["measure"]
-        groups.setdefault(measures, []).append(entry)
+    groups = group_by(entries, lambda e: (e["content"]["measure"], e["speaker"]["measure"]))
     panels = []
     for (content, speaker), own in groups.items():
         caption = f"Content ({content}) against speaker ({speaker})"

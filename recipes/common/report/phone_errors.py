@@ -8,8 +8,10 @@ from lobes.heads import BLANK, CTCHead
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.decoding import greedy_decode
-from recipes.common.evaluation.metrics import error_counts, wer
-from recipes.common.evaluation.probes import bootstrap_groups, group_scores, split_groups
+from recipes.common.evaluation.bootstrap import bootstrap_groups, group_scores
+from recipes.common.evaluation.folds import split_groups
+from recipes.common.evaluation.metrics import error_counts
+from recipes.common.report.measures import share_reading
 
 EPOCHS = 15
 BATCH = 16
@@ -47,25 +49,22 @@ def read_phone_errors(frames, texts, speakers, seed):
             decoded = _fit_ctc(frames, own, tokenizer, parts, derive_seed(seed, fold))
             for place, text in zip(parts[2], decoded, strict=True):
                 found[place] = text
-    counts = [
-        error_counts([r.split()], [h.split()]) for r, h in zip(texts, hypotheses, strict=True)
-    ]
-    errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
-    scores = group_scores(errors, tokens, np.zeros(len(texts), int), groups)
-    value, control = wer(texts, hypotheses), wer(texts, guesses)
-    return {
-        "measure": "phone error rate",
-        "unit": "%",
-        "probe": "linear",
-        "value": value,
-        "interval": np.maximum(bootstrap_groups(scores[None], seed), 0).tolist(),
-        "control": control,
-        "selectivity": control - value,
-        "seeds": [seed],
-        "values": [value],
-        "speakers": len(names),
-        "evidence": {"group_names": names, "group_scores": scores[None]},
-    }
+    (errors, tokens), (control_errors, _) = (
+        _count(texts, found) for found in (hypotheses, guesses)
+    )
+    value, control = (float(own.sum() / tokens.sum()) for own in (errors, control_errors))
+    scores = group_scores(errors, tokens, np.zeros(len(texts), int), groups)[None]
+    interval = np.maximum(bootstrap_groups(scores, seed), 0).tolist()
+    evidence = {"group_names": names, "group_scores": scores}
+    more = {"probe": "linear", "control": control, "selectivity": control - value}
+    return share_reading("phone error rate", value, interval, seed, names, evidence, **more)
+
+
+def _count(references, hypotheses):
+    """Return the errors of each text and the phones that it has."""
+    pairs = zip(references, hypotheses, strict=True)
+    counts = [error_counts([reference.split()], [text.split()]) for reference, text in pairs]
+    return np.array([(count["errors"], count["tokens"]) for count in counts]).T
 
 
 def _fit_ctc(frames, texts, tokenizer, parts, seed):

@@ -6,14 +6,15 @@ Each function draws on `axes`, which the caller does not give: `picture` makes t
 import functools
 import io
 from base64 import b64encode
+from operator import itemgetter
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
-from scipy.stats import norm
 
-from recipes.common.evaluation.drawing import COLOURS, PERCENT, RATES
+from recipes.common.evaluation.drawing import COLOURS, plot_det
+from recipes.common.evaluation.grouping import group_by
 from recipes.common.report.wording import is_error, named, unit_of
 
 RULE, GRID, INK, SHADE = "#7b838d", "#e6e9ed", "#434b55", "#d6e6f2"
@@ -152,12 +153,11 @@ def map_of(axes, points, classes, looks):
     looks : dict
         The look of some classes; all others have one look.
     """
-    places = {}
-    for point, name in zip(points, classes, strict=True):
-        places.setdefault(name if name in looks else None, []).append(point)
+    pairs = zip(points, classes, strict=True)
+    places = group_by(pairs, lambda pair: pair[1] if pair[1] in looks else None)
     for name, look in {None: OTHER, **looks}.items():
         if name in places:
-            axes.plot(*zip(*places[name], strict=True), **look)
+            axes.plot(*np.transpose([point for point, _ in places[name]]), **look)
     _fill(axes)
     axes.set_aspect("equal", "datalim")
 
@@ -174,20 +174,8 @@ def det(axes, curves, looks):
     looks : dict
         The look of each model.
     """
-    ticks, texts = [percent / 100 for percent in PERCENT], [f"{percent:g}" for percent in PERCENT]
-    axes.set_xscale("function", functions=(norm.ppf, norm.cdf))
-    axes.set_yscale("function", functions=(norm.ppf, norm.cdf))
-    axes.plot(RATES, RATES, color=RULE, linewidth=0.8)
-    for curve in curves:
-        look = looks[curve["model"]]
-        rates = np.maximum([curve["false_acceptance"], curve["false_rejection"]], RATES[0])
-        axes.plot(*rates[:, rates.max(0) <= RATES[1]], **{**look, "marker": ""})
-        if curve.get("eer") is not None:
-            axes.plot(*[np.clip(curve["eer"], *RATES)] * 2, **look)
-    axes.set_xticks(ticks, texts)
-    axes.set_yticks(ticks, texts)
-    axes.set(xlim=RATES, ylim=RATES, xlabel="false acceptances, %", ylabel="misses, %")
-    axes.set_box_aspect(1)
+    told = itemgetter("false_acceptance", "false_rejection", "eer")
+    plot_det(axes, [(*told(curve), looks[curve["model"]]) for curve in curves])
 
 
 @picture(400, 320)
@@ -203,7 +191,7 @@ def information(axes, rows, measures):
     """
     step = 1.6 + len(measures)
     axes.figure.set_figheight((16 * step * len(rows) + 50) / PIXELS)
-    unit = next(row[measure]["unit"] for _, row in rows for measure in measures if measure in row)
+    unit = rows[0][1][measures[0]]["unit"]
     axes.set(ylim=(step * len(rows) - 0.6, -0.8), yticks=[], xlabel=unit)
     axes.spines["left"].set_visible(False)
     if unit == "nats":
@@ -214,7 +202,7 @@ def information(axes, rows, measures):
         top = place * step
         text = axes.text(0, top, name, transform=axes.get_yaxis_transform(), weight="bold")
         text.set(va="center", in_layout=False)
-        tracks = {m: top + 1 + n for n, m in enumerate(measures) if m in row}
+        tracks = {m: top + 1 + n for n, m in enumerate(measures)}
         if len(tracks) == 2 and row["InfoNCE"]["value"] <= row["CLUB"]["value"]:
             ends = [row[measure]["value"] for measure in tracks]
             axes.plot(ends, list(tracks.values()), color=SHADE, linewidth=6, zorder=1)
@@ -226,13 +214,10 @@ def _track(axes, figure, y):
     """Draw a figure, its interval, and what it is of independent and of identical pairs."""
     _, look = INFORMATION[figure["measure"]]
     ends = [figure["independent"], figure["identical"]]
-    if None not in ends:
-        axes.hlines(y, *ends, color=RULE, linewidth=0.8)
+    axes.hlines(y, *ends, color=RULE, linewidth=0.8)
     for end, own in zip(ends, (INDEPENDENT, IDENTICAL), strict=True):
-        if end is not None:
-            axes.plot(end, y, **own)
-    if figure["interval"]:
-        axes.hlines(y, *figure["interval"], color=look["color"])
+        axes.plot(end, y, **own)
+    axes.hlines(y, *figure["interval"], color=look["color"])
     axes.plot(figure["value"], y, **look)
 
 
@@ -260,7 +245,7 @@ def tradeoff(axes, entries, looks):
         if parts[1].get("interval"):
             axes.vlines(x, *_scaled(parts[1]["interval"], units[1]), color=colour, linewidth=1.2)
         axes.plot(x, y, **looks[entry["model"]])
-        text, beta = entry["model"], entry.get("beta")
+        text, beta = entry["model"], entry["beta"]
         if beta is not None:
             text = f"\u03b2 {beta:g}"
             points.append((beta, x, y))

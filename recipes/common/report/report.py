@@ -144,11 +144,8 @@ def describe(system):
     dict
         `name`, `kind`, `folder`; `beta` and `train_seed`, None where they are not known.
     """
-    settings = {}
-    if system.kind == "model":
-        path = Path(system.folder).resolve().parent / "hyperparams.yaml"
-        if path.is_file():
-            settings = read_tree(path)
+    path = Path(system.folder or "").resolve().parent / "hyperparams.yaml"
+    settings = read_tree(path) if system.kind == "model" and path.is_file() else {}
     return {
         "name": system.name,
         "kind": system.kind,

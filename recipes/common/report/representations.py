@@ -130,14 +130,12 @@ def _run_name(folder):
 
 
 def _system(name, kind, folder, encoders):
-    frames, utterance = encoders.get("frame_encoder"), encoders.get("utterance_encoder")
-    return System(
-        name,
-        kind,
-        folder,
-        None if frames is None else Upstream(FrameStates(frames), frozen=True),
-        None if utterance is None else Upstream(UtteranceStates(utterance), frozen=True),
-    )
+    kinds = {"frame_encoder": FrameStates, "utterance_encoder": UtteranceStates}
+    upstreams = [
+        Upstream(states(encoders[key]), frozen=True) if key in encoders else None
+        for key, states in kinds.items()
+    ]
+    return System(name, kind, folder, *upstreams)
 
 
 def draw_places(row, count):
@@ -205,18 +203,30 @@ def encode(system, rows, count, folder, whole=False):
     path = Path(folder) / f"{key}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{key}.{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, **_compute(system, rows, count, whole))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        replace_arrays(path, np.savez, _compute(system, rows, count, whole))
     with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+        found = dict(arrays)
     if "whole" in found:
         found["whole"] = np.split(found["whole"], np.cumsum(found.pop("lengths"))[:-1])
     return Encoded(**{name: found.get(name) for name in Encoded.__dataclass_fields__})
+
+
+def replace_arrays(path, save, arrays):
+    """Write arrays by `np.savez` or its like to a file that is complete or absent.
+
+    Arguments
+    ---------
+    path : Path
+    save : callable
+    arrays : dict
+    """
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            save(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -267,7 +277,7 @@ def learn_layer_weights(frames, labels, seed):
     frames : numpy.ndarray
         Shape (items, layers, dim), of training utterances: none that the sum is judged on.
     labels : array_like
-        Shape (items,).
+        Shape (items,), of several kinds.
     seed : int
         Seed of the batches.
 
@@ -275,11 +285,6 @@ def learn_layer_weights(frames, labels, seed):
     -------
     numpy.ndarray
         Shape (layers,), weights that sum to 1.
-
-    Raises
-    ------
-    ValueError
-        Where labels are of one kind only.
 
     Example
     -------
@@ -291,8 +296,6 @@ def learn_layer_weights(frames, labels, seed):
     True
     """
     names, targets = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"Layer weights need labels of two kinds; all are {names}.")
     x, y = torch.from_numpy(frames.astype(np.float32)), torch.from_numpy(targets)
     generator = torch.Generator().manual_seed(derive_seed(seed, "layer weights"))
     layers = WeightedSum(x.shape[1])

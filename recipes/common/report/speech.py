@@ -1,6 +1,8 @@
 """What a report is read on: utterances, what is known of them, and what probes are to tell."""
 
+import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from recipes.common.data.seeding import derive_rng
 from recipes.common.data.text import read_lexicon, transcribe_phones
 from recipes.common.data.triphones import SILENCES
 from recipes.common.evaluation.folds import FOLDS
+from recipes.common.evaluation.grouping import group_by
 from recipes.common.report.measures import make_trials, often_enough, phone_mix
 from recipes.common.report.representations import draw_places
 from recipes.common.training.run import manifest_paths
@@ -111,9 +114,8 @@ def gather(hparams):
     validate_manifests(named, hparams["data_folder"], disjoint_speakers=groups)
     read = draw_rows(load_rows(paths["test"], hparams), hparams["read_utterances"])
     train = draw_rows(load_rows(paths["train"], hparams), hparams["train_utterances"])
-    alignments = {}
-    if hparams["alignments"] is not None:
-        alignments = read_alignments(hparams["alignments"], read + train)
+    given = hparams["alignments"]
+    alignments = {} if given is None else read_alignments(given, read + train)
     count, told_apart = hparams["frames_per_utterance"], sessions_told_apart(read)
     speech = Speech(
         read=read,
@@ -128,8 +130,7 @@ def gather(hparams):
     )
     if not any(label for label, *_ in speech.train_trials):
         raise ValueError("train_splits: no speaker says two sentences, by which to tell voices.")
-    set_frame_targets(speech)
-    set_utterance_targets(speech)
+    set_targets(speech)
     if len({row.get("sentence") for row in read}) == len(read) or "sentence" not in read[0]:
         speech.miss("same sentence nearer", "No sentence is known to be read by two speakers.")
     return speech
@@ -187,15 +188,14 @@ def draw_rows(rows, most):
     """
     if most is None or len(rows) <= most:
         return rows
-    own = {}
-    for row in rows:
-        own.setdefault(row["spk_id"], []).append(row)
+    own = group_by(rows, lambda row: row["spk_id"])
     kept = derive_rng("speakers").permutation(sorted(own))[: max(most // PER_SPEAKER, FOLDS)]
-    turns = []
-    for number, speaker in enumerate(kept.tolist()):
+    drawn = []
+    for speaker in kept.tolist():
         order = derive_rng("utterances", speaker).permutation(len(own[speaker]))
-        turns += [(turn, number, own[speaker][place]) for turn, place in enumerate(order)]
-    drawn = [row for *_, row in sorted(turns, key=lambda turn: turn[:2])[:most]]
+        drawn.append([own[speaker][place] for place in order])
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*drawn))
+    drawn = list(filter(None, turns))[:most]
     return sorted(drawn, key=lambda row: row["ID"])
 
 
@@ -207,10 +207,8 @@ def sessions_told_apart(rows):
     >>> sessions_told_apart([{"spk_id": "a", "session": i} for i in range(4)])
     True
     """
-    sessions = {}
-    for row in rows:
-        sessions.setdefault(row["spk_id"], set()).add(row.get("session"))
-    return min(map(len, sessions.values())) >= FOLDS
+    sessions = {(row["spk_id"], row.get("session")) for row in rows}
+    return min(Counter(speaker for speaker, _ in sessions).values()) >= FOLDS
 
 
 def phone_texts(rows, alignments, lexicon):
@@ -286,37 +284,27 @@ def _add_labels(speech, targets, factor, y, groups, speakers):
     targets[factor] = Target(items[often], y[often], groups[often], speakers[often])
 
 
-def set_frame_targets(speech):
-    """Set what probes are to tell of drawn frames: the phone, on other speakers, and the speaker.
+def set_targets(speech):
+    """Set what probes are to tell of drawn frames and of utterances.
+
+    Of frames the phone, on other speakers, and the speaker.
 
     Arguments
     ---------
     speech : Speech
         Changed in place.
     """
-    count = speech.phones.shape[1]
-    speakers = _column(speech.read, "spk_id").astype(str).repeat(count)
-    heard = _column(speech.read, "session" if speech.told_apart else "ID").repeat(count)
-    targets = speech.frame_targets
+    rows, count, targets = speech.read, speech.phones.shape[1], speech.frame_targets
+    speakers, utterances = _column(rows, "spk_id").astype(str), _column(rows, "ID")
+    heard = _column(rows, "session") if speech.told_apart else utterances
+    owners = speakers.repeat(count)
     if speech.alignments:
-        _add_labels(speech, targets, "phone", speech.phones.ravel(), speakers, speakers)
+        _add_labels(speech, targets, "phone", speech.phones.ravel(), owners, owners)
     else:
         what = "phone, by probes of frames; ABX"
         speech.miss(what, "There are no alignments (--alignments).")
-    _add_labels(speech, targets, "speaker", speakers, heard, speakers)
-
-
-def set_utterance_targets(speech):
-    """Set what probes are to tell of utterances.
-
-    Arguments
-    ---------
-    speech : Speech
-        Changed in place.
-    """
-    rows, targets = speech.read, speech.utterance_targets
-    speakers = _column(rows, "spk_id").astype(str)
-    utterances, heard = (_column(rows, n) for n in ("ID", "session" if speech.told_apart else "ID"))
+    _add_labels(speech, targets, "speaker", owners, heard.repeat(count), owners)
+    targets = speech.utterance_targets
     known = np.flatnonzero([row["ID"] in speech.texts for row in rows])
     if len(known):
         mix = phone_mix([speech.texts[rows[place]["ID"]] for place in known])
@@ -325,24 +313,21 @@ def set_utterance_targets(speech):
         why = "There are neither alignments, nor a column phn, nor a lexicon (--lexicon)."
         speech.miss("phones of an utterance, and phone error rate", why)
     _add_labels(speech, targets, "speaker", speakers, heard, speakers)
-    for factor in LABELS:
-        if factor in rows[0]:
+    for factor in LABELS + VALUES:
+        if factor not in rows[0]:
+            speech.miss(factor, f"The manifest does not tell the {factor}.")
+        elif factor in VALUES:
+            _add_values(speech, factor, _column(rows, factor), speakers)
+        else:
             groups = utterances if factor == "session" else speakers
             _add_labels(speech, targets, factor, _column(rows, factor), groups, speakers)
-        else:
-            speech.miss(factor, f"The manifest does not tell the {factor}.")
-    for factor in VALUES:
-        if factor in rows[0]:
-            _add_values(speech, targets, factor, _column(rows, factor), speakers)
-        else:
-            speech.miss(factor, f"The manifest does not tell the {factor}.")
 
 
-def _add_values(speech, targets, factor, values, speakers):
+def _add_values(speech, factor, values, speakers):
     """Add a target of numbers, of the items where it is known, unless it cannot be probed."""
     items = np.flatnonzero([value not in (None, "") for value in values])
     y, speakers = values[items].astype(float), speakers[items]
     if len(set(speakers)) < FOLDS or y.min() == y.max():
         speech.miss(f"{factor}, by probes", f"It is one, or known of fewer than {FOLDS} speakers.")
         return
-    targets[factor] = Target(items, y, speakers, speakers)
+    speech.utterance_targets[factor] = Target(items, y, speakers, speakers)

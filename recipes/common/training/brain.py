@@ -56,11 +56,11 @@ class ResumableBrain(sb.Brain):
         latest = self.checkpointer.find_checkpoint()
         if latest is None:
             return
-        found, expected = latest.meta.get("architecture"), self.architecture()
-        for name, config in expected.items():
+        found = latest.meta.get("architecture", {})
+        for name, config in self.architecture().items():
             for key, value in config.items():
-                if found is None or found.get(name, {}).get(key) != value:
-                    there = None if found is None else found.get(name, {}).get(key)
+                there = found.get(name, {}).get(key)
+                if there != value:
                     raise ValueError(
                         f"{latest.path} is a checkpoint of another architecture: {name}.{key} is "
                         f"{there} there and {value} here. Use another output_folder, or the "
@@ -95,7 +95,7 @@ class ResumableBrain(sb.Brain):
         encoders = {name: unwrap(module) for name, module in self.modules.items()}
         return {name: dict(e.config) for name, e in encoders.items() if hasattr(e, "config")}
 
-    def progress(self):
+    def share_done(self):
         """Return how much of the run is done, in [0, 1]; in validation all of the epoch is."""
         epochs = self.hparams.epoch_counter.limit
         done = self.hparams.epoch_counter.current
@@ -105,7 +105,7 @@ class ResumableBrain(sb.Brain):
 
     def set_learning_rate(self, optimizer, peak):
         """Set an optimizer to the schedule's rate at this step."""
-        progress, warmup = self.progress(), self.hparams.warmup
+        progress, warmup = self.progress, self.hparams.warmup
         scale = (progress + 1e-3) / warmup if progress < warmup else (1 - progress) / (1 - warmup)
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, scale)
@@ -146,6 +146,7 @@ class ResumableBrain(sb.Brain):
         self.meters, self.audio = self.make_meters(training), Meter(training)
         self.stage_began = time.monotonic()
         self.epoch = self.hparams.epoch_counter.current
+        self.progress = self.share_done()
         if training:
             self.train_sampler.start = self.step
 
@@ -153,6 +154,7 @@ class ResumableBrain(sb.Brain):
         """Seed dropout for this step and set the learning rate."""
         seed = derive_seed(self.hparams.seed, "step", self.epoch, self.step, rank())
         torch.manual_seed(seed)
+        self.progress = self.share_done()
         self.set_learning_rate(self.optimizer, self.hparams.lr)
 
     def ends_epoch(self):
@@ -231,18 +233,16 @@ class ResumableBrain(sb.Brain):
     @main_process_only
     def log_epoch(self, epoch):
         """Add an epoch to the train log, to the history and, where asked, to TensorBoard."""
-        rate = self.optimizer.param_groups[0]["lr"]
-        stats = {"epoch": epoch, "lr": rate}
-        self.hparams.train_logger.log_stats(stats, self.train_figures, self.valid_figures)
+        output = Path(self.hparams.output_folder)
+        stats = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        figures = self.train_figures, self.valid_figures
+        self.hparams.train_logger.log_stats(stats, *figures)
         if self.hparams.tensorboard:
-            logger = sb.utils.train_logger.TensorboardLogger(
-                str(Path(self.hparams.output_folder) / "tensorboard")
-            )
-            logger.log_stats(stats, self.train_figures, self.valid_figures)
+            logger = sb.utils.train_logger.TensorboardLogger(str(output / "tensorboard"))
+            logger.log_stats(stats, *figures)
             logger.writer.close()
-        history = Path(self.hparams.output_folder) / "history.jsonl"
-        record_epoch(history, epoch, {"train": self.train_figures, "valid": self.valid_figures})
-        draw_curves(history, history.with_name("curves.png"))
+        rows = record_epoch(output / "history.jsonl", epoch, *figures)
+        draw_curves(rows, output / "curves.png")
 
     def _should_save_intra_epoch_ckpt(self, *since):
         """Save after a step alone: gradients that are being added up are in no checkpoint."""
@@ -267,6 +267,10 @@ class PretrainingBrain(ResumableBrain):
     """
 
     finalised = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.checkpointer.add_recoverables(dict(self.modules.items()))
 
     def finalise(self):
         """Recover the end of training and take the last step: once, logged and checkpointed.

@@ -60,12 +60,7 @@ class AtomicCheckpointer(Checkpointer):
         return published
 
     def _new_checkpoint_dirpath(self):
-        return self._partial(super()._new_checkpoint_dirpath())
-
-    def _custom_checkpoint_dirpath(self, name):
-        return self._partial(super()._custom_checkpoint_dirpath(name))
-
-    def _partial(self, path):
+        path = super()._new_checkpoint_dirpath()
         return path.with_name(PARTIAL + path.name)
 
     def _publish(self, written):

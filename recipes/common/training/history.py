@@ -5,17 +5,23 @@ import json
 from matplotlib.figure import Figure
 
 
-def record_epoch(path, epoch, figures):
-    """Append an epoch to a history of JSON lines, in the place of what came from there on."""
+def record_epoch(path, epoch, train, valid):
+    """Append an epoch to a history of JSON lines, in the place of what came from there on.
+
+    Returns
+    -------
+    list of dict
+        The whole history: `epoch`, `train` and `valid` of each.
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
-    kept.append(json.dumps({"epoch": epoch, **figures}))
-    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    rows = [row for row in map(json.loads, lines) if row["epoch"] < epoch]
+    rows.append({"epoch": epoch, "train": train, "valid": valid})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return rows
 
 
-def draw_curves(history, path):
+def draw_curves(rows, path):
     """Draw every figure of a history over the epochs, a panel each, as a PNG."""
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     names = sorted({name for row in rows for part in ("train", "valid") for name in row[part]})
     columns = 3
     height = -(-len(names) // columns)

@@ -3,11 +3,12 @@
 A file with the key `base` is the file that this key names, relative to its own folder, with the
 file's other keys in the place of the base's; `!ref` works as in one file. Of a mapping under the
 same tag, or under none, single keys are replaced; anything else is replaced whole. The base may
-have a base itself.
+have a base itself. Of several bases, a list, each changes those before it.
 """
 
 import io
 from datetime import date
+from functools import reduce
 from pathlib import Path
 
 import ruamel.yaml
@@ -104,8 +105,9 @@ def read_tree(path):
         tree = ruamel.yaml.YAML().load(file)
     folder = path.resolve().parent
     _place_includes(tree, folder)
-    base = tree.pop("base", None)
-    return tree if base is None else _merge(read_tree(folder / base), tree)
+    bases = tree.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    return reduce(_merge, [*(read_tree(folder / base) for base in bases), tree])
 
 
 def _place_includes(node, folder):
@@ -126,8 +128,7 @@ def _merge(base, changes):
 
 
 def _tag(node):
-    tag = getattr(node, "tag", None)
-    return (tag.value or "") if tag is not None else ""
+    return getattr(getattr(node, "tag", None), "value", None) or ""
 
 
 def _dump(tree):

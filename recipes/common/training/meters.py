@@ -53,8 +53,9 @@ class Meter:
         return self.total(name) / count.clamp(min=1)
 
     def figures(self):
-        """Return all averages as numbers."""
-        return {name: float(self.average(name)) for name in self.totals}
+        """Return the averages that are single numbers."""
+        names = [name for name, total in self.totals.items() if not total.ndim]
+        return {name: float(self.average(name)) for name in names}
 
 
 class FrameMeter(Meter):
@@ -103,10 +104,7 @@ class FrameMeter(Meter):
             most frequent unit, at masked frames; the perplexity of the predicted and of the true
             units; the frames' standard deviation, averaged over dimensions.
         """
-        figures = {
-            name: float(self.average(name))
-            for name in ("masked_accuracy", "unmasked_accuracy", "copy_accuracy")
-        }
+        figures = super().figures()
         figures["majority_accuracy"] = float(self.average("true").max())
         for name in ("predicted", "true"):
             share = self.average(name)
@@ -150,11 +148,7 @@ class UtteranceMeter(Meter):
         """
         variance = self.average("square") - self.average("mean").square()
         deviation = variance.clamp(min=0).sqrt().mean() * len(variance) ** 0.5
-        return {
-            "retrieval_accuracy": float(self.average("retrieval_accuracy")),
-            "retrieval_chance": float(self.average("retrieval_chance")),
-            "embedding_deviation": float(deviation),
-        }
+        return {**super().figures(), "embedding_deviation": float(deviation)}
 
 
 def nearest_visible_units(units, mask, lens):

@@ -25,6 +25,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KERNELS = "64"
 LOCK_SECONDS = 10  # in which the workers of a killed run let go of its folder
 _locks = {}  # by folder, held until this process ends
+QUICK_UTTERANCES = 40
 
 
 def keep_freed_memory():
@@ -101,16 +102,11 @@ def prepare(hparams):
     hparams["prepare"](
         data_folder=hparams["data_folder"],
         save_folder=hparams["manifest_folder"],
-        splits=all_splits(hparams),
+        splits=[name for split in SPLITS for name in hparams[f"{split}_splits"]],
         skip_prep=hparams["skip_prep"],
         skip_bad=hparams["skip_bad"],
         **hparams["prepare_options"],
     )
-
-
-def all_splits(hparams):
-    """Return the names of the corpus's splits that the run uses."""
-    return [name for split in SPLITS for name in hparams[f"{split}_splits"]]
 
 
 def manifest_paths(hparams):
@@ -145,17 +141,16 @@ def split_datasets(hparams, disjoint_speakers=True):
     paths = manifest_paths(hparams)
     named = {path.stem: path for split in SPLITS for path in paths[split]}
     groups = {split: [path.stem for path in paths[split]] for split in SPLITS}
-    groups = groups if disjoint_speakers else {}
-    validate_manifests(named, hparams["data_folder"], disjoint_speakers=groups)
+    validate_manifests(named, hparams["data_folder"], groups if disjoint_speakers else {})
     return {split: load_split(paths[split], hparams) for split in SPLITS}
 
 
-def quick_look(hparams, datasets, utterances=40):
+def quick_look(hparams, datasets):
     """Return what `--debug` runs on: a few utterances, with results in a folder of their own."""
     output = Path(hparams["output_folder"]) / "debug"
     hparams = {**hparams, "output_folder": str(output)}
     hparams["train_logger"].save_file = str(output / "train_log.txt")
-    few = {name: data.filtered_sorted(select_n=utterances) for name, data in datasets.items()}
+    few = {name: data.filtered_sorted(select_n=QUICK_UTTERANCES) for name, data in datasets.items()}
     return hparams, few
 
 
@@ -174,8 +169,7 @@ def finish(brain, hparams, began):
     """
     output = Path(hparams["output_folder"])
     encoders = {name: unwrap(brain.modules[name]) for name in brain.architecture()}
-    history = (output / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(history[-1])
+    last = json.loads((output / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     figures = {
         "epochs": last["epoch"],
         "steps": brain.optimizer_step,
