@@ -93,8 +93,8 @@ def align_split(options, split, lexicon):
     rows, problems = list_utterances(options.data_folder, split)
     if problems:
         raise CorpusError("\n".join(problems))
-    names, paths = ([row[key] for row in rows] for key in ("ID", "wav"))
-    words = [_pronunciations(row["wrd"], lexicon) for row in rows]
+    names, paths, texts = ([row[key] for row in rows] for key in ("ID", "wav", "wrd"))
+    words = [[(word, lexicon.get(word)) for word in text.split()] for text in texts]
     how = {"max_workers": options.jobs, "chunksize": 4, "desc": split, "dynamic_ncols": True}
     results = process_map(align, paths, words, **how)
     done = {name: phones for name, (phones, _) in zip(names, results, strict=True) if phones}
@@ -106,10 +106,6 @@ def align_split(options, split, lexicon):
     replace_text(listed, "".join(f"{name}\t{reason}\n" for name, reason in failed.items()))
     write_ctm(done, path)  # the last, as it tells that the split is done
     print(f"{split}: {len(done)} utterances are aligned, {len(failed)} are not (see {listed}).")
-
-
-def _pronunciations(text, lexicon):
-    return [(word, lexicon.get(word)) for word in text.split()]
 
 
 def align(path, words):

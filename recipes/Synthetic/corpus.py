@@ -101,9 +101,9 @@ def synthesise(tasks, num_workers):
     context = multiprocessing.get_context("forkserver" if forking else "spawn")
     if forking:  # imports once for all
         context.set_forkserver_preload(["__main__", "recipes.Synthetic.corpus"])
-    bar = {"total": len(tasks), "desc": "Speakers", "dynamic_ncols": True}
     with context.Pool(num_workers, maxtasksperchild=1) as pool:
-        list(tqdm(pool.imap_unordered(make_speaker, tasks), **bar))
+        made = pool.imap_unordered(make_speaker, tasks)
+        list(tqdm(made, "Speakers", len(tasks), dynamic_ncols=True))
 
 
 def make_speaker(task):

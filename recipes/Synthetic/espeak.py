@@ -64,7 +64,12 @@ class Espeak:
         self.callback = _Callback(self._receive)  # kept, or it would be collected
         self.library.espeak_SetSynthCallback(self.callback)
         accent = (Path(data) / "lang" / "gmw" / "en-US").read_text(encoding="utf-8")
-        self._set_voice(accent + "".join(f"\n{key} {value}" for key, value in traits.items()))
+        lines = accent + "".join(f"\n{key} {value}" for key, value in traits.items())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "voice"
+            path.write_text(lines + "\n", encoding="utf-8")
+            if self.library.espeak_ng_SetVoiceByFile(str(path).encode()):
+                raise RuntimeError(f"eSpeak NG refused the voice:\n{lines}")
 
     def say(self, text):
         """Return the audio of a text and its phones.
@@ -88,13 +93,6 @@ class Espeak:
             raise RuntimeError(f"eSpeak NG failed at {text!r}.")
         audio = np.concatenate(self.chunks) / 2**15
         return audio, tidy_phones(self.events, len(audio))
-
-    def _set_voice(self, lines):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "voice"
-            path.write_text(lines + "\n", encoding="utf-8")
-            if self.library.espeak_ng_SetVoiceByFile(str(path).encode()):
-                raise RuntimeError(f"eSpeak NG refused the voice:\n{lines}")
 
     def _receive(self, samples, count, events):
         if samples and count:

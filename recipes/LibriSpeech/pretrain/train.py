@@ -24,13 +24,6 @@ from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
 STAGES = {"frame": FrameBrain, "utterance": UtteranceBrain, "joint": JointBrain}
 
 
-def choose_stage(name):
-    """Return the Brain of a stage; ValueError where there is no such stage."""
-    if name not in STAGES:
-        raise ValueError(f"stage is {name!r}, not one of {', '.join(STAGES)}.")
-    return STAGES[name]
-
-
 def main(arguments):
     """Prepare the data, train the stage, take its last step, evaluate it, export its encoders."""
     began = time.time()
@@ -45,7 +38,9 @@ def main(arguments):
     if run_opts["debug"]:
         hparams, datasets = run.quick_look(hparams, datasets)
 
-    stage = choose_stage(hparams["stage"])
+    if hparams["stage"] not in STAGES:
+        raise ValueError(f"stage is {hparams['stage']!r}, not one of {', '.join(STAGES)}.")
+    stage = STAGES[hparams["stage"]]
     stage.initialise(hparams)
     run.claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
