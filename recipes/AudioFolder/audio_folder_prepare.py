@@ -4,10 +4,9 @@ Audio may be of any rate, number of channels and container that soundfile reads.
 """
 
 from collections import Counter
-from pathlib import Path
 from urllib.parse import quote
 
-from recipes.common.data.manifest import CorpusError, draw_splits, prepare_splits
+from recipes.common.data.manifest import CorpusError, draw_splits, list_files, prepare_splits
 
 SUFFIXES = (
     *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
@@ -59,8 +58,7 @@ def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders
 
 def list_audio(folder, speakers_from_folders):
     """Return a row of each audio file of a folder, and what is wrong; `wav` is a Path."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() or path.is_symlink())
-    rows, problems = [], []
+    files, rows, problems = list_files(folder), [], []
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
             continue

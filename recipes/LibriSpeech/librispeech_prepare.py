@@ -6,7 +6,7 @@ in READER-CHAPTER.trans.txt.
 
 from pathlib import Path
 
-from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
+from recipes.common.data.manifest import CorpusError, is_of_macos, prepare_splits, read_lines
 
 
 def prepare_librispeech(data_folder, save_folder, splits, **options):
@@ -45,15 +45,17 @@ def list_utterances(data_folder, split):
     folder = Path(data_folder) / split
     if not folder.is_dir():
         raise CorpusError(f"{folder} is missing. {_what_is_there(Path(data_folder))}")
-    paths = sorted(folder.glob("*/*/*.flac"))
+    files = sorted(path for path in folder.glob("*/*/*") if not is_of_macos(path))
+    paths = [path for path in files if path.suffix.lower() == ".flac"]
     if not paths:
         raise CorpusError(f"{folder} holds no audio: expected READER/CHAPTER/*.flac in it.")
     audio, words, problems = {}, {}, []
     for path in paths:
         if audio.setdefault(path.stem, path) != path:
             problems.append(f"{path}: {audio[path.stem]} has the same name.")
-    for path in sorted(folder.glob("*/*/*.trans.txt")):
-        problems += _read_transcripts(path, audio, words)
+    for path in files:
+        if path.name.endswith(".trans.txt"):
+            problems += _read_transcripts(path, audio, words)
     problems += [
         f"{path}: no transcript in {path.parent}."
         for name, path in audio.items()
@@ -69,19 +71,21 @@ def list_utterances(data_folder, split):
 def _read_transcripts(path, audio, words):
     """Add a chapter's transcripts to `words`; return what is wrong with them."""
     try:
-        lines = read_text(path).splitlines()
+        lines = read_lines(path)
     except CorpusError as error:
         return [str(error)]
     problems = []
-    for number, line in enumerate(lines, 1):
-        utterance, _, text = line.partition(" ")
+    for number, line in lines:
+        utterance, text = [*line.split(maxsplit=1), ""][:2]
         where = f"{path}, line {number}"
-        if not text.strip():
+        if not text:
             problems.append(f"{where}: {line!r} is not an utterance and its words.")
         elif utterance in words:
             problems.append(f"{where}: {utterance} has a transcript already.")
         elif utterance not in audio:
-            problems.append(f"{where}: {utterance} has no audio beside it.")
+            there = sorted(p.name for p in path.parent.iterdir() if p.stem == utterance)
+            there = f"; there is {', '.join(there)}" if there else ""
+            problems.append(f"{where}: {utterance} has no audio, *.flac, beside it{there}.")
         words[utterance] = text.strip()
     return problems
 

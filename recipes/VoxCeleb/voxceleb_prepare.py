@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
+from recipes.common.data.manifest import CorpusError, is_of_macos, prepare_splits, read_lines
 
 logger = get_logger(__name__)
 
@@ -76,7 +76,8 @@ def prepare_voxceleb(
 def list_training(data_folder, held_out):
     """Return the rows of all speakers that no held-out list names, and no problems."""
     held, root = _held_speakers(data_folder, held_out), data_folder / "wav"
-    found = sorted(path.relative_to(root) for path in root.glob("*/*/*.wav"))
+    there = [path for path in root.glob("*/*/*.wav") if not is_of_macos(path)]
+    found = sorted(path.relative_to(root) for path in there)
     wavs = [wav for wav in found if wav.parts[0] not in held]
     m4a = _without_wav(data_folder)
     wanted = [path for wav, path in m4a.items() if wav.parts[0] not in held]
@@ -268,8 +269,8 @@ def _parse_trials(path):
 def _parse_list(path, labels, wavs, expected):
     """Return (line number, label, path, ...) of each line: a label and so many paths."""
     found, problems = [], []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        label, *fields = line.split() or [""]
+    for number, line in read_lines(path):
+        label, *fields = line.split()
         if label in labels and len(fields) == wavs and all(map(_is_wav, fields)):
             found.append((number, label, *map(PurePosixPath, fields)))
         else:

@@ -7,7 +7,7 @@ the phones of all words in resource/text-phone. Tables have an ID and its value 
 import re
 from pathlib import Path
 
-from recipes.common.data.manifest import CorpusError, draw_splits, prepare_splits, read_text
+from recipes.common.data.manifest import CorpusError, draw_splits, prepare_splits, read_lines
 
 PHONE = re.compile(r"([A-Z]+)[0-2]?(?:_[BIES])?")  # ARPAbet, stress, place in the word
 
@@ -93,7 +93,7 @@ def read_table(path):
     if not path.is_file():
         raise CorpusError(f"{path} is missing: expected speechocean762 as its authors lay it out.")
     table = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in read_lines(path):
         name, *value = line.split(maxsplit=1)
         if not value or name in table:
             raise CorpusError(f"{path}, line {number}: {line!r} is not a new ID and its value.")

@@ -132,7 +132,7 @@ def test_two_spawned_workers_give_the_batches_of_none(librispeech, tmp_path):
 
 
 def test_pickled_units_do_not_carry_the_corpus(tmp_path):
-    rows = [{"id": "a", "wav": "a", "duration": 2000.0}]
+    rows = [{"id": "a", "wav": __file__, "duration": 2000.0}]
     write_units(tmp_path, rows, lambda _: [("a", np.arange(99999) % 90)], {"num_units": 90})
     units = UnitArray(tmp_path, rows, num_units=90)
     pickled = pickle.dumps(units)

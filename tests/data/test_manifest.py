@@ -13,8 +13,10 @@ from recipes.common.data.manifest import (
     CorpusError,
     draw_splits,
     fingerprint,
+    list_files,
     load_dataset,
     prepare_splits,
+    read_lines,
     read_manifest,
     scan_audio,
     validate_manifests,
@@ -375,3 +377,32 @@ def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
     found = scan_audio(paths, num_workers=2)
     assert found == scan_audio(paths, num_workers=1)
     assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    for name in ("disk1/a.wav", "disk2/deep/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "disk1" / "more").symlink_to(tmp_path / "disk2")
+    (tmp_path / "disk1" / "again").symlink_to(tmp_path / "disk2" / "deep")
+    (tmp_path / "disk2" / "loop").symlink_to(tmp_path / "disk1")
+    (tmp_path / "disk1" / "gone.wav").symlink_to(tmp_path / "nowhere")
+    found = [
+        path.relative_to(tmp_path / "disk1").as_posix() for path in list_files(tmp_path / "disk1")
+    ]
+    assert found == ["a.wav", "again/b.wav", "gone.wav"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(CorpusError, match="closed cannot be searched"):
+        list_files(tmp_path)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_end_with_a_line_feed_alone(mark, end, tmp_path):
+    text = ["a\x0cb\x85c\u2028d\ve", "", " \t", "f"]
+    (tmp_path / "a.txt").write_bytes((mark + end.join(text) + 2 * end).encode())
+    assert read_lines(tmp_path / "a.txt") == [(1, text[0]), (4, "f")]

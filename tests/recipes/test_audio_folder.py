@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from pretrained.audio import read_speech
-from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder, utterance_id
+from recipes.AudioFolder.audio_folder_prepare import list_audio, prepare_audio_folder, utterance_id
 from recipes.common.data.manifest import (
     BadAudioError,
     CorpusError,
@@ -134,3 +134,19 @@ def test_the_frame_stage_runs_on_it(folder, tmp_path):
     metrics = json.loads((tmp_path / "frame" / "metrics.json").read_text())
     assert metrics["figures"]["epochs"] == 1
     assert (tmp_path / "frame" / "model" / "model.safetensors").is_file()
+
+
+def test_links_are_followed_and_files_of_macos_left_out(make_voice, tmp_path):
+    folder, links = tmp_path / "disk", tmp_path / "links"
+    links.mkdir()
+    for number in range(8):
+        path = folder / f"s{number}" / "a.FLAC"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, make_voice(number, 0), 16000, format="FLAC")
+        path.with_name("._a.FLAC").write_bytes(b"\0\5\x16\7")
+        (links / f"s{number}").symlink_to(path.parent)
+    counts = []
+    for place in (folder, links):
+        rows, _ = list_audio(place, speakers_from_folders=True)
+        counts.append([row["ID"] for row in rows])
+    assert counts[0] == counts[1] and len(counts[0]) == 8

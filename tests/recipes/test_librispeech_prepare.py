@@ -123,7 +123,7 @@ def test_a_chapter_without_transcripts(librispeech_copy, chapter, out):
     refuse(librispeech_copy, out, *names)
 
 
-@pytest.mark.parametrize("line", ["11-110-0000\n", "11-110-0001 AGAIN\n11-110-0000 A\n", "\n"])
+@pytest.mark.parametrize("line", ["11-110-0000\n", "11-110-0001 AGAIN\n11-110-0000 A\n"])
 def test_a_malformed_transcript(line, librispeech_copy, chapter, out):
     path = chapter / "11-110.trans.txt"
     path.write_text(line + "".join(path.read_text().splitlines(keepends=True)[1:]))
@@ -168,3 +168,51 @@ def test_real_speech(real_speech, out):
     for split in SPLITS:
         rows = read_manifest(out / f"{split}.csv")
         assert len(rows) == len(list((real_speech / "LibriSpeech" / split).rglob("*.flac")))
+
+
+def first_transcript(folder):
+    return sorted((folder / "dev-clean").rglob("*.trans.txt"))[0]
+
+
+def rewrite(path, change):
+    path.write_text(change(path.read_text()))
+
+
+ODD_TRANSCRIPTS = {
+    "mark": lambda path: path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()),
+    "tab": lambda path: rewrite(path, lambda text: text.replace(" ", "\t", 1)),
+    "spaces": lambda path: rewrite(path, lambda text: text.replace(" ", "   ", 1)),
+    "empty lines": lambda path: rewrite(
+        path, lambda text: "\n" + text.replace("\n", "\n\n") + "\n"
+    ),
+    "windows": lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")),
+    "U+0085": lambda path: rewrite(path, lambda text: text.replace("\n", "\x85\n", 1)),
+    "form feed": lambda path: rewrite(path, lambda text: text.replace("\n", "\f\n", 1)),
+    "upper-case suffix": lambda path: [
+        audio.rename(audio.with_suffix(".FLAC")) for audio in path.parent.glob("*.flac")
+    ],
+    "macOS": lambda path: [
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7\xff")
+        for file in path.parent.iterdir()
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TRANSCRIPTS)
+def test_a_corpus_that_went_through_other_systems_is_the_same(kind, librispeech, tmp_path):
+    shutil.copytree(librispeech, tmp_path / "L")
+    ODD_TRANSCRIPTS[kind](first_transcript(tmp_path / "L"))
+    found = []
+    for place, folder in enumerate((librispeech, tmp_path / "L")):
+        prepare_librispeech(folder, tmp_path / str(place), ["dev-clean"], num_workers=1)
+        rows = read_manifest(tmp_path / str(place) / "dev-clean.csv")
+        found.append([{**row, "wav": row["wav"].lower()} for row in rows])
+    assert found[0] == found[1]
+
+
+def test_audio_of_another_kind_beside_a_transcript_is_named(librispeech, tmp_path):
+    shutil.copytree(librispeech, tmp_path / "L")
+    audio = sorted(first_transcript(tmp_path / "L").parent.glob("*.flac"))[0]
+    audio.rename(audio.with_suffix(".wav"))
+    with pytest.raises(CorpusError, match=rf"{audio.stem} has no audio.*there is {audio.stem}.wav"):
+        prepare_librispeech(tmp_path / "L", tmp_path / "m", ["dev-clean"], num_workers=1)

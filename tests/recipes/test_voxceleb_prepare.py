@@ -81,7 +81,6 @@ BAD_LINES = {
     "no session": "1 id00017/00000.wav id00017/session170/00001.wav",
     "another folder": "1 ../session170/00000.wav id00017/session170/00001.wav",
     "absolute path": "1 /session170/00000.wav id00017/session170/00001.wav",
-    "empty line": "",
 }
 
 
@@ -247,7 +246,6 @@ BAD_PARTS = {
     "no session": "1 id00011/00000.wav",
     "absolute path": "1 /session110/00000.wav",
     "another format": "1 id00011/session110/00000.m4a",
-    "empty line": "",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
-from recipes.common.data.manifest import CorpusError, read_text, replace_text
+from recipes.common.data.manifest import CorpusError, read_lines, replace_text
 from recipes.common.data.triphones import MAX_OVERLAP, SILENCES, first_frame
 
 TIERS = ("phones", "phone", "phonemes")  # in lower case
@@ -103,7 +103,7 @@ def _checked(utterance, intervals, duration, path):
 def _read_ctm(path, wanted):
     """Return the intervals (place, start, stop, label) of each wanted utterance of a CTM file."""
     found = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in read_lines(path):
         if not line.strip() or line.startswith(";;"):
             continue
         utterance, *fields = line.split()

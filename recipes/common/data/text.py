@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.manifest import CorpusError, read_text
+from recipes.common.data.manifest import CorpusError, read_lines
 
 logger = get_logger(__name__)
 
@@ -46,7 +46,7 @@ def read_lexicon(path):
     if not path.is_file():
         raise CorpusError(f"The lexicon {path} is missing.")
     lexicon = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in read_lines(path):
         word, *phones = line.split() or [COMMENT]
         if word.startswith(COMMENT):
             continue
