@@ -327,7 +327,7 @@ class FrameEncoder(nn.Module):
         Arguments
         ---------
         directions : int
-            How many, in [1, d_model].
+            How many, at most d_model.
         mean, covariance, means, embeddings : torch.Tensor
             Of frames and of utterances, as `Erasure.fit` takes them.
 
@@ -356,8 +356,7 @@ class FrameEncoder(nn.Module):
         d_model = self.config["d_model"]
         if self.erasure is not None:
             raise ValueError("directions have been erased from these frames: erase once")
-        if not 1 <= directions <= d_model:
-            raise ValueError(f"directions is {directions}: frames have {d_model}")
+        check_directions(directions, d_model)
         self.erasure = Erasure(d_model, directions).to(self.mask_embedding.device)
         self.config["erased_directions"] = directions
 

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from lobes import signal
 from lobes.distributed import all_reduce_sum, world_size
 
-EPS, MOMENTUM = 1e-5, 0.1  # the defaults of torch.nn.BatchNorm1d
-
 
 class MaskedBatchNorm1d(nn.Module):
     """Batch normalisation whose statistics come from valid frames only, those of all ranks.
@@ -41,6 +39,8 @@ class MaskedBatchNorm1d(nn.Module):
     >>> norm(torch.randn(6, 8)).shape
     torch.Size([6, 8])
     """
+
+    eps, momentum = 1e-5, 0.1  # as torch's
 
     def __init__(self, num_features):
         super().__init__()
@@ -83,8 +83,8 @@ class MaskedBatchNorm1d(nn.Module):
         """Normalise as `torch.nn.BatchNorm1d` does."""
         if self.training:
             self._count_batch(x.numel() // x.shape[1])
-        running = self.running_mean, self.running_var
-        return F.batch_norm(x, *running, self.weight, self.bias, self.training, MOMENTUM, EPS)
+        tensors = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(x, *tensors, self.training, self.momentum, self.eps)
 
     def _normalise_globally(self, x, valid):
         """Normalise with the statistics of the valid frames of all ranks, and track these."""
@@ -97,9 +97,9 @@ class MaskedBatchNorm1d(nn.Module):
         mean = sums / count
         centred = x - _per_channel(mean, x)
         variance = all_reduce_sum(signal.masked(centred, valid).square().sum(dims)) / count
-        self.running_mean.lerp_(mean.detach(), MOMENTUM)
-        self.running_var.lerp_(variance.detach() * count / (count - 1), MOMENTUM)
-        scale = torch.rsqrt(variance + EPS)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        scale = torch.rsqrt(variance + self.eps)
         return centred * _per_channel(scale * self.weight, x) + _per_channel(self.bias, x)
 
     def _count_batch(self, values):

@@ -11,8 +11,8 @@ row end where it ends, and statistics, those of training included, are over vali
 import torch
 from torch import nn
 
+from lobes import signal
 from lobes.ecapa import ECAPATDNN
-from lobes.signal import NUM_MELS, RECEPTIVE_FIELD, length_mask, masked_mean, num_valid_samples
 from lobes.tdnn import TDNN, MaskedBatchNorm1d
 
 HOPS = {"ecapa": 160, "tdnn": 320}  # samples from one frame to the next
@@ -46,7 +46,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.hop = hop
         self.centre_bands = centre_bands
-        self.fbank = Fbank(n_mels=NUM_MELS, hop_length=hop / 16)
+        self.fbank = Fbank(n_mels=signal.NUM_MELS, hop_length=hop / 16)
 
     def forward(self, wavs, num_samples):
         """Return the features of each row and its number of frames.
@@ -67,9 +67,9 @@ class LogMel(nn.Module):
         lens = 1 + num_samples // self.hop
         with torch.autocast(wavs.device.type, enabled=False):
             # Beyond its end a row sees silence, as an utterance alone does.
-            inside = length_mask(num_samples, wavs.shape[1])
+            inside = signal.length_mask(num_samples, wavs.shape[1])
             power = self.power(wavs.float().where(inside, 0.0))
-            valid = length_mask(lens, power.shape[1])
+            valid = signal.length_mask(lens, power.shape[1])
             bands = self.decibels(power.where(valid[..., None], 0.0)).transpose(1, 2)
             bands = self._centred(bands, valid)
         return bands.where(valid[:, None], 0.0), lens
@@ -111,7 +111,7 @@ class LogMel(nn.Module):
 
     def _centred(self, bands, valid=None):
         """Take the mean off bands (batch, 80, time); `valid`, (batch, time), tells frames apart."""
-        mean = masked_mean(bands, valid)
+        mean = signal.masked_mean(bands, valid)
         if not self.centre_bands:
             mean = mean.mean(dim=1, keepdim=True)
         return bands - mean[..., None]
@@ -230,8 +230,8 @@ class UtteranceEncoder(nn.Module):
             Frames (batch, pooled channels, time), zero where padded, at 100 Hz (ecapa) or 50 Hz
             (tdnn); lengths (batch,), int64.
         """
-        samples = num_valid_samples(wavs, wav_lens)
-        _check_long_enough(samples)
+        samples = signal.num_valid_samples(wavs, wav_lens)
+        signal.check_long_enough(samples)
         features, lens = self.features(wavs, samples)
         return self.backbone.frames(features, _padding(lens, features.shape[2])), lens
 
@@ -289,13 +289,4 @@ class UtteranceEncoder(nn.Module):
 
 def _padding(lens, time):
     """Return lengths and their mask, or None where all rows are full."""
-    return None if bool((lens == time).all()) else (lens, length_mask(lens, time))
-
-
-def _check_long_enough(samples):
-    short = (samples < RECEPTIVE_FIELD).nonzero().flatten().tolist()
-    if short:
-        raise ValueError(
-            f"Row {short[0]} of wavs has {int(samples[short[0]])} valid samples, fewer than the "
-            f"{RECEPTIVE_FIELD} of one frame (25 ms at 16 kHz): leave such utterances out"
-        )
+    return None if bool((lens == time).all()) else (lens, signal.length_mask(lens, time))

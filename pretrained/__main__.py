@@ -72,11 +72,21 @@ def encode_files(options):
 
     model = Learn2Diss.from_pretrained(options.model)
     out.mkdir(parents=True, exist_ok=True)
-    code = 0
     pairs = list(zip(options.files, targets, strict=True))
-    for file, target in tqdm(pairs, unit="file"):
+    return for_each(
+        tqdm(pairs, unit="file"), lambda pair: write_encoding(pair[1], model.encode_file(pair[0]))
+    )
+
+
+def for_each(items, do):
+    """Do something with each item. One that fails is reported, and the others follow all the same.
+
+    Returns the exit code.
+    """
+    code = 0
+    for item in items:
         try:
-            write_encoding(target, model.encode_file(file))
+            do(item)
         except (OSError, ValueError) as error:
             code = complain(error)
     return code
@@ -102,13 +112,7 @@ def transcribe_files(options):
     from pretrained import Transcriber
 
     transcriber = Transcriber.from_pretrained(options.model)
-    code = 0
-    for file in options.files:
-        try:
-            show(file, transcriber.transcribe_file(file))
-        except (OSError, ValueError) as error:
-            code = complain(error)
-    return code
+    return for_each(options.files, lambda file: show(file, transcriber.transcribe_file(file)))
 
 
 def verify_files(options):

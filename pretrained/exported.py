@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from lobes.frame_encoder import FrameEncoder
 from lobes.heads import CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
-from pretrained.facts import check_facts, check_modules, kind_of
+from pretrained.facts import RECIPES, check_facts, check_modules, kind_of
 from pretrained.file_states import ENCODERS
 
 FORMAT = "learn2diss-1"
@@ -86,22 +86,25 @@ def save_model(folder, modules, facts=None):
 
 def _make_config(modules, facts, path):
     """Return the content of config.json, its weights' SHA-256 to come; a ValueError if bad."""
-    unknown = set(modules) - set(CLASSES)
-    if unknown or not (modules or facts):
-        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
-    if facts is not None:
-        check_facts(facts, path)
-    check_modules(modules, facts, path)
+    _check_names([*modules, "facts"] if facts else modules, path)
     arguments = {name: module.config for name, module in modules.items()}
     digests = {"weights": "0" * 64, "encoders": _digest(arguments)}
     config = {"format": FORMAT, "sha256": digests, **arguments}
     if facts is not None:
+        check_facts(facts, path)
         digests["facts"] = _digest(facts)
         config["facts"] = facts
+    check_modules(modules, facts, path)
     size = len(_config_text(config))
     if size > MAX_CONFIG_BYTES:
         raise ValueError(f"{path}: {size} characters of facts: at most {MAX_CONFIG_BYTES} load.")
     return config
+
+
+def _check_names(names, path):
+    unknown = set(names) - {"facts", *CLASSES}
+    if unknown or not names:
+        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
 
 
 def _config_text(config):
@@ -185,6 +188,37 @@ def load_folder(folder):
     return modules, facts
 
 
+class FromFolder:
+    """What is made of the modules and the facts of a folder of one kind."""
+
+    kind = None  # TRANSCRIBER or VERIFIER
+
+    @classmethod
+    def from_pretrained(cls, folder, device="cpu"):
+        """Load an exported folder; see `load_folder`, and for what it raises.
+
+        Arguments
+        ---------
+        folder : str or Path
+            As a recipe of such a task leaves it: a local path.
+        device : str or torch.device
+            Where to compute.
+
+        Raises
+        ------
+        ValueError
+            Also where the folder is of another kind.
+        """
+        modules, facts = load_folder(folder)
+        found = kind_of(facts)
+        if found != cls.kind:
+            held = f"encoders only ({', '.join(modules)})" if found is None else f"a {found}"
+            raise ValueError(
+                f"{folder} holds {held}, no {cls.kind}: {RECIPES[cls.kind]} exports one."
+            )
+        return cls(modules, facts, device)
+
+
 def _inside(folder, name):
     """Return the path of a file of the folder itself, which a link does not lead out of."""
     path = folder / name
@@ -216,9 +250,7 @@ def _read_config(path):
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} is not the configuration of an exported model ({FORMAT}).")
-    unknown = set(config) - {"format", "sha256", "facts", *CLASSES}
-    if unknown or not set(config) & {"facts", *CLASSES}:
-        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
+    _check_names(config.keys() - {"format", "sha256"}, path)
     if not isinstance(config.get("sha256"), dict):
         raise ValueError(f"{path}: sha256 must give the SHA-256 of what is saved.")
     return config

@@ -90,14 +90,11 @@ class Standardise(nn.Module):
             mean = all_reduce_sum(x.sum(0)) / count
             var = all_reduce_sum((x - mean).square().sum(0)) / count
             if update:
-                self._update(mean.detach(), var.detach())
+                self.num_updates += 1
+                weight = max(self.momentum, 1 / self.num_updates.item())
+                self.running_mean.lerp_(mean.detach(), weight)
+                self.running_var.lerp_(var.detach(), weight)
         return (x - mean) * var.clamp_min(self.min_variance).rsqrt()
-
-    def _update(self, mean, var):
-        self.num_updates += 1
-        weight = max(self.momentum, 1 / self.num_updates.item())
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(var, weight)
 
 
 class ResidualMLP(nn.Module):
@@ -244,7 +241,8 @@ class BaseCLUB(MICritic):
         index = GroupIndex(x, groups)
         positive = _log_gaussian(y, mean, log_variance).sum() * _row_weight(x)
         negative = self._negative(y, mean, log_variance, index)
-        return positive - (index.pair_weight * negative).sum() * world_size()
+        share = index.num_others[index.own] / index.num_pairs  # of each row in the pairs of all
+        return positive - (share * negative).sum() * world_size()
 
     def _negative(self, y, mean, log_variance, index):
         """Return each row's mean of log q(y|x) over the y of all other groups, (rows,)."""
@@ -399,10 +397,8 @@ class GroupIndex:
     def __init__(self, rows, groups=None):
         self.start = row_offset(rows)
         if groups is None:
-            count = len(gather_rows(rows.new_zeros(len(rows))))
-            self.everyone = torch.arange(count, device=rows.device)
-        else:
-            self.everyone = gather_rows(groups).unique(return_inverse=True)[1]
+            groups = self.start + torch.arange(len(rows), device=rows.device)
+        self.everyone = gather_rows(groups).unique(return_inverse=True)[1]
         self.own = self.everyone[self.start : self.start + len(rows)]
         self.sizes = torch.bincount(self.everyone)
         self.num_others = len(self.everyone) - self.sizes
@@ -412,11 +408,6 @@ class GroupIndex:
                 f"no negative pair among {len(self.everyone)} rows of {len(self.sizes)} group(s): "
                 "the groups of a batch must name at least two utterances"
             )
-
-    @property
-    def pair_weight(self):
-        """Share of each of this rank's rows in all pairs, (rows,); 1 in sum over the ranks."""
-        return self.num_others[self.own] / self.num_pairs
 
     @property
     def negatives(self):
