@@ -9,7 +9,7 @@ Exit code 2, with a line for each problem on stderr, where anything could not be
 """
 
 import argparse
-import os
+import io
 import re
 import sys
 import warnings
@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pretrained.toolkits import LAYOUTS
+from pretrained.writing import write_whole
 
 # What loads torch is imported by the command that needs it: help is to be there at once.
 
@@ -98,13 +99,9 @@ def write_encoding(path, encoding):
 
     named = {"frames": encoding.frames, "utterance": encoding.utterance}
     arrays = {name: x[0].cpu().numpy() for name, x in named.items() if x is not None}
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, content.getvalue())
 
 
 def transcribe_files(options):

@@ -10,13 +10,12 @@ import hashlib
 import inspect
 import json
 import math
-import os
 from pathlib import Path
 from reprlib import repr as short
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -25,6 +24,7 @@ from lobes.heads import CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.facts import RECIPES, check_facts, check_modules, kind_of
 from pretrained.file_states import ENCODERS
+from pretrained.writing import write_whole
 
 FORMAT = "learn2diss-1"
 CLASSES = {
@@ -74,14 +74,10 @@ def save_model(folder, modules, facts=None):
     config = _make_config(modules, facts, folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = nn.ModuleDict(modules).state_dict()
-    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
-    weights = folder / WEIGHTS_FILE
-    save_file(tensors, f"{weights}.partial")
-    config["sha256"]["weights"] = _file_digest(f"{weights}.partial")
-    os.replace(f"{weights}.partial", weights)
-    partial = folder / f"{CONFIG_FILE}.partial"
-    partial.write_text(_config_text(config), encoding="utf-8")
-    os.replace(partial, folder / CONFIG_FILE)
+    weights = save({key: value.cpu().contiguous() for key, value in tensors.items()})
+    config["sha256"]["weights"] = hashlib.sha256(weights).hexdigest()
+    write_whole(folder / WEIGHTS_FILE, weights)
+    write_whole(folder / CONFIG_FILE, _config_text(config).encode())
 
 
 def _make_config(modules, facts, path):
