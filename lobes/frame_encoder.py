@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lobes import signal
 from lobes.erasure import Erasure, check_directions
+from lobes.losses import cosines
 from lobes.transformer import ATTENTIONS, Transformer
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -199,10 +200,7 @@ class CosineHead(nn.Module):
 
     def forward(self, x):
         """Map (..., d_model) to float32 logits (..., num_targets)."""
-        x = self.projection(x)
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.normalize(x.float(), dim=-1)
-            return F.linear(x, F.normalize(self.embeddings, dim=-1)) / self.temperature
+        return cosines(self.projection(x), self.embeddings) / self.temperature
 
 
 class FeatureProjection(nn.Module):
@@ -395,7 +393,13 @@ class FrameEncoder(nn.Module):
         features = self.front_end(wavs, samples)
         if features.requires_grad and self.feature_grad_mult != 1.0:
             features.register_hook(lambda grad: grad * self.feature_grad_mult)
-        x = self._apply_mask(self.feature_projection(features), mask)
+        x = self.feature_projection(features)
+        if mask is not None:
+            if mask.shape != x.shape[:2]:
+                raise ValueError(
+                    f"mask must be (batch, frames) = {tuple(x.shape[:2])}, not {tuple(mask.shape)}"
+                )
+            x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
         hidden = self.transformer(_zero_padding(x, valid), valid)
         last = hidden[-1]
         frames = _zero_padding(last if self.erasure is None else self.erasure(last), valid)
@@ -433,15 +437,6 @@ class FrameEncoder(nn.Module):
             )
         frames = signal.num_frames(width)
         return None if bool((lens == frames).all()) else signal.length_mask(lens, frames)
-
-    def _apply_mask(self, x, mask):
-        if mask is None:
-            return x
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"mask must be (batch, frames) = {tuple(x.shape[:2])}, not {tuple(mask.shape)}"
-            )
-        return torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
 
 
 def _check_choices(config):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lobes.losses import cosines
 from lobes.signal import length_mask, masked_mean, masked_mean_std, mean_std_of_parts
 from lobes.tdnn import TDNNBlock
 
@@ -313,5 +314,4 @@ class CosineClassifier(nn.Module):
 
     def forward(self, x):
         """Map (batch, embedding_dim) to float32 cosines (batch, num_classes)."""
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(F.normalize(x.float(), dim=1), F.normalize(self.directions, dim=1))
+        return cosines(x, self.directions)

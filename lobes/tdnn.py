@@ -74,17 +74,13 @@ class MaskedBatchNorm1d(nn.Module):
         if self.training and (valid is not None or world_size() > 1):
             out = self._normalise_globally(values, valid)
         else:
-            out = self._native(values)
+            if self.training:
+                self._count_batch(values.numel() // values.shape[1])
+            tensors = self.running_mean, self.running_var, self.weight, self.bias
+            out = F.batch_norm(values, *tensors, self.training, self.momentum, self.eps)
         if valid is not None:
             out.mul_(valid[:, None])
         return out.to(x.dtype)
-
-    def _native(self, x):
-        """Normalise as `torch.nn.BatchNorm1d` does."""
-        if self.training:
-            self._count_batch(x.numel() // x.shape[1])
-        tensors = self.running_mean, self.running_var, self.weight, self.bias
-        return F.batch_norm(x, *tensors, self.training, self.momentum, self.eps)
 
     def _normalise_globally(self, x, valid):
         """Normalise with the statistics of the valid frames of all ranks, and track these."""

@@ -211,46 +211,14 @@ class UtteranceEncoder(nn.Module):
         ValueError
             Where a shape does not fit or a row has fewer than the 400 samples of one frame.
         """
-        embedding = self.embed(*self.frame_features(wavs, wav_lens))
-        return (embedding, self.projection(embedding)) if project else embedding
-
-    def frame_features(self, wavs, wav_lens=None):
-        """Return what is pooled at each frame: 3 * channels of ecapa, 80 more of tdnn.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Shape (batch, samples), 16 kHz.
-        wav_lens : torch.Tensor, optional
-            Shape (batch,), relative lengths in (0, 1]; None if all are full.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            Frames (batch, pooled channels, time), zero where padded, at 100 Hz (ecapa) or 50 Hz
-            (tdnn); lengths (batch,), int64.
-        """
         samples = signal.num_valid_samples(wavs, wav_lens)
         signal.check_long_enough(samples)
         features, lens = self.features(wavs, samples)
-        return self.backbone.frames(features, _padding(lens, features.shape[2])), lens
-
-    def embed(self, frames, lens):
-        """Pool frames and embed the statistics.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            Shape (batch, pooled channels, time), zero where padded.
-        lens : torch.Tensor
-            Shape (batch,), int64, valid frames of each row.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (batch, E), float32.
-        """
-        return self.backbone.embed(frames, _padding(lens, frames.shape[2]))
+        time, padding = features.shape[2], None
+        if not bool((lens == time).all()):
+            padding = lens, signal.length_mask(lens, time)
+        embedding = self.backbone.embed(self.backbone.frames(features, padding), padding)
+        return (embedding, self.projection(embedding)) if project else embedding
 
     @torch.no_grad()
     def whiten(self, mean, covariance, power=0.5):
@@ -285,8 +253,3 @@ class UtteranceEncoder(nn.Module):
         hidden.weight.copy_(hidden.weight.double() @ to_plain)
         fc.bias.copy_(to_white @ (fc.bias.double() - mean.double()))
         fc.weight.copy_((to_white @ fc.weight[..., 0].double())[..., None])
-
-
-def _padding(lens, time):
-    """Return lengths and their mask, or None where all rows are full."""
-    return None if bool((lens == time).all()) else (lens, signal.length_mask(lens, time))

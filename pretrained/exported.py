@@ -167,18 +167,15 @@ def load_folder(folder):
     config_path, weights = (_inside(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE))
     config = _read_config(config_path)
     shapes = _read_header(weights)
-    names = [name for name in CLASSES if name in config]
-    for name in names:
-        _check_arguments(name, config[name], len(shapes), config_path)
-        _check_shapes(name, config[name], shapes, weights, config_path)
+    arguments = {name: config[name] for name in CLASSES if name in config}
+    for name, values in arguments.items():
+        _check_arguments(name, values, len(shapes), config_path)
+    _check_shapes(arguments, shapes, weights, config_path)
     facts = config.get("facts")
     if "facts" in config:
         check_facts(facts, config_path)
-    left_over = [key for key in shapes if not key.startswith(tuple(f"{name}." for name in names))]
-    if left_over:
-        raise ValueError(f"{weights} holds {left_over[0]}, which config.json has no module for.")
-    _check_digests(config, names, weights, config_path)
-    modules = {name: CLASSES[name](**config[name]) for name in names}
+    _check_digests(config, arguments, weights, config_path)
+    modules = {name: CLASSES[name](**values) for name, values in arguments.items()}
     nn.ModuleDict(modules).eval().load_state_dict(load_file(weights))
     check_modules(modules, facts, config_path)
     return modules, facts
@@ -305,20 +302,23 @@ class _WithoutMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _check_shapes(name, arguments, shapes, weights, config_path):
-    """Raise a ValueError unless the tensors are those of the module that is asked for."""
-    try:
-        with _WithoutMemory():
-            own = CLASSES[name](**arguments).state_dict()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{config_path}: {name} cannot be built: {error}") from error
-    expected = {f"{name}.{k}": (tuple(v.shape), DTYPES[v.dtype]) for k, v in own.items()}
-    given = {key for key in shapes if key.startswith(f"{name}.")}
-    for key in sorted(expected.keys() | given):
+def _check_shapes(arguments, shapes, weights, config_path):
+    """Raise a ValueError unless the tensors are those of the modules, built without memory."""
+    expected = {}
+    for name, values in arguments.items():
+        try:
+            with _WithoutMemory():
+                own = CLASSES[name](**values).state_dict()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{config_path}: {name} cannot be built: {error}") from error
+        expected |= {f"{name}.{k}": (tuple(v.shape), DTYPES[v.dtype]) for k, v in own.items()}
+    for key in sorted(expected.keys() | shapes.keys()):
         if key not in shapes:
             raise ValueError(f"{weights}: {key} is missing.")
         if key not in expected:
-            raise ValueError(f"{weights}: {key} is left over: no part of the module has it.")
+            raise ValueError(
+                f"{weights}: {key} is left over, which {CONFIG_FILE} has no module for."
+            )
         if shapes[key] != expected[key]:
             (shape, dtype), (own_shape, own_dtype) = shapes[key], expected[key]
             raise ValueError(
@@ -327,10 +327,10 @@ def _check_shapes(name, arguments, shapes, weights, config_path):
             )
 
 
-def _check_digests(config, names, weights, config_path):
+def _check_digests(config, arguments, weights, config_path):
     """Raise a ValueError where a file is not what was saved."""
     digests = config["sha256"]
-    if digests.get("encoders") != _digest({name: config[name] for name in names}):
+    if digests.get("encoders") != _digest(arguments):
         raise ValueError(f"{config_path} was altered: the modules' SHA-256 is not the one in it.")
     facts = config.get("facts")
     if digests.get("facts") != (None if facts is None else _digest(facts)):

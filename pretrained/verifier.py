@@ -144,10 +144,8 @@ def long_xvector(head, states):
     torch.Size([1, 6])
     """
 
-    def run(x):
-        return head.frames(x.transpose(1, 2))
-
-    return head.embed_parts(map_windows(run, states.transpose(1, 2), HOP))
+    parts = map_windows(lambda x: head.frames(x.transpose(1, 2)), states.transpose(1, 2), HOP)
+    return head.embed_parts(parts)
 
 
 def _only_layer(states):

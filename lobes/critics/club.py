@@ -33,8 +33,6 @@ from torch import nn
 
 from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
 
-MODES = ("estimate", "objective")
-
 
 class Standardise(nn.Module):
     """Shift and scale each feature to mean 0 and variance 1, without affine parameters.
@@ -170,17 +168,17 @@ class MICritic(nn.Module):
         ValueError
             Where there is no negative pair, or the mode or the shapes are not as above.
         """
-        if mode not in MODES:
-            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {MODES}")
+        scores = {"estimate": self._estimate, "objective": self._objective}
+        if mode not in scores:
+            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {[*scores]}")
         if len(x) != len(y) or (groups is not None and groups.shape != x.shape[:1]):
             shapes = [tuple(t.shape) for t in (x, y, groups) if t is not None]
             raise ValueError(f"{type(self).__name__}: x, y and groups differ in rows: {shapes}")
         update = mode in self.updating_modes
-        score = self._estimate if mode == "estimate" else self._objective
         with torch.autocast(x.device.type, enabled=False):
             x = self.standardise_x(x.float(), update)
             y = self.standardise_y(y.float(), update)
-            return score(x, y, groups)
+            return scores[mode](x, y, groups)
 
     def _objective(self, x, y, groups):
         return self._estimate(x, y, groups)

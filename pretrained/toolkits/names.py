@@ -24,7 +24,7 @@ NAME_RULES = (
 NAMED = ("huggingface", "torchaudio")  # the layouts, in the order of the rules' columns
 MASK_NAMES = NAME_RULES[0]
 # Names of the whole encoder within a model that has a head of its own.
-MODEL_PREFIXES = ("hubert.", "wavlm.", "wav2vec2.")
+MODEL_PREFIX = re.compile(r"^(hubert|wavlm|wav2vec2)\.")
 # Heads of pretraining, CTC and classification: not part of the encoder.
 HEAD_PREFIXES = (
     "aux.",
@@ -38,8 +38,8 @@ HEAD_PREFIXES = (
 )
 # The older spelling of weight norm's parameters, and torch's present one.
 WEIGHT_NORM = {
-    "weight_g": "parametrizations.weight.original0",
-    "weight_v": "parametrizations.weight.original1",
+    "pos_conv_embed.conv.weight_g": "pos_conv_embed.conv.parametrizations.weight.original0",
+    "pos_conv_embed.conv.weight_v": "pos_conv_embed.conv.parametrizations.weight.original1",
 }
 MAX_SHOWN = 20  # problems named in one error
 
@@ -125,14 +125,11 @@ def _canonical_names(state_dict):
     """Return the tensors of the encoder proper, without a model's prefix and its heads."""
     source = {}
     for name, tensor in state_dict.items():
-        prefix = next((p for p in MODEL_PREFIXES if name.startswith(p)), "")
-        name = name.removeprefix(prefix)
-        if name.startswith(HEAD_PREFIXES):
-            continue
-        stem, _, last = name.rpartition(".")
-        if stem.endswith("pos_conv_embed.conv"):
-            name = f"{stem}.{WEIGHT_NORM.get(last, last)}"
-        source[name] = tensor
+        name = MODEL_PREFIX.sub("", name)
+        for older, present in WEIGHT_NORM.items():
+            name = name.replace(older, present)
+        if not name.startswith(HEAD_PREFIXES):
+            source[name] = tensor
     return source
 
 

@@ -10,6 +10,7 @@ from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.processing.features import InputNormalization
 from torch.nn import functional as F
 
+from lobes.signal import length_mask, num_valid_samples
 from lobes.tdnn import reflect_pad
 from lobes.utterance_encoder import LogMel, UtteranceEncoder
 from pretrained.toolkits.names import import_ecapa_state_dict as import_weights
@@ -238,13 +239,15 @@ def test_config_rebuilds_the_architecture(backbone):
 def test_frames_and_pooling_compose_to_the_embedding(backbone):
     encoder = encoder_with_statistics(backbone)
     _, wavs, lens = padded_batch((0.5, 1.0))
-    frames, frame_lens = encoder.frame_features(wavs, lens)
+    bands, frame_lens = encoder.features(wavs, num_valid_samples(wavs, lens))
+    padding = frame_lens, length_mask(frame_lens, bands.shape[2])
+    frames = encoder.backbone.frames(bands, padding)
     hop = encoder.features.hop
     pooled_channels = {"ecapa": 96, "tdnn": 96 + 80}[backbone]
     assert frames.shape == (2, pooled_channels, 1 + 16000 // hop)
     assert frame_lens.tolist() == [1 + 8000 // hop, 1 + 16000 // hop]
     assert (frames[0, :, frame_lens[0] :] == 0).all()
-    assert torch.equal(encoder.embed(frames, frame_lens), encoder(wavs, lens))
+    assert torch.equal(encoder.backbone.embed(frames, padding), encoder(wavs, lens))
 
 
 @pytest.mark.parametrize("backbone", SMALL)
