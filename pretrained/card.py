@@ -46,6 +46,8 @@ encoder that is not in the folder is None.""",
 its own measures. They do not tell how good the representations are for another task or on other
 recordings, and figures of runs on other data cannot be compared with them.""",
 }
+HEADS_CAVEAT = """They do not tell how
+many errors there are on other recordings, and can be compared only with figures on the same"""
 TRANSCRIBER_TEXT = {
     "title": "Transcriber",
     "what": """16 kHz speech to
@@ -56,9 +58,7 @@ TRANSCRIBER_TEXT = {
 
 Or `python -m pretrained transcribe speech.flac --model <this folder>`. The text is that of the
 best symbol of each frame, without a language model.""",
-    "caveat": """They do not tell how
-many errors there are on other recordings, and can be compared only with figures on the same data,
-decoded likewise.""",
+    "caveat": f"{HEADS_CAVEAT} data,\ndecoded likewise.",
 }
 VERIFIER_TEXT = {
     "title": "Speaker verifier",
@@ -71,9 +71,7 @@ recordings have the same speaker, by the cosine ({scoring}) of embeddings of {fe
 Or `python -m pretrained verify a.flac b.flac --model <this folder>`. `verification.score` is the
 cosine; `verification.same_speaker` tells whether it is at least the threshold, {threshold:.6g}.
 That was set on: {threshold_set_on}. Other recordings need another one.""",
-    "caveat": """They do not tell how
-many errors there are on other recordings, and can be compared only with figures on the same
-trials.""",
+    "caveat": f"{HEADS_CAVEAT}\ntrials.",
 }
 TEXTS = {None: ENCODERS_TEXT, TRANSCRIBER: TRANSCRIBER_TEXT, VERIFIER: VERIFIER_TEXT}
 FEATURES_TEXT = {

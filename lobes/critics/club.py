@@ -374,6 +374,8 @@ class GroupIndex:
 
     Attributes
     ----------
+    start : int
+        The number of rows on the ranks before this one: row i is number `start` + i of all.
     own : torch.Tensor
         Shape (rows,), the group of this rank's rows, from 0.
     everyone : torch.Tensor
@@ -411,12 +413,6 @@ class GroupIndex:
     def negatives(self):
         """Whether each pair is of different groups, bool (rows, rows of all ranks)."""
         return self.own.unsqueeze(1) != self.everyone
-
-    @property
-    def positives(self):
-        """Whether each pair is one row, bool (rows, rows of all ranks)."""
-        columns = torch.arange(len(self.everyone), device=self.own.device)
-        return columns[: len(self.own)].unsqueeze(1) + self.start == columns
 
 
 def _log_gaussian(y, mean, log_variance):
