@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 _alone = False
@@ -91,10 +92,8 @@ def gather_rows(x):
         return x
     start, total = _row_range(x)
     # A sum of zero-padded blocks is a gather that any backend has, and its gradient is a slice.
-    padded = torch.cat(
-        [x.new_zeros(start, *x.shape[1:]), x, x.new_zeros(total - start - len(x), *x.shape[1:])]
-    )
-    return all_reduce_sum(padded)
+    inner = (0, 0) * (x.ndim - 1)  # of the dimensions after the first, which come before it
+    return all_reduce_sum(F.pad(x, (*inner, start, total - start - len(x))))
 
 
 def row_offset(x):

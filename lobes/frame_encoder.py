@@ -14,15 +14,9 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
+from lobes import signal
 from lobes.erasure import Erasure, check_directions
-from lobes.signal import (
-    NUM_MELS,
-    RECEPTIVE_FIELD,
-    SAMPLE_RATE,
-    length_mask,
-    num_frames,
-    num_valid_samples,
-)
+from lobes.losses import cosines
 from lobes.transformer import ATTENTIONS, Transformer
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -77,7 +71,7 @@ class WaveformFrontEnd(nn.Module):
         x = self.conv_layers[0].conv(wavs[:, None])
         # A row too short for one output frame is left out: its statistics would be undefined.
         lens = torch.where(
-            num_frames(num_samples) > 0,
+            signal.num_frames(num_samples) > 0,
             1 + (num_samples - CONV_KERNELS[0]) // CONV_STRIDES[0],
             0,
         )
@@ -126,16 +120,16 @@ class FbankFrontEnd(nn.Module):
         # The window of 400 sits in the middle of an FFT of 512: with 400 the lowest bands would
         # fall between two bins and stay empty. The padding lies outside the window.
         self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=SAMPLE_RATE,
+            sample_rate=signal.SAMPLE_RATE,
             n_fft=512,
-            win_length=RECEPTIVE_FIELD,
+            win_length=signal.RECEPTIVE_FIELD,
             hop_length=MEL_HOP,
-            pad=(512 - RECEPTIVE_FIELD) // 2,
+            pad=(512 - signal.RECEPTIVE_FIELD) // 2,
             center=False,
             f_min=20.0,
-            n_mels=NUM_MELS,
+            n_mels=signal.NUM_MELS,
         )
-        self.down = nn.Conv1d(NUM_MELS, channels, kernel_size=3, stride=2, padding=1)
+        self.down = nn.Conv1d(signal.NUM_MELS, channels, kernel_size=3, stride=2, padding=1)
         self.pointwise = nn.Conv1d(channels, channels, kernel_size=1)
         for conv in (self.down, self.pointwise):
             nn.init.kaiming_normal_(conv.weight)
@@ -165,12 +159,12 @@ class FbankFrontEnd(nn.Module):
         Padded frames are zero, which is also what the convolution pads the ends with.
         """
         # Beyond the window the transform multiplies by zero, which a NaN in the padding survives.
-        wavs = torch.where(length_mask(num_samples, wavs.shape[1]), wavs, 0.0)
+        wavs = torch.where(signal.length_mask(num_samples, wavs.shape[1]), wavs, 0.0)
         with torch.autocast(wavs.device.type, enabled=False):
             # Exactly 0 at the floor: a silent band would come out as rounding errors, magnified.
             x = (self.mel(wavs.float()) / LOG_FLOOR).clamp(min=1).log()
-        lens = (1 + (num_samples - RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
-        valid = length_mask(lens, x.shape[2])[:, None]
+        lens = (1 + (num_samples - signal.RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
+        valid = signal.length_mask(lens, x.shape[2])[:, None]
         count = lens.clamp(min=1)[:, None, None]
         x = torch.where(valid, x, 0.0)
         x = torch.where(valid, x - x.sum(dim=2, keepdim=True) / count, 0.0)
@@ -206,10 +200,7 @@ class CosineHead(nn.Module):
 
     def forward(self, x):
         """Map (..., d_model) to float32 logits (..., num_targets)."""
-        x = self.projection(x)
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.normalize(x.float(), dim=-1)
-            return F.linear(x, F.normalize(self.embeddings, dim=-1)) / self.temperature
+        return cosines(self.projection(x), self.embeddings) / self.temperature
 
 
 class FeatureProjection(nn.Module):
@@ -334,7 +325,7 @@ class FrameEncoder(nn.Module):
         Arguments
         ---------
         directions : int
-            How many, in [1, d_model].
+            How many, at most d_model.
         mean, covariance, means, embeddings : torch.Tensor
             Of frames and of utterances, as `Erasure.fit` takes them.
 
@@ -363,8 +354,7 @@ class FrameEncoder(nn.Module):
         d_model = self.config["d_model"]
         if self.erasure is not None:
             raise ValueError("directions have been erased from these frames: erase once")
-        if not 1 <= directions <= d_model:
-            raise ValueError(f"directions is {directions}: frames have {d_model}")
+        check_directions(directions, d_model)
         self.erasure = Erasure(d_model, directions).to(self.mask_embedding.device)
         self.config["erased_directions"] = directions
 
@@ -398,12 +388,18 @@ class FrameEncoder(nn.Module):
         ValueError
             Where a shape does not fit, or no row has the 400 samples that make one frame.
         """
-        samples = num_valid_samples(wavs, wav_lens)
+        samples = signal.num_valid_samples(wavs, wav_lens)
         valid = self._valid_frames(samples, wavs.shape[1])
         features = self.front_end(wavs, samples)
         if features.requires_grad and self.feature_grad_mult != 1.0:
             features.register_hook(lambda grad: grad * self.feature_grad_mult)
-        x = self._apply_mask(self.feature_projection(features), mask)
+        x = self.feature_projection(features)
+        if mask is not None:
+            if mask.shape != x.shape[:2]:
+                raise ValueError(
+                    f"mask must be (batch, frames) = {tuple(x.shape[:2])}, not {tuple(mask.shape)}"
+                )
+            x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
         hidden = self.transformer(_zero_padding(x, valid), valid)
         last = hidden[-1]
         frames = _zero_padding(last if self.erasure is None else self.erasure(last), valid)
@@ -429,27 +425,18 @@ class FrameEncoder(nn.Module):
         torch.Tensor
             Shape (batch,), int64.
         """
-        return num_frames(num_valid_samples(wavs, wav_lens))
+        return signal.num_frames(signal.num_valid_samples(wavs, wav_lens))
 
     def _valid_frames(self, samples, width):
         """Return (batch, frames) bool, False where padded, or None where nothing is."""
-        lens = num_frames(samples)
+        lens = signal.num_frames(samples)
         if not bool((lens > 0).any()):
             raise ValueError(
                 f"no row is long enough for one frame: the rows have {samples.tolist()} valid "
-                f"samples, and a frame takes {RECEPTIVE_FIELD}; leave such utterances out"
+                f"samples, and a frame takes {signal.RECEPTIVE_FIELD}; leave such utterances out"
             )
-        frames = num_frames(width)
-        return None if bool((lens == frames).all()) else length_mask(lens, frames)
-
-    def _apply_mask(self, x, mask):
-        if mask is None:
-            return x
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"mask must be (batch, frames) = {tuple(x.shape[:2])}, not {tuple(mask.shape)}"
-            )
-        return torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
+        frames = signal.num_frames(width)
+        return None if bool((lens == frames).all()) else signal.length_mask(lens, frames)
 
 
 def _check_choices(config):

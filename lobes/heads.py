@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lobes.losses import cosines
 from lobes.signal import length_mask, masked_mean, masked_mean_std, mean_std_of_parts
 from lobes.tdnn import TDNNBlock
 
 BLANK = 0  # of CTC
-XVECTOR = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # kernel and dilation (Snyder et al., 2018)
-POOLED = 3  # the last of these is so many times as wide
+POOLED = 3  # what is pooled is so many times as wide
+# Kernel, dilation and relative width of each layer (Snyder et al., 2018).
+XVECTOR = ((5, 1, 1), (3, 2, 1), (3, 3, 1), (1, 1, 1), (1, 1, POOLED))
 
 
 def check_layers(last_layers, num_layers):
@@ -215,11 +217,9 @@ class SpeakerHead(nn.Module):
         self.projection = nn.Linear(in_dim, hidden_dim)
         self.blocks = None
         if pooling == "xvector":
-            widths = [hidden_dim] * len(XVECTOR)
-            after = [*widths[1:], POOLED * hidden_dim]
             self.blocks = nn.ModuleList(
-                TDNNBlock(width, wider, kernel, dilation, reflect=False)
-                for width, wider, (kernel, dilation) in zip(widths, after, XVECTOR, strict=True)
+                TDNNBlock(hidden_dim, width * hidden_dim, kernel, dilation, reflect=False)
+                for kernel, dilation, width in XVECTOR
             )
             self.embedding = nn.Linear(2 * POOLED * hidden_dim, embedding_dim)
 
@@ -314,5 +314,4 @@ class CosineClassifier(nn.Module):
 
     def forward(self, x):
         """Map (batch, embedding_dim) to float32 cosines (batch, num_classes)."""
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(F.normalize(x.float(), dim=1), F.normalize(self.directions, dim=1))
+        return cosines(x, self.directions)

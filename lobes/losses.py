@@ -187,10 +187,33 @@ def retrieval_accuracy(first, second):
     1.0
     """
     _check_views(first, second)
-    with torch.autocast(first.device.type, enabled=False):
-        similarity = F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
     own = torch.arange(len(first), device=first.device)
-    return (similarity.argmax(dim=1) == own).float().mean()
+    return (cosines(first, second).argmax(dim=1) == own).float().mean()
+
+
+def cosines(x, directions):
+    """Return the cosine of each row of x with each direction, in float32 whatever the precision.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (..., dim).
+    directions : torch.Tensor
+        Shape (directions, dim).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (..., directions).
+
+    Example
+    -------
+    >>> cosines(torch.tensor([[3.0, 0.0]]), torch.eye(2))
+    tensor([[1., 0.]])
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, directions = (F.normalize(rows.float(), dim=-1) for rows in (x, directions))
+        return F.linear(x, directions)
 
 
 def _check_views(first, second):

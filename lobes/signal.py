@@ -77,6 +77,29 @@ def num_valid_samples(wavs, wav_lens=None):
     return torch.round(wav_lens.to(wavs.device).double() * wavs.shape[1]).long()
 
 
+def check_long_enough(samples):
+    """Raise a ValueError unless each row has the valid samples of one frame.
+
+    Arguments
+    ---------
+    samples : torch.Tensor
+        Shape (batch,), int64, as `num_valid_samples` returns them.
+
+    Example
+    -------
+    >>> check_long_enough(torch.tensor([16000, 399]))
+    Traceback (most recent call last):
+    ...
+    ValueError: row 1 of wavs has 399 valid samples, and one frame takes 400 (25 ms): leave it out
+    """
+    short = (samples < RECEPTIVE_FIELD).nonzero().flatten().tolist()
+    if short:
+        raise ValueError(
+            f"row {short[0]} of wavs has {samples[short[0]]} valid samples, and one frame takes "
+            f"{RECEPTIVE_FIELD} (25 ms): leave it out"
+        )
+
+
 def length_mask(lens, max_len):
     """Return which positions of each row are valid.
 

@@ -66,11 +66,6 @@ class KMeansQuantizer(nn.Module):
         super().__init__()
         self.register_buffer("centres", centres.float())
 
-    @property
-    def num_units(self):
-        """The number of units."""
-        return len(self.centres)
-
     def forward(self, features):
         """Return the unit of each frame.
 
@@ -118,11 +113,6 @@ class RandomProjectionQuantizer(nn.Module):
         codebook = torch.randn(num_units, code_dim, generator=generator)
         self.register_buffer("projection", projection)
         self.register_buffer("codebook", F.normalize(codebook, dim=-1))
-
-    @property
-    def num_units(self):
-        """The number of units."""
-        return len(self.codebook)
 
     def forward(self, features):
         """Return the unit of each frame.

@@ -14,16 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lobes import signal
 from lobes.distributed import all_reduce_sum, world_size
-from lobes.signal import (
-    MIN_VARIANCE,
-    NUM_MELS,
-    masked,
-    masked_mean_std,
-    mean_std_of_parts,
-    mean_std_of_sums,
-    weighted_sums,
-)
 
 
 class MaskedBatchNorm1d(nn.Module):
@@ -36,10 +28,6 @@ class MaskedBatchNorm1d(nn.Module):
     ---------
     num_features : int
         Number of channels.
-    eps : float
-        Added to the variance.
-    momentum : float
-        Weight of the newest batch in the running statistics.
 
     Example
     -------
@@ -52,10 +40,10 @@ class MaskedBatchNorm1d(nn.Module):
     torch.Size([6, 8])
     """
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+    eps, momentum = 1e-5, 0.1  # as torch's
+
+    def __init__(self, num_features):
         super().__init__()
-        self.eps = eps
-        self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -86,54 +74,37 @@ class MaskedBatchNorm1d(nn.Module):
         if self.training and (valid is not None or world_size() > 1):
             out = self._normalise_globally(values, valid)
         else:
-            out = self._native(values)
+            if self.training:
+                self._count_batch(values.numel() // values.shape[1])
+            tensors = self.running_mean, self.running_var, self.weight, self.bias
+            out = F.batch_norm(values, *tensors, self.training, self.momentum, self.eps)
         if valid is not None:
             out.mul_(valid[:, None])
         return out.to(x.dtype)
-
-    def _native(self, x):
-        """Normalise as `torch.nn.BatchNorm1d` does."""
-        if self.training:
-            self._check_count(x.numel() // x.shape[1])
-            self.num_batches_tracked += 1
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
 
     def _normalise_globally(self, x, valid):
         """Normalise with the statistics of the valid frames of all ranks, and track these."""
         dims = [d for d in range(x.ndim) if d != 1]
         # Sum and count travel together; squares are summed after centring, which keeps precision.
         count = x.new_tensor([x.numel() // x.shape[1]]) if valid is None else valid.sum()[None]
-        totals = all_reduce_sum(torch.cat([masked(x, valid).sum(dims), count.to(x.dtype)]))
+        totals = all_reduce_sum(torch.cat([signal.masked(x, valid).sum(dims), count.to(x.dtype)]))
         sums, count = totals[:-1], totals[-1].detach()
-        self._check_count(int(count))
+        self._count_batch(int(count))
         mean = sums / count
         centred = x - _per_channel(mean, x)
-        variance = all_reduce_sum(masked(centred, valid).square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        variance = all_reduce_sum(signal.masked(centred, valid).square().sum(dims)) / count
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
         scale = torch.rsqrt(variance + self.eps)
         return centred * _per_channel(scale * self.weight, x) + _per_channel(self.bias, x)
 
-    @torch.no_grad()
-    def _track(self, mean, unbiased_variance):
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased_variance, self.momentum)
-
-    def _check_count(self, count):
-        if count < 2:
+    def _count_batch(self, values):
+        if values < 2:
             raise ValueError(
                 f"Batch normalisation in training needs at least two valid rows or frames, got "
-                f"{count}: use larger batches, or eval() for a single utterance"
+                f"{values}: use larger batches, or eval() for a single utterance"
             )
+        self.num_batches_tracked += 1
 
 
 def _per_channel(values, x):
@@ -164,12 +135,7 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def __init__(self, channels, attention_channels=128):
         super().__init__()
-        self.tdnn = nn.ModuleDict(
-            {
-                "conv": nn.Conv1d(3 * channels, attention_channels, kernel_size=1),
-                "norm": MaskedBatchNorm1d(attention_channels),
-            }
-        )
+        self.tdnn = TDNNBlock(3 * channels, attention_channels)
         self.conv = nn.Conv1d(attention_channels, channels, kernel_size=1)
 
     def forward(self, x, valid=None):
@@ -187,14 +153,14 @@ class AttentiveStatisticsPooling(nn.Module):
         torch.Tensor
             Shape (batch, 2 * channels), float32: weighted means, then weighted deviations.
         """
-        scores = self.scores(x, *masked_mean_std(x, valid), valid)
+        scores = self.scores(x, *signal.masked_mean_std(x, valid), valid)
         if valid is not None:
             scores.masked_fill_(~valid[:, None], float("-inf"))
         weights = torch.softmax(scores, dim=2)
         x = x.float()
         mean = (weights * x).sum(dim=2)
         variance = (weights * (x - mean[..., None]).square()).sum(dim=2)
-        return torch.cat([mean, variance.clamp(min=MIN_VARIANCE).sqrt()], dim=1)
+        return torch.cat([mean, variance.clamp(min=signal.MIN_VARIANCE).sqrt()], dim=1)
 
     def pool_parts(self, parts):
         """Pool a recording whose frames come in parts, in float64: close to `forward` of the whole.
@@ -220,7 +186,7 @@ class AttentiveStatisticsPooling(nn.Module):
         >>> bool(torch.allclose(pooled, pooling(x), atol=1e-5))
         True
         """
-        context = mean_std_of_parts(parts())
+        context = signal.mean_std_of_parts(parts())
         largest, sums = None, 0.0
         for x in parts():
             scores = self.scores(x, *context).double()
@@ -229,8 +195,9 @@ class AttentiveStatisticsPooling(nn.Module):
                 new = torch.maximum(new, largest)
                 sums = sums * torch.exp(largest - new)
             largest = new
-            sums = sums + weighted_sums(x.double(), torch.exp(scores - largest[..., None]))
-        return torch.cat(mean_std_of_sums(sums), dim=1)
+            weights = torch.exp(scores - largest[..., None])
+            sums = sums + signal.weighted_sums(x.double(), weights)
+        return torch.cat(signal.mean_std_of_sums(sums), dim=1)
 
     def scores(self, x, mean, std, valid=None):
         """Return the attention's scores before the softmax over time.
@@ -251,12 +218,11 @@ class AttentiveStatisticsPooling(nn.Module):
         torch.Tensor
             Shape (batch, channels, time), float32.
         """
-        conv, norm = self.tdnn["conv"], self.tdnn["norm"]
-        channels = x.shape[1]
+        conv, channels = self.tdnn.conv, x.shape[1]
         # The context is the same at all frames: its part of the product is computed once per row.
         context = F.linear(torch.cat([mean, std], dim=1), conv.weight[:, channels:, 0], conv.bias)
         hidden = F.conv1d(x, conv.weight[:, :channels]) + context[..., None]
-        hidden = norm(hidden.relu_(), valid).tanh_()
+        hidden = self.tdnn.norm(hidden.relu_(), valid).tanh_()
         return self.conv(hidden).float()
 
 
@@ -419,11 +385,11 @@ class TDNN(Backbone):
     """
 
     def __init__(self, channels, embedding_dim, attention_channels):
-        super().__init__(3 * channels + NUM_MELS, attention_channels, embedding_dim)
-        self.norm = MaskedBatchNorm1d(NUM_MELS)
+        super().__init__(3 * channels + signal.NUM_MELS, attention_channels, embedding_dim)
+        self.norm = MaskedBatchNorm1d(signal.NUM_MELS)
         self.blocks = nn.ModuleList(
             [
-                TDNNBlock(NUM_MELS, channels, kernel_size=5, dilation=1, reflect=False),
+                TDNNBlock(signal.NUM_MELS, channels, kernel_size=5, dilation=1, reflect=False),
                 TDNNBlock(channels, channels, kernel_size=3, dilation=2, reflect=False),
                 TDNNBlock(channels, channels, kernel_size=3, dilation=3, reflect=False),
                 TDNNBlock(channels, 3 * channels),

@@ -11,8 +11,8 @@ row end where it ends, and statistics, those of training included, are over vali
 import torch
 from torch import nn
 
+from lobes import signal
 from lobes.ecapa import ECAPATDNN
-from lobes.signal import NUM_MELS, RECEPTIVE_FIELD, length_mask, masked_mean, num_valid_samples
 from lobes.tdnn import TDNN, MaskedBatchNorm1d
 
 HOPS = {"ecapa": 160, "tdnn": 320}  # samples from one frame to the next
@@ -46,7 +46,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.hop = hop
         self.centre_bands = centre_bands
-        self.fbank = Fbank(n_mels=NUM_MELS, hop_length=hop / 16)
+        self.fbank = Fbank(n_mels=signal.NUM_MELS, hop_length=hop / 16)
 
     def forward(self, wavs, num_samples):
         """Return the features of each row and its number of frames.
@@ -67,9 +67,9 @@ class LogMel(nn.Module):
         lens = 1 + num_samples // self.hop
         with torch.autocast(wavs.device.type, enabled=False):
             # Beyond its end a row sees silence, as an utterance alone does.
-            inside = length_mask(num_samples, wavs.shape[1])
+            inside = signal.length_mask(num_samples, wavs.shape[1])
             power = self.power(wavs.float().where(inside, 0.0))
-            valid = length_mask(lens, power.shape[1])
+            valid = signal.length_mask(lens, power.shape[1])
             bands = self.decibels(power.where(valid[..., None], 0.0)).transpose(1, 2)
             bands = self._centred(bands, valid)
         return bands.where(valid[:, None], 0.0), lens
@@ -111,7 +111,7 @@ class LogMel(nn.Module):
 
     def _centred(self, bands, valid=None):
         """Take the mean off bands (batch, 80, time); `valid`, (batch, time), tells frames apart."""
-        mean = masked_mean(bands, valid)
+        mean = signal.masked_mean(bands, valid)
         if not self.centre_bands:
             mean = mean.mean(dim=1, keepdim=True)
         return bands - mean[..., None]
@@ -211,46 +211,14 @@ class UtteranceEncoder(nn.Module):
         ValueError
             Where a shape does not fit or a row has fewer than the 400 samples of one frame.
         """
-        embedding = self.embed(*self.frame_features(wavs, wav_lens))
-        return (embedding, self.projection(embedding)) if project else embedding
-
-    def frame_features(self, wavs, wav_lens=None):
-        """Return what is pooled at each frame: 3 * channels of ecapa, 80 more of tdnn.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Shape (batch, samples), 16 kHz.
-        wav_lens : torch.Tensor, optional
-            Shape (batch,), relative lengths in (0, 1]; None if all are full.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            Frames (batch, pooled channels, time), zero where padded, at 100 Hz (ecapa) or 50 Hz
-            (tdnn); lengths (batch,), int64.
-        """
-        samples = num_valid_samples(wavs, wav_lens)
-        _check_long_enough(samples)
+        samples = signal.num_valid_samples(wavs, wav_lens)
+        signal.check_long_enough(samples)
         features, lens = self.features(wavs, samples)
-        return self.backbone.frames(features, _padding(lens, features.shape[2])), lens
-
-    def embed(self, frames, lens):
-        """Pool frames and embed the statistics.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            Shape (batch, pooled channels, time), zero where padded.
-        lens : torch.Tensor
-            Shape (batch,), int64, valid frames of each row.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (batch, E), float32.
-        """
-        return self.backbone.embed(frames, _padding(lens, frames.shape[2]))
+        time, padding = features.shape[2], None
+        if not bool((lens == time).all()):
+            padding = lens, signal.length_mask(lens, time)
+        embedding = self.backbone.embed(self.backbone.frames(features, padding), padding)
+        return (embedding, self.projection(embedding)) if project else embedding
 
     @torch.no_grad()
     def whiten(self, mean, covariance, power=0.5):
@@ -285,17 +253,3 @@ class UtteranceEncoder(nn.Module):
         hidden.weight.copy_(hidden.weight.double() @ to_plain)
         fc.bias.copy_(to_white @ (fc.bias.double() - mean.double()))
         fc.weight.copy_((to_white @ fc.weight[..., 0].double())[..., None])
-
-
-def _padding(lens, time):
-    """Return lengths and their mask, or None where all rows are full."""
-    return None if bool((lens == time).all()) else (lens, length_mask(lens, time))
-
-
-def _check_long_enough(samples):
-    short = (samples < RECEPTIVE_FIELD).nonzero().flatten().tolist()
-    if short:
-        raise ValueError(
-            f"Row {short[0]} of wavs has {int(samples[short[0]])} valid samples, fewer than the "
-            f"{RECEPTIVE_FIELD} of one frame (25 ms at 16 kHz): leave such utterances out"
-        )

@@ -9,7 +9,7 @@ Exit code 2, with a line for each problem on stderr, where anything could not be
 """
 
 import argparse
-import os
+import io
 import re
 import sys
 import warnings
@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pretrained.toolkits import LAYOUTS
+from pretrained.writing import write_whole
 
 # What loads torch is imported by the command that needs it: help is to be there at once.
 
@@ -72,11 +73,21 @@ def encode_files(options):
 
     model = Learn2Diss.from_pretrained(options.model)
     out.mkdir(parents=True, exist_ok=True)
-    code = 0
     pairs = list(zip(options.files, targets, strict=True))
-    for file, target in tqdm(pairs, unit="file"):
+    return for_each(
+        tqdm(pairs, unit="file"), lambda pair: write_encoding(pair[1], model.encode_file(pair[0]))
+    )
+
+
+def for_each(items, do):
+    """Do something with each item. One that fails is reported, and the others follow all the same.
+
+    Returns the exit code.
+    """
+    code = 0
+    for item in items:
         try:
-            write_encoding(target, model.encode_file(file))
+            do(item)
         except (OSError, ValueError) as error:
             code = complain(error)
     return code
@@ -88,13 +99,9 @@ def write_encoding(path, encoding):
 
     named = {"frames": encoding.frames, "utterance": encoding.utterance}
     arrays = {name: x[0].cpu().numpy() for name, x in named.items() if x is not None}
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, content.getvalue())
 
 
 def transcribe_files(options):
@@ -102,13 +109,7 @@ def transcribe_files(options):
     from pretrained import Transcriber
 
     transcriber = Transcriber.from_pretrained(options.model)
-    code = 0
-    for file in options.files:
-        try:
-            show(file, transcriber.transcribe_file(file))
-        except (OSError, ValueError) as error:
-            code = complain(error)
-    return code
+    return for_each(options.files, lambda file: show(file, transcriber.transcribe_file(file)))
 
 
 def verify_files(options):

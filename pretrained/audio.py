@@ -174,7 +174,13 @@ def read_blocks(path):
     """
     with _opened(path) as file:
         if file.samplerate < SAMPLE_RATE:
-            _warn_of_half_a_spectrum(path, file.samplerate)
+            warnings.warn(
+                f"{path} is sampled at {file.samplerate} Hz, so it holds nothing above "
+                f"{file.samplerate // 2} Hz. Models of {SAMPLE_RATE} Hz speech take that for a "
+                "channel: speakers are told apart less well, least of all from speech of another "
+                "rate.",
+                stacklevel=2,
+            )
         yield from resample_blocks(_mono_blocks(file, path), file.samplerate)
 
 
@@ -187,28 +193,13 @@ def _opened(path):
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
             if not RATES[0] <= rate <= RATES[1]:
-                raise AudioError(
-                    path,
-                    f"cannot be used: its sampling rate is {rate} Hz, expected {RATES[0]} to "
-                    f"{RATES[1]} Hz.",
-                )
+                found, expected = f"its sampling rate is {rate} Hz", f"{RATES[0]} to {RATES[1]} Hz"
+                raise AudioError(path, f"cannot be used: {found}, expected {expected}.")
             yield file
     except UNREADABLE as error:
         reason = getattr(error, "error_string", error)
-        raise AudioError(
-            path,
-            f"cannot be decoded as audio: {reason} Expected WAV, FLAC, OGG, MP3 or another format "
-            "that soundfile reads.",
-        ) from error
-
-
-def _warn_of_half_a_spectrum(path, rate):
-    warnings.warn(
-        f"{path} is sampled at {rate} Hz, so it holds nothing above {rate // 2} Hz. Models of "
-        f"{SAMPLE_RATE} Hz speech take that for a channel: speakers are told apart less well, "
-        "least of all from speech of another rate.",
-        stacklevel=3,
-    )
+        expected = "Expected WAV, FLAC, OGG, MP3 or another format that soundfile reads."
+        raise AudioError(path, f"cannot be decoded as audio: {reason} {expected}") from error
 
 
 def _mono_blocks(file, path):
@@ -219,11 +210,8 @@ def _mono_blocks(file, path):
     while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
         bad = ~np.isfinite(block).all(axis=1)
         if bad.any():
-            seconds = (samples + bad.argmax()) / rate
-            raise AudioError(
-                path,
-                f"holds values that are not finite: NaN or infinity, first at {seconds:.3f} s.",
-            )
+            first = f"first at {(samples + bad.argmax()) / rate:.3f} s"
+            raise AudioError(path, f"holds values that are not finite: NaN or infinity, {first}.")
         samples += len(block)
         mono = block.mean(axis=1)
         lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
@@ -232,10 +220,9 @@ def _mono_blocks(file, path):
     if file.frames - samples > (2 * MP3_FRAME if file.format == "MP3" else 0):
         raise AudioError(path, f"is cut short: {samples} of {file.frames} samples.")
     if resampled_length(samples, rate) < RECEPTIVE_FIELD:
+        found = f"{'' if samples else 'empty, '}too short: {samples / rate:.4f} s"
         raise AudioError(
-            path,
-            f"is {'' if samples else 'empty, '}too short: {samples / rate:.4f} s, and one frame "
-            f"takes {RECEPTIVE_FIELD / SAMPLE_RATE} s.",
+            path, f"is {found}, and one frame takes {RECEPTIVE_FIELD / SAMPLE_RATE} s."
         )
     if lowest == highest:
         raise AudioError(

@@ -1,10 +1,10 @@
 """The README.md of an exported folder: what it is, how to load it, what was measured."""
 
 import json
-import os
 from pathlib import Path
 
 from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+from pretrained.writing import write_whole
 
 TEMPLATE = """# {title}
 
@@ -33,6 +33,7 @@ None is taken from the method's paper, whose authors withdrew theirs.
 {origin}
 """
 ENCODERS_TEXT = {
+    "title": "{encoders}",
     "what": """encoders of 16 kHz speech,
 trained without labels.""",
     "load": """    from pretrained import Learn2Diss
@@ -45,20 +46,22 @@ encoder that is not in the folder is None.""",
 its own measures. They do not tell how good the representations are for another task or on other
 recordings, and figures of runs on other data cannot be compared with them.""",
 }
+HEADS_CAVEAT = """They do not tell how
+many errors there are on other recordings, and can be compared only with figures on the same"""
 TRANSCRIBER_TEXT = {
+    "title": "Transcriber",
     "what": """16 kHz speech to
-{units}, by a CTC head on {features}.""",
+{tokenizer[kind]}, by a CTC head on {features}.""",
     "load": """    from pretrained import Transcriber
     transcriber = Transcriber.from_pretrained("<this folder>")
     text = transcriber.transcribe_file("speech.flac")
 
 Or `python -m pretrained transcribe speech.flac --model <this folder>`. The text is that of the
 best symbol of each frame, without a language model.""",
-    "caveat": """They do not tell how
-many errors there are on other recordings, and can be compared only with figures on the same data,
-decoded likewise.""",
+    "caveat": f"{HEADS_CAVEAT} data,\ndecoded likewise.",
 }
 VERIFIER_TEXT = {
+    "title": "Speaker verifier",
     "what": """whether two
 recordings have the same speaker, by the cosine ({scoring}) of embeddings of {features}.""",
     "load": """    from pretrained import SpeakerVerifier
@@ -68,9 +71,7 @@ recordings have the same speaker, by the cosine ({scoring}) of embeddings of {fe
 Or `python -m pretrained verify a.flac b.flac --model <this folder>`. `verification.score` is the
 cosine; `verification.same_speaker` tells whether it is at least the threshold, {threshold:.6g}.
 That was set on: {threshold_set_on}. Other recordings need another one.""",
-    "caveat": """They do not tell how
-many errors there are on other recordings, and can be compared only with figures on the same
-trials.""",
+    "caveat": f"{HEADS_CAVEAT}\ntrials.",
 }
 TEXTS = {None: ENCODERS_TEXT, TRANSCRIBER: TRANSCRIBER_TEXT, VERIFIER: VERIFIER_TEXT}
 FEATURES_TEXT = {
@@ -105,34 +106,17 @@ def write_card(folder, metrics):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     modules = {name: config[name] for name in config if name.endswith(("_encoder", "_head"))}
     origin = {key: value for key, value in metrics.items() if key != "figures"}
+    values = {"encoders": " and ".join(modules).replace("_", " ").capitalize()}
     facts = config.get("facts")
+    if facts is not None:
+        values = {**facts, "features": FEATURES_TEXT[facts["features"]]}
     text = TEMPLATE.format(
-        title=_title(kind_of(facts), modules),
         modules=_table("argument", modules),
         figures=_table("figure", metrics["figures"]),
         origin=_table("what", origin),
-        **_texts(facts),
+        **{key: text.format(**values) for key, text in TEXTS[kind_of(facts)].items()},
     )
-    partial = folder / "README.md.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / "README.md")
-
-
-def _title(kind, modules):
-    if kind is None:
-        return " and ".join(name.replace("_", " ") for name in modules).capitalize()
-    return {TRANSCRIBER: "Transcriber", VERIFIER: "Speaker verifier"}[kind]
-
-
-def _texts(facts):
-    """Return what the card says of a kind of folder: `what`, `load` and `caveat`."""
-    kind = kind_of(facts)
-    values = {}
-    if facts is not None:
-        values = {**facts, "features": FEATURES_TEXT[facts["features"]]}
-    if kind == TRANSCRIBER:
-        values["units"] = facts["tokenizer"]["kind"]
-    return {key: text.format(**values) for key, text in TEXTS[kind].items()}
+    write_whole(folder / "README.md", text.encode())
 
 
 def _table(heading, values):

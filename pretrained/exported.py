@@ -10,21 +10,21 @@ import hashlib
 import inspect
 import json
 import math
-import os
 from pathlib import Path
 from reprlib import repr as short
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lobes.frame_encoder import FrameEncoder
 from lobes.heads import CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
-from pretrained.facts import check_facts, check_modules, kind_of
+from pretrained.facts import RECIPES, check_facts, check_modules, kind_of
 from pretrained.file_states import ENCODERS
+from pretrained.writing import write_whole
 
 FORMAT = "learn2diss-1"
 CLASSES = {
@@ -74,34 +74,33 @@ def save_model(folder, modules, facts=None):
     config = _make_config(modules, facts, folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = nn.ModuleDict(modules).state_dict()
-    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
-    weights = folder / WEIGHTS_FILE
-    save_file(tensors, f"{weights}.partial")
-    config["sha256"]["weights"] = _file_digest(f"{weights}.partial")
-    os.replace(f"{weights}.partial", weights)
-    partial = folder / f"{CONFIG_FILE}.partial"
-    partial.write_text(_config_text(config), encoding="utf-8")
-    os.replace(partial, folder / CONFIG_FILE)
+    weights = save({key: value.cpu().contiguous() for key, value in tensors.items()})
+    config["sha256"]["weights"] = hashlib.sha256(weights).hexdigest()
+    write_whole(folder / WEIGHTS_FILE, weights)
+    write_whole(folder / CONFIG_FILE, _config_text(config).encode())
 
 
 def _make_config(modules, facts, path):
     """Return the content of config.json, its weights' SHA-256 to come; a ValueError if bad."""
-    unknown = set(modules) - set(CLASSES)
-    if unknown or not (modules or facts):
-        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
-    if facts is not None:
-        check_facts(facts, path)
-    check_modules(modules, facts, path)
+    _check_names([*modules, "facts"] if facts else modules, path)
     arguments = {name: module.config for name, module in modules.items()}
     digests = {"weights": "0" * 64, "encoders": _digest(arguments)}
     config = {"format": FORMAT, "sha256": digests, **arguments}
     if facts is not None:
+        check_facts(facts, path)
         digests["facts"] = _digest(facts)
         config["facts"] = facts
+    check_modules(modules, facts, path)
     size = len(_config_text(config))
     if size > MAX_CONFIG_BYTES:
         raise ValueError(f"{path}: {size} characters of facts: at most {MAX_CONFIG_BYTES} load.")
     return config
+
+
+def _check_names(names, path):
+    unknown = set(names) - {"facts", *CLASSES}
+    if unknown or not names:
+        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
 
 
 def _config_text(config):
@@ -168,21 +167,49 @@ def load_folder(folder):
     config_path, weights = (_inside(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE))
     config = _read_config(config_path)
     shapes = _read_header(weights)
-    names = [name for name in CLASSES if name in config]
-    for name in names:
-        _check_arguments(name, config[name], len(shapes), config_path)
-        _check_shapes(name, config[name], shapes, weights, config_path)
+    arguments = {name: config[name] for name in CLASSES if name in config}
+    for name, values in arguments.items():
+        _check_arguments(name, values, len(shapes), config_path)
+    _check_shapes(arguments, shapes, weights, config_path)
     facts = config.get("facts")
     if "facts" in config:
         check_facts(facts, config_path)
-    left_over = [key for key in shapes if not key.startswith(tuple(f"{name}." for name in names))]
-    if left_over:
-        raise ValueError(f"{weights} holds {left_over[0]}, which config.json has no module for.")
-    _check_digests(config, names, weights, config_path)
-    modules = {name: CLASSES[name](**config[name]) for name in names}
+    _check_digests(config, arguments, weights, config_path)
+    modules = {name: CLASSES[name](**values) for name, values in arguments.items()}
     nn.ModuleDict(modules).eval().load_state_dict(load_file(weights))
     check_modules(modules, facts, config_path)
     return modules, facts
+
+
+class FromFolder:
+    """What is made of the modules and the facts of a folder of one kind."""
+
+    kind = None  # TRANSCRIBER or VERIFIER
+
+    @classmethod
+    def from_pretrained(cls, folder, device="cpu"):
+        """Load an exported folder; see `load_folder`, and for what it raises.
+
+        Arguments
+        ---------
+        folder : str or Path
+            As a recipe of such a task leaves it: a local path.
+        device : str or torch.device
+            Where to compute.
+
+        Raises
+        ------
+        ValueError
+            Also where the folder is of another kind.
+        """
+        modules, facts = load_folder(folder)
+        found = kind_of(facts)
+        if found != cls.kind:
+            held = f"encoders only ({', '.join(modules)})" if found is None else f"a {found}"
+            raise ValueError(
+                f"{folder} holds {held}, no {cls.kind}: {RECIPES[cls.kind]} exports one."
+            )
+        return cls(modules, facts, device)
 
 
 def _inside(folder, name):
@@ -216,9 +243,7 @@ def _read_config(path):
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} is not the configuration of an exported model ({FORMAT}).")
-    unknown = set(config) - {"format", "sha256", "facts", *CLASSES}
-    if unknown or not set(config) & {"facts", *CLASSES}:
-        raise ValueError(f"{path}: expected {' or '.join(CLASSES)}, found {sorted(unknown)}.")
+    _check_names(config.keys() - {"format", "sha256"}, path)
     if not isinstance(config.get("sha256"), dict):
         raise ValueError(f"{path}: sha256 must give the SHA-256 of what is saved.")
     return config
@@ -277,20 +302,23 @@ class _WithoutMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _check_shapes(name, arguments, shapes, weights, config_path):
-    """Raise a ValueError unless the tensors are those of the module that is asked for."""
-    try:
-        with _WithoutMemory():
-            own = CLASSES[name](**arguments).state_dict()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{config_path}: {name} cannot be built: {error}") from error
-    expected = {f"{name}.{k}": (tuple(v.shape), DTYPES[v.dtype]) for k, v in own.items()}
-    given = {key for key in shapes if key.startswith(f"{name}.")}
-    for key in sorted(expected.keys() | given):
+def _check_shapes(arguments, shapes, weights, config_path):
+    """Raise a ValueError unless the tensors are those of the modules, built without memory."""
+    expected = {}
+    for name, values in arguments.items():
+        try:
+            with _WithoutMemory():
+                own = CLASSES[name](**values).state_dict()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{config_path}: {name} cannot be built: {error}") from error
+        expected |= {f"{name}.{k}": (tuple(v.shape), DTYPES[v.dtype]) for k, v in own.items()}
+    for key in sorted(expected.keys() | shapes.keys()):
         if key not in shapes:
             raise ValueError(f"{weights}: {key} is missing.")
         if key not in expected:
-            raise ValueError(f"{weights}: {key} is left over: no part of the module has it.")
+            raise ValueError(
+                f"{weights}: {key} is left over, which {CONFIG_FILE} has no module for."
+            )
         if shapes[key] != expected[key]:
             (shape, dtype), (own_shape, own_dtype) = shapes[key], expected[key]
             raise ValueError(
@@ -299,10 +327,10 @@ def _check_shapes(name, arguments, shapes, weights, config_path):
             )
 
 
-def _check_digests(config, names, weights, config_path):
+def _check_digests(config, arguments, weights, config_path):
     """Raise a ValueError where a file is not what was saved."""
     digests = config["sha256"]
-    if digests.get("encoders") != _digest({name: config[name] for name in names}):
+    if digests.get("encoders") != _digest(arguments):
         raise ValueError(f"{config_path} was altered: the modules' SHA-256 is not the one in it.")
     facts = config.get("facts")
     if digests.get("facts") != (None if facts is None else _digest(facts)):

@@ -66,8 +66,7 @@ def check_facts(facts, path):
     """
     if not isinstance(facts, dict):
         raise ValueError(f"{path}: facts must be an object of values, not {short(facts)}.")
-    kind = kind_of(facts)
-    check = _check_transcriber if kind == TRANSCRIBER else _check_verifier
+    check = _check_transcriber if kind_of(facts) == TRANSCRIBER else _check_verifier
     check(facts, path)
 
 
@@ -103,33 +102,25 @@ def check_modules(modules, facts, path):
         raise ValueError(f"{path}: facts.features is {features!r}, and there is no {features}.")
     if head is None and (kind == TRANSCRIBER or features not in EMBEDDINGS):
         raise ValueError(f"{path}: a {kind} on {features!r} needs a {HEADS[kind]}: there is none.")
-    states = make_states(features, modules)
+    states, sizes = make_states(features, modules), []
     if head is not None:
-        sizes = {"num_layers": states.num_layers, "in_dim": states.dim}
-        _check_sizes(head, HEADS[kind], sizes, f"facts.features ({features})", path)
+        of = f"facts.features ({features})"
+        sizes = [("num_layers", states.num_layers, of), ("in_dim", states.dim, of)]
     if kind == TRANSCRIBER:
-        symbols = {"num_symbols": len(tokenizer_from_config(facts["tokenizer"]))}
-        _check_sizes(head, HEADS[kind], symbols, "facts.tokenizer, with the blank,", path)
-    else:
-        _check_statistics(facts, states.dim if head is None else head.embedding_dim, path)
-
-
-def check_kind(kind, modules, facts, folder):
-    """Raise a ValueError unless a folder is of a kind: what it holds, and what to do.
-
-    Arguments
-    ---------
-    kind : str
-        TRANSCRIBER or VERIFIER.
-    modules, facts
-        As `pretrained.exported.load_folder` returns them.
-    folder : str or Path
-        For the error.
-    """
-    found = kind_of(facts)
-    if found != kind:
-        held = f"encoders only ({', '.join(modules)})" if found is None else f"a {found}"
-        raise ValueError(f"{folder} holds {held}, no {kind}: {RECIPES[kind]} exports one.")
+        symbols = len(tokenizer_from_config(facts["tokenizer"]))
+        sizes.append(("num_symbols", symbols, "facts.tokenizer, with the blank,"))
+    for key, size, of in sizes:
+        if head.config[key] != size:
+            raise ValueError(
+                f"{path}: {HEADS[kind]}.{key} is {head.config[key]}, and {of} has {size}: they "
+                "were not trained together."
+            )
+    for key in STATISTICS.get(facts.get("scoring"), ()):
+        size = states.dim if head is None else head.embedding_dim
+        if len(facts[key]) != size:
+            raise ValueError(
+                f"{path}: facts.{key} has {len(facts[key])} numbers, and an embedding has {size}."
+            )
 
 
 def _check_transcriber(facts, path):
@@ -149,22 +140,15 @@ def _check_verifier(facts, path):
     _check_choice(facts, "features", FEATURES[VERIFIER], path)
     for key in statistics:
         values = facts[key]
-        if not isinstance(values, list) or not values or not all(map(_is_finite, values)):
-            raise ValueError(
-                f"{path}: facts.{key} must be a list of finite numbers, not {short(values)}."
-            )
-    if any(value <= 0 for value in facts.get("deviation", ())):
-        raise ValueError(f"{path}: facts.deviation must be positive in each dimension.")
+        fits = isinstance(values, list) and values and all(map(_is_finite, values))
+        _expect(fits, "a list of finite numbers", facts, key, path)
+    fits = all(value > 0 for value in facts.get("deviation", ()))
+    _expect(fits, "positive in each dimension", facts, "deviation", path)
     threshold, text = facts["threshold"], facts["threshold_set_on"]
-    if not _is_finite(threshold) or abs(threshold) > 1 + 1e-6:  # cosines are rounded
-        raise ValueError(
-            f"{path}: facts.threshold must be a number between -1 and 1, not {short(threshold)}."
-        )
-    if not isinstance(text, str) or not text.isprintable() or not 0 < len(text) <= MAX_TEXT:
-        raise ValueError(
-            f"{path}: facts.threshold_set_on must be a line of 1 to {MAX_TEXT} characters, not "
-            f"{short(text)}."
-        )
+    fits = _is_finite(threshold) and abs(threshold) <= 1 + 1e-6  # cosines are rounded
+    _expect(fits, "a number between -1 and 1", facts, "threshold", path)
+    fits = isinstance(text, str) and text.isprintable() and 0 < len(text) <= MAX_TEXT
+    _expect(fits, f"a line of 1 to {MAX_TEXT} characters", facts, "threshold_set_on", path)
 
 
 def _check_keys(facts, known, path):
@@ -177,27 +161,13 @@ def _check_keys(facts, known, path):
 
 def _check_choice(facts, key, choices, path):
     value = facts.get(key)
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"{path}: facts.{key} must be one of {', '.join(choices)}, not {short(value)}."
-        )
+    fits = isinstance(value, str) and value in choices
+    _expect(fits, f"one of {', '.join(choices)}", facts, key, path)
 
 
-def _check_sizes(head, name, sizes, of, path):
-    for key, size in sizes.items():
-        if head.config[key] != size:
-            raise ValueError(
-                f"{path}: {name}.{key} is {head.config[key]}, and {of} has {size}: they were "
-                "not trained together."
-            )
-
-
-def _check_statistics(facts, size, path):
-    for key in STATISTICS[facts["scoring"]]:
-        if len(facts[key]) != size:
-            raise ValueError(
-                f"{path}: facts.{key} has {len(facts[key])} numbers, and an embedding has {size}."
-            )
+def _expect(fits, expected, facts, key, path):
+    if not fits:
+        raise ValueError(f"{path}: facts.{key} must be {expected}, not {short(facts.get(key))}.")
 
 
 def _is_finite(value):

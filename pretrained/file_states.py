@@ -75,10 +75,7 @@ class FileStates:
         What cannot be read is refused as `pretrained.audio.read_blocks` tells.
         """
         whole, windows = read_windows(path, self.device)
-        if whole is not None:
-            states, lens = self.states(whole)
-            return self.sum_layers(states), lens
-        x = self._long(windows)
+        x = self._long(windows) if whole is None else self.sum_layers(self.states(whole)[0])
         return x, torch.tensor([x.shape[1]], device=self.device)
 
     def _long(self, windows):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from lobes.signal import RECEPTIVE_FIELD, num_valid_samples
+from lobes.signal import check_long_enough, num_valid_samples
 from pretrained.exported import load_model
 from pretrained.windows import encode_windows, read_windows
 
@@ -155,11 +155,7 @@ def _check_batch(wavs, wav_lens):
             "their largest value"
         )
     samples = num_valid_samples(wavs, wav_lens)
+    check_long_enough(samples)
     for row, (wav, length) in enumerate(zip(wavs, samples.tolist(), strict=True)):
-        if length < RECEPTIVE_FIELD:
-            raise ValueError(
-                f"row {row} of wavs has {length} valid samples, and one frame takes "
-                f"{RECEPTIVE_FIELD} (25 ms at 16 kHz); leave it out"
-            )
         if not bool(wav[:length].isfinite().all()):
             raise ValueError(f"row {row} of wavs holds NaN or infinity; leave it out")

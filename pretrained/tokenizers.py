@@ -6,8 +6,9 @@ that byte-pair encoding found. Each can be exported as plain values of JSON.
 
 import base64
 import io
-import os
 from pathlib import Path
+
+from pretrained.writing import write_whole
 
 SPACE = "|"  # the space among characters
 PIECE_SPACE = "▁"  # the space in SentencePiece's pieces
@@ -84,10 +85,9 @@ class SymbolTokenizer(_Tokenizer):
         _check_symbols(symbols, kind)
         self.kind = kind
         self.symbols = list(symbols)
-        if kind == "characters":
-            self.pieces = ["", *(" " if symbol == SPACE else symbol for symbol in symbols)]
-        else:
-            self.pieces = ["", *(f" {symbol}" for symbol in symbols)]
+        words = kind == "phones"  # each symbol is one
+        texts = (f" {symbol}" if words else symbol.replace(SPACE, " ") for symbol in symbols)
+        self.pieces = ["", *texts]
         self._indices = {symbol: index for index, symbol in enumerate(self.symbols, 1)}
 
     @classmethod
@@ -168,8 +168,8 @@ class PieceTokenizer(_Tokenizer):
         where = "model" if isinstance(model, bytes) else str(model)
         self.model = model if isinstance(model, bytes) else Path(model).read_bytes()
         self._processor = _load_processor(self.model, where)
-        pieces = (self._processor.id_to_piece(i) for i in range(len(self._processor)))
-        self.pieces = ["", *(piece.replace(PIECE_SPACE, " ") for piece in list(pieces)[1:])]
+        pieces = self._processor.id_to_piece(list(range(1, len(self._processor))))
+        self.pieces = ["", *(piece.replace(PIECE_SPACE, " ") for piece in pieces)]
 
     @classmethod
     def train(cls, texts, path, vocab_size):
@@ -210,7 +210,7 @@ class PieceTokenizer(_Tokenizer):
                 f"vocab_size {vocab_size} is too large for {len(texts)} text(s): the largest "
                 f"possible is {len(tokenizer) - 1}."
             )
-        _replace_bytes(Path(path), tokenizer.model)
+        write_whole(path, tokenizer.model)
         return tokenizer
 
     def encode(self, text):
@@ -271,7 +271,14 @@ def tokenizer_from_config(config):
         raise ValueError(f"A tokenizer of {kind} has kind and {key}, not {sorted(config)}.")
     if key == "symbols":
         return SymbolTokenizer(config["symbols"], kind)
-    return PieceTokenizer(_decode_model(config["model"]))
+    text = config["model"]
+    if not isinstance(text, str) or len(text) > MAX_MODEL_BYTES:
+        raise ValueError(f"model must be a text in base64 of at most {MAX_MODEL_BYTES} characters.")
+    try:
+        model = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"model is not a text in base64: {error}.") from error
+    return PieceTokenizer(model)
 
 
 def _check_symbols(symbols, kind):
@@ -341,9 +348,8 @@ def _load_processor(model, where):
         processor = SentencePieceProcessor(model_proto=model or b"\0")
     except RuntimeError as error:
         raise ValueError(f"{where} is not a SentencePiece model: {error}.") from error
-    p = processor
-    tests = (p.is_unknown, p.is_control, p.is_unused, p.is_byte)
-    special = [i for i in range(len(p)) if any(test(i) for test in tests)]
+    tests = (processor.is_unknown, processor.is_control, processor.is_unused, processor.is_byte)
+    special = [i for i in range(len(processor)) if any(test(i) for test in tests)]
     if special != [0] or not processor.is_unknown(0) or len(processor) < 2:
         names = ", ".join(processor.id_to_piece(i) for i in special)
         raise ValueError(
@@ -351,22 +357,3 @@ def _load_processor(model, where):
             "unknown piece first and only text after it, as PieceTokenizer.train makes it."
         )
     return processor
-
-
-def _decode_model(text):
-    """Return the bytes of a SentencePiece model from base64."""
-    if not isinstance(text, str) or len(text) > MAX_MODEL_BYTES:
-        raise ValueError(f"model must be a text in base64 of at most {MAX_MODEL_BYTES} characters.")
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise ValueError(f"model is not a text in base64: {error}.") from error
-
-
-def _replace_bytes(path, content):
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

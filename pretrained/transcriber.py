@@ -4,14 +4,14 @@ import torch
 
 from lobes.heads import BLANK
 from lobes.signal import HOP
-from pretrained.exported import load_folder
-from pretrained.facts import TRANSCRIBER, check_kind
+from pretrained.exported import FromFolder
+from pretrained.facts import TRANSCRIBER
 from pretrained.file_states import FileStates
 from pretrained.tokenizers import tokenizer_from_config
 from pretrained.windows import WINDOW, map_windows
 
 
-class Transcriber:
+class Transcriber(FromFolder):
     """Speech recognition by the best symbol of each frame, without a language model.
 
     Arguments
@@ -39,34 +39,12 @@ class Transcriber:
     <class 'str'>
     """
 
+    kind = TRANSCRIBER
+
     def __init__(self, modules, facts, device="cpu"):
         self.tokenizer = tokenizer_from_config(facts["tokenizer"])
         self.head = modules["ctc_head"].to(device).eval()
         self.states = FileStates(facts["features"], modules, self.head.weighted_sum, device)
-
-    @classmethod
-    def from_pretrained(cls, folder, device="cpu"):
-        """Load an exported folder; see `pretrained.exported.load_folder`, and for what it raises.
-
-        Arguments
-        ---------
-        folder : str or Path
-            As a recipe of speech or phoneme recognition leaves it: a local path.
-        device : str or torch.device
-            Where to compute.
-
-        Returns
-        -------
-        Transcriber
-
-        Raises
-        ------
-        ValueError
-            Also where the folder holds no transcriber.
-        """
-        modules, facts = load_folder(folder)
-        check_kind(TRANSCRIBER, modules, facts, folder)
-        return cls(modules, facts, device)
 
     def transcribe_file(self, path):
         """Transcribe an audio file of any rate, number of channels and length.

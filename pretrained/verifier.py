@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lobes.signal import HOP
-from pretrained.exported import load_folder
-from pretrained.facts import VERIFIER, check_kind
+from pretrained.exported import FromFolder
+from pretrained.facts import VERIFIER
 from pretrained.file_states import FileStates
 from pretrained.windows import WINDOW, map_windows
 
@@ -33,7 +33,7 @@ class Verification(NamedTuple):
     set_on: str
 
 
-class SpeakerVerifier:
+class SpeakerVerifier(FromFolder):
     """Speaker verification by the cosine of two embeddings.
 
     Arguments
@@ -60,36 +60,14 @@ class SpeakerVerifier:
     (1.0, True)
     """
 
+    kind = VERIFIER
+
     def __init__(self, modules, facts, device="cpu"):
         self.facts = facts
         sum_layers, self.head = _only_layer, modules.get("speaker_head")
         if self.head is not None:
             sum_layers = self.head.to(device).eval().weighted_sum
         self.states = FileStates(facts["features"], modules, sum_layers, device)
-
-    @classmethod
-    def from_pretrained(cls, folder, device="cpu"):
-        """Load an exported folder; see `pretrained.exported.load_folder`, and for what it raises.
-
-        Arguments
-        ---------
-        folder : str or Path
-            As the recipe of speaker verification leaves it: a local path.
-        device : str or torch.device
-            Where to compute.
-
-        Returns
-        -------
-        SpeakerVerifier
-
-        Raises
-        ------
-        ValueError
-            Also where the folder holds no verifier.
-        """
-        modules, facts = load_folder(folder)
-        check_kind(VERIFIER, modules, facts, folder)
-        return cls(modules, facts, device)
 
     def verify_files(self, a, b):
         """Compare the voices of two audio files of any rate, number of channels and length.
@@ -166,10 +144,8 @@ def long_xvector(head, states):
     torch.Size([1, 6])
     """
 
-    def run(x):
-        return head.frames(x.transpose(1, 2))
-
-    return head.embed_parts(map_windows(run, states.transpose(1, 2), HOP))
+    parts = map_windows(lambda x: head.frames(x.transpose(1, 2)), states.transpose(1, 2), HOP)
+    return head.embed_parts(parts)
 
 
 def _only_layer(states):

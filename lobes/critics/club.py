@@ -33,8 +33,6 @@ from torch import nn
 
 from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
 
-MODES = ("estimate", "objective")
-
 
 class Standardise(nn.Module):
     """Shift and scale each feature to mean 0 and variance 1, without affine parameters.
@@ -90,14 +88,11 @@ class Standardise(nn.Module):
             mean = all_reduce_sum(x.sum(0)) / count
             var = all_reduce_sum((x - mean).square().sum(0)) / count
             if update:
-                self._update(mean.detach(), var.detach())
+                self.num_updates += 1
+                weight = max(self.momentum, 1 / self.num_updates.item())
+                self.running_mean.lerp_(mean.detach(), weight)
+                self.running_var.lerp_(var.detach(), weight)
         return (x - mean) * var.clamp_min(self.min_variance).rsqrt()
-
-    def _update(self, mean, var):
-        self.num_updates += 1
-        weight = max(self.momentum, 1 / self.num_updates.item())
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(var, weight)
 
 
 class ResidualMLP(nn.Module):
@@ -173,17 +168,17 @@ class MICritic(nn.Module):
         ValueError
             Where there is no negative pair, or the mode or the shapes are not as above.
         """
-        if mode not in MODES:
-            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {MODES}")
+        scores = {"estimate": self._estimate, "objective": self._objective}
+        if mode not in scores:
+            raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {[*scores]}")
         if len(x) != len(y) or (groups is not None and groups.shape != x.shape[:1]):
             shapes = [tuple(t.shape) for t in (x, y, groups) if t is not None]
             raise ValueError(f"{type(self).__name__}: x, y and groups differ in rows: {shapes}")
         update = mode in self.updating_modes
-        score = self._estimate if mode == "estimate" else self._objective
         with torch.autocast(x.device.type, enabled=False):
             x = self.standardise_x(x.float(), update)
             y = self.standardise_y(y.float(), update)
-            return score(x, y, groups)
+            return scores[mode](x, y, groups)
 
     def _objective(self, x, y, groups):
         return self._estimate(x, y, groups)
@@ -244,7 +239,8 @@ class BaseCLUB(MICritic):
         index = GroupIndex(x, groups)
         positive = _log_gaussian(y, mean, log_variance).sum() * _row_weight(x)
         negative = self._negative(y, mean, log_variance, index)
-        return positive - (index.pair_weight * negative).sum() * world_size()
+        share = index.num_others[index.own] / index.num_pairs  # of each row in the pairs of all
+        return positive - (share * negative).sum() * world_size()
 
     def _negative(self, y, mean, log_variance, index):
         """Return each row's mean of log q(y|x) over the y of all other groups, (rows,)."""
@@ -378,6 +374,8 @@ class GroupIndex:
 
     Attributes
     ----------
+    start : int
+        The number of rows on the ranks before this one: row i is number `start` + i of all.
     own : torch.Tensor
         Shape (rows,), the group of this rank's rows, from 0.
     everyone : torch.Tensor
@@ -399,10 +397,8 @@ class GroupIndex:
     def __init__(self, rows, groups=None):
         self.start = row_offset(rows)
         if groups is None:
-            count = len(gather_rows(rows.new_zeros(len(rows))))
-            self.everyone = torch.arange(count, device=rows.device)
-        else:
-            self.everyone = gather_rows(groups).unique(return_inverse=True)[1]
+            groups = self.start + torch.arange(len(rows), device=rows.device)
+        self.everyone = gather_rows(groups).unique(return_inverse=True)[1]
         self.own = self.everyone[self.start : self.start + len(rows)]
         self.sizes = torch.bincount(self.everyone)
         self.num_others = len(self.everyone) - self.sizes
@@ -414,20 +410,9 @@ class GroupIndex:
             )
 
     @property
-    def pair_weight(self):
-        """Share of each of this rank's rows in all pairs, (rows,); 1 in sum over the ranks."""
-        return self.num_others[self.own] / self.num_pairs
-
-    @property
     def negatives(self):
         """Whether each pair is of different groups, bool (rows, rows of all ranks)."""
         return self.own.unsqueeze(1) != self.everyone
-
-    @property
-    def positives(self):
-        """Whether each pair is one row, bool (rows, rows of all ranks)."""
-        columns = torch.arange(len(self.everyone), device=self.own.device)
-        return columns[: len(self.own)].unsqueeze(1) + self.start == columns
 
 
 def _log_gaussian(y, mean, log_variance):

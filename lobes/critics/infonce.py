@@ -69,7 +69,9 @@ class InfoNCE(MICritic):
     def _estimate(self, x, y, groups):
         index = GroupIndex(x, groups)
         scores = self._scores(x, y)
-        candidates = scores.masked_fill(~(index.negatives | index.positives), -math.inf)
+        excluded = ~index.negatives
+        excluded.diagonal(index.start).fill_(False)  # its own y
+        candidates = scores.masked_fill(excluded, -math.inf)
         num_candidates = 1 + index.num_others[index.own]
-        value = scores[index.positives] - candidates.logsumexp(1) + num_candidates.log()
+        value = scores.diagonal(index.start) - candidates.logsumexp(1) + num_candidates.log()
         return value.sum() * _row_weight(x)

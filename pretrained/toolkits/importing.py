@@ -110,6 +110,16 @@ def import_weights(encoder, path):
         raise ValueError(f"{path}: {error}") from None
 
 
+def sizes_of(encoder):
+    """Return what config.json says of an encoder, without what all have."""
+    own = encoder.config
+    return {
+        "model_type": own["attention"],
+        "conv_dim": [own["conv_channels"]] * len(CONV_KERNELS),
+        **{key: own[argument] for key, (argument, _) in SIZES.items()},
+    }
+
+
 def _check_config(encoder, path):
     """Raise a ValueError where a folder's configuration is not the encoder's."""
     config = _read_json(path)
@@ -118,17 +128,11 @@ def _check_config(encoder, path):
         raise ValueError(
             f"{path}: model_type is {model_type!r}; only {' and '.join(ATTENTIONS)} can be loaded"
         )
-    expected = dict(FIXED)
-    actual = FIXED | {"model_type": model_type, "conv_dim": [512] * 7}
-    expected["model_type"] = encoder.config["attention"]
-    expected["conv_dim"] = [encoder.config["conv_channels"]] * len(CONV_KERNELS)
-    for key, (argument, default) in SIZES.items():
-        expected[key] = encoder.config[argument]
-        actual[key] = default
-    actual |= config
+    defaults = {key: default for key, (_, default) in SIZES.items()}
+    actual = FIXED | defaults | {"conv_dim": [512] * 7} | config
     problems = [
         f"{key} is {actual[key]!r}, and the encoder's is {value!r}"
-        for key, value in expected.items()
+        for key, value in (FIXED | sizes_of(encoder)).items()
         if actual[key] != value
     ]
     if problems:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
-from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, SIZES
+from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, sizes_of
 from pretrained.toolkits.names import export_state_dict
 
 HF_MODELS = {"hubert": "HubertModel", "wavlm": "WavLMModel"}
@@ -110,18 +110,13 @@ def to_huggingface(encoders, folder):
     >>> sorted(path.name for path in folder.iterdir())
     ['config.json', 'model.safetensors']
     """
-    encoder = _frame_encoder(encoders)
-    state_dict = export_state_dict(encoder, "huggingface")
-    own = encoder.config
+    encoder, state_dict, folder = _frame_encoder(encoders, folder, "huggingface")
     config = {
-        "architectures": [HF_MODELS[own["attention"]]],
-        "model_type": own["attention"],
-        "conv_dim": [own["conv_channels"]] * len(CONV_KERNELS),
-        **{key: own[argument] for key, (argument, _) in SIZES.items()},
-        **{key: own[argument] for key, argument in HF_DROPOUTS.items()},
+        "architectures": [HF_MODELS[encoder.config["attention"]]],
+        **sizes_of(encoder),
+        **{key: encoder.config[argument] for key, argument in HF_DROPOUTS.items()},
         **FIXED,
     }
-    folder = _new_folder(folder)
     save_file(state_dict, folder / HF_WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / HF_CONFIG, config)
 
@@ -156,8 +151,7 @@ def to_torchaudio(encoders, folder):
     >>> sorted(path.name for path in folder.iterdir())
     ['config.json', 'model.pt']
     """
-    encoder = _frame_encoder(encoders)
-    state_dict = export_state_dict(encoder, "torchaudio")
+    encoder, state_dict, folder = _frame_encoder(encoders, folder, "torchaudio")
     own = encoder.config
     layers = zip(CONV_KERNELS, CONV_STRIDES, strict=True)
     arguments = {
@@ -172,7 +166,6 @@ def to_torchaudio(encoders, folder):
         arguments["encoder_num_buckets"] = NUM_BUCKETS
         arguments["encoder_max_distance"] = MAX_DISTANCE
     function = {"hubert": "wav2vec2_model", "wavlm": "wavlm_model"}[own["attention"]]
-    folder = _new_folder(folder)
     torch.save(state_dict, folder / "model.pt")
     _write_json(folder / "config.json", {"function": function, "arguments": arguments})
 
@@ -185,13 +178,15 @@ def _new_folder(folder):
     return folder
 
 
-def _frame_encoder(encoders):
+def _frame_encoder(encoders, folder, layout):
+    """Return the frame encoder, its weights in a layout, and the folder, which is made."""
     if "frame_encoder" not in encoders:
         raise ValueError(
             f"Only a frame encoder has this layout, and the model holds {', '.join(encoders)}; the "
             "layout speechbrain is there for every encoder."
         )
-    return encoders["frame_encoder"]
+    encoder = encoders["frame_encoder"]
+    return encoder, export_state_dict(encoder, layout), _new_folder(folder)
 
 
 def _indented(lines, spaces=4):

@@ -24,7 +24,7 @@ NAME_RULES = (
 NAMED = ("huggingface", "torchaudio")  # the layouts, in the order of the rules' columns
 MASK_NAMES = NAME_RULES[0]
 # Names of the whole encoder within a model that has a head of its own.
-MODEL_PREFIXES = ("hubert.", "wavlm.", "wav2vec2.")
+MODEL_PREFIX = re.compile(r"^(hubert|wavlm|wav2vec2)\.")
 # Heads of pretraining, CTC and classification: not part of the encoder.
 HEAD_PREFIXES = (
     "aux.",
@@ -38,8 +38,8 @@ HEAD_PREFIXES = (
 )
 # The older spelling of weight norm's parameters, and torch's present one.
 WEIGHT_NORM = {
-    "weight_g": "parametrizations.weight.original0",
-    "weight_v": "parametrizations.weight.original1",
+    "pos_conv_embed.conv.weight_g": "pos_conv_embed.conv.parametrizations.weight.original0",
+    "pos_conv_embed.conv.weight_v": "pos_conv_embed.conv.parametrizations.weight.original1",
 }
 MAX_SHOWN = 20  # problems named in one error
 
@@ -79,14 +79,7 @@ def import_state_dict(encoder, state_dict):
     """
     source = _canonical_names(state_dict)
     torchaudio_layout = any(name.startswith("encoder.transformer.") for name in source)
-    places = _places(encoder, "torchaudio" if torchaudio_layout else "huggingface")
-    _check_weights(places, source)
-    with torch.no_grad():
-        for foreign, own in places.items():
-            if foreign in source:
-                parts = source[foreign].chunk(len(own))
-                for parameter, part in zip(own, parts, strict=True):
-                    parameter.copy_(part)
+    _load(_places(encoder, "torchaudio" if torchaudio_layout else "huggingface"), source)
     return encoder
 
 
@@ -132,14 +125,11 @@ def _canonical_names(state_dict):
     """Return the tensors of the encoder proper, without a model's prefix and its heads."""
     source = {}
     for name, tensor in state_dict.items():
-        prefix = next((p for p in MODEL_PREFIXES if name.startswith(p)), "")
-        name = name.removeprefix(prefix)
-        if name.startswith(HEAD_PREFIXES):
-            continue
-        stem, _, last = name.rpartition(".")
-        if stem.endswith("pos_conv_embed.conv"):
-            name = f"{stem}.{WEIGHT_NORM.get(last, last)}"
-        source[name] = tensor
+        name = MODEL_PREFIX.sub("", name)
+        for older, present in WEIGHT_NORM.items():
+            name = name.replace(older, present)
+        if not name.startswith(HEAD_PREFIXES):
+            source[name] = tensor
     return source
 
 
@@ -160,7 +150,8 @@ def _places(encoder, layout):
     places = {}
     for name, parameter in encoder.named_parameters():
         if not name.startswith("head."):
-            foreign = _foreign_name(name, 1 + NAMED.index(layout))
+            prefix, *others = next(rule for rule in NAME_RULES if name.startswith(rule[0]))
+            foreign = others[NAMED.index(layout)] + name.removeprefix(prefix)
             if fused:
                 foreign = re.sub(r"\.[qkv]_proj\.", ".attention.in_proj_", foreign)
                 foreign = foreign.replace(".out_proj.", ".attention.out_proj.")
@@ -168,16 +159,13 @@ def _places(encoder, layout):
     return places
 
 
-def _foreign_name(name, column):
-    rule = next(rule for rule in NAME_RULES if name.startswith(rule[0]))
-    return rule[column] + name.removeprefix(rule[0])
-
-
-def _check_weights(places, source):
-    """Raise a ValueError that names each tensor that does not fit."""
+def _load(places, source):
+    """Copy tensors into their places, or raise a ValueError that names each that does not fit."""
     problems = []
     for name, own in places.items():
-        expected = (sum(len(p) for p in own), *own[0].shape[1:])
+        expected = tuple(own[0].shape)
+        if len(own) > 1:
+            expected = (len(own) * expected[0], *expected[1:])
         if name not in source:
             if name not in MASK_NAMES:
                 problems.append(f"{name}: missing, expected shape {expected}")
@@ -191,6 +179,12 @@ def _check_weights(places, source):
             "the weights do not fit the encoder, which is left as it was:\n  "
             + "\n  ".join(shown if len(problems) > MAX_SHOWN else problems)
         )
+    with torch.no_grad():
+        for name in places.keys() & source.keys():
+            own = places[name]
+            parts = source[name].reshape(len(own), *own[0].shape)
+            for parameter, part in zip(own, parts, strict=True):
+                parameter.copy_(part)
 
 
 def import_ecapa_state_dict(encoder, state_dict):
@@ -229,21 +223,11 @@ def import_ecapa_state_dict(encoder, state_dict):
             "SpeechBrain's ECAPA-TDNN weights need an encoder with backbone 'ecapa', "
             f"not {encoder.config['backbone']!r}"
         )
-    # Each of SpeechBrain's layers wraps torch's in one more module: conv.conv, norm.norm.
-    theirs = {_without_wrapper(name): name for name in state_dict}
-    ours = encoder.backbone.state_dict()
-    problems = [f"missing {name}" for name in ours if name not in theirs]
-    problems += [f"left over {theirs[name]}" for name in theirs if name not in ours]
-    for name in ours.keys() & theirs.keys():
-        found, expected = tuple(state_dict[theirs[name]].shape), tuple(ours[name].shape)
-        if found != expected:
-            problems.append(f"{theirs[name]} of shape {found}, expected {expected}")
-    if problems:
-        raise ValueError("These weights do not fit the encoder: " + "; ".join(sorted(problems)))
-    encoder.backbone.load_state_dict({name: state_dict[theirs[name]] for name in ours})
+    places = {}
+    for name, tensor in encoder.backbone.state_dict().items():
+        # Each of SpeechBrain's layers wraps torch's in one more module: conv.conv, norm.norm.
+        layer, _, last = name.rpartition(".")
+        wrapped = "norm" if layer.endswith(("norm", "bn")) else "conv"
+        places[f"{layer}.{wrapped}.{last}"] = [tensor]
+    _load(places, state_dict)
     return encoder
-
-
-def _without_wrapper(name):
-    *path, tensor = name.split(".")
-    return ".".join([*path[:-1], tensor])

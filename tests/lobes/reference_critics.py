@@ -74,7 +74,7 @@ class MINE(InfoNCE):
         negatives = scores.masked_fill(~index.negatives, -math.inf)
         log_totals = gather_rows(negatives.flatten().logsumexp(0, keepdim=True))
         log_mean = log_totals.logsumexp(0) - math.log(index.num_pairs)
-        return scores[index.positives].sum() * _row_weight(x) - log_mean
+        return scores.diagonal(index.start).sum() * _row_weight(x) - log_mean
 
 
 def sample_negatives(index, num_negatives):

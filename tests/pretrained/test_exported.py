@@ -214,7 +214,10 @@ def test_altered_and_truncated_weights(folder):
         (lambda w: w.update({"frame_encoder.mask_embedding": torch.ones(32).half()}), "of F16"),
         (lambda w: w.pop("frame_encoder.mask_embedding"), "mask_embedding is missing"),
         (lambda w: w.update({"frame_encoder.x": torch.ones(2)}), "frame_encoder.x is left over"),
-        (lambda w: w.update({"other.x": torch.ones(2)}), "other.x, which config.json has no"),
+        (
+            lambda w: w.update({"other.x": torch.ones(2)}),
+            "other.x is left over, which config.json has no",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit(folder, change, message):
