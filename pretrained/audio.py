@@ -4,6 +4,7 @@ Inference reads blocks (`read_blocks`) and the recipes whole files (`read_speech
 checked before (`check_audio`). A file is refused by the first if and only if it is by the check.
 """
 
+import io
 import math
 import os
 import re
@@ -149,7 +150,8 @@ def read_blocks(path):
     Arguments
     ---------
     path : str or Path
-        Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others.
+        Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others. Or such a file,
+        opened in binary mode.
 
     Yields
     ------
@@ -187,7 +189,9 @@ def read_blocks(path):
 @contextmanager
 def _opened(path):
     """Open an audio file; what soundfile raises until it is closed becomes an AudioError."""
-    if not Path(path).is_file():
+    if isinstance(path, io.TextIOBase):
+        raise TypeError(f"{path.name} is opened as text: expected a path, or a file opened as 'rb'")
+    if not hasattr(path, "read") and not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
     try:
         with soundfile.SoundFile(path) as file:
@@ -247,8 +251,7 @@ def _is_cut(file, path):
 
 def _nist_frames(path):
     """Return how many samples the header of a NIST SPHERE file announces, 0 where it does not."""
-    with open(path, "rb") as file:
-        found = re.search(rb"sample_count -i (\d+)", file.read(1024))
+    found = re.search(rb"sample_count -i (\d+)", _read_at(path, 0, 1024))
     return int(found[1]) if found else 0
 
 
@@ -256,11 +259,21 @@ def _lacks_end(file, path):
     """Tell whether an Ogg file lacks the page that is marked as its last."""
     if file.format != "OGG":
         return False
-    with open(path, "rb") as stream:
-        stream.seek(max(0, os.path.getsize(path) - OGG_PAGE))
-        tail = stream.read()
+    tail = _read_at(path, -OGG_PAGE, OGG_PAGE)
     flags = tail.rfind(b"OggS") + 5
     return not (flags < len(tail) and tail[flags] & 4)
+
+
+def _read_at(path, start, count):
+    """Return bytes of a file by its path, or of an open one, whose place stays as it is."""
+    if not hasattr(path, "read"):
+        with open(path, "rb") as file:
+            return _read_at(file, start, count)
+    place, size = path.tell(), path.seek(0, os.SEEK_END)
+    path.seek(start if start >= 0 else max(0, size + start))
+    found = path.read(count)
+    path.seek(place)
+    return found
 
 
 def resample_blocks(blocks, rate):

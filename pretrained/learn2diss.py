@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from lobes.signal import check_long_enough, num_valid_samples
 from pretrained.exported import load_model
 from pretrained.windows import encode_windows, read_windows
+
+FULL_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}  # of integer samples
 
 
 class Encoding(NamedTuple):
@@ -87,10 +90,13 @@ class Learn2Diss:
 
         Arguments
         ---------
-        wavs : torch.Tensor
-            Shape (batch, samples), 16 kHz, in [-1, 1].
-        wav_lens : torch.Tensor, optional
-            Shape (batch,), relative lengths in (0, 1]; None if all are full.
+        wavs : torch.Tensor, array_like or list of these
+            At 16 kHz: a batch (batch, samples), one clip (samples,), or a list of clips, each
+            (samples,) or (channels, samples), whose lengths may differ; channels are averaged.
+            Floating point in [-1, 1] of any precision, or int16 or int32, which are scaled to it.
+        wav_lens : torch.Tensor or array_like, optional
+            Shape (batch,), relative lengths in (0, 1]; None if all are full. A list of clips has
+            lengths of its own.
         output_hidden_states : bool
             Whether to return the frame encoder's hidden states too.
 
@@ -101,10 +107,13 @@ class Learn2Diss:
 
         Raises
         ------
+        TypeError
+            Where `wavs` or `wav_lens` is of another type.
         ValueError
-            Where a shape or type does not fit, or a row holds NaN or infinity or is shorter than
-            one frame.
+            Where a shape or a length does not fit, or a row holds NaN or infinity or is shorter
+            than one frame.
         """
+        wavs, wav_lens = make_batch(wavs, wav_lens)
         _check_batch(wavs, wav_lens)
         wavs = wavs.to(self.device)
         frames = frame_lens = hidden = utterance = None
@@ -125,8 +134,9 @@ class Learn2Diss:
 
         Arguments
         ---------
-        path : str or Path
-            Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others.
+        path : str, Path or file object
+            Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others; a file object is
+            opened in binary mode.
 
         Returns
         -------
@@ -148,12 +158,63 @@ class Learn2Diss:
         return Encoding(frames, lens, utterance)
 
 
-def _check_batch(wavs, wav_lens):
-    if not wavs.is_floating_point():
+def make_batch(wavs, wav_lens=None):
+    """Return waveforms as a padded batch, and its relative lengths; see `Learn2Diss.encode`.
+
+    Returns
+    -------
+    wavs : torch.Tensor
+        Shape (batch, samples), float32.
+    wav_lens : torch.Tensor or None
+        Shape (batch,), float32.
+
+    Example
+    -------
+    >>> wavs, wav_lens = make_batch([torch.ones(8), np.full((2, 4), 2**14, np.int16)])
+    >>> wavs[1].tolist(), wav_lens.tolist()
+    ([0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0], [1.0, 0.5])
+    """
+    if wav_lens is not None:
+        wav_lens = torch.as_tensor(_tensor(wav_lens, "wav_lens"), dtype=torch.float32)
+    if not (isinstance(wavs, (list, tuple)) and len(wavs) and np.ndim(wavs[0]) > 0):
+        wavs = _samples(_tensor(wavs, "wavs"))
+        return (wavs[None] if wavs.ndim == 1 else wavs), wav_lens
+    if wav_lens is not None:
+        raise ValueError("wav_lens must be None for a list of clips, which have their own lengths")
+    clips = [_mono(_samples(_tensor(clip, "wavs")), place) for place, clip in enumerate(wavs)]
+    lens = torch.tensor([len(clip) for clip in clips])
+    return torch.nn.utils.rnn.pad_sequence(clips, True), lens / lens.max()
+
+
+def _tensor(value, name):
+    """Return a tensor or an array as a tensor; a TypeError names what cannot be one."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be a tensor, an array or a list of these, not {type(value).__name__}"
+        ) from error
+
+
+def _samples(values):
+    """Return samples of any type that is meant as float32 in [-1, 1]."""
+    if values.dtype in FULL_SCALE:
+        return values.float() / FULL_SCALE[values.dtype]
+    if not values.is_floating_point():
+        raise TypeError(f"wavs must be floating point, int16 or int32, not {values.dtype}")
+    return values.float()
+
+
+def _mono(clip, place):
+    if clip.ndim > 2 or clip.numel() == 0:
         raise ValueError(
-            f"wavs must be floating point in [-1, 1], not {wavs.dtype}; divide integer samples by "
-            "their largest value"
+            f"clip {place} of wavs must be (samples,) or (channels, samples), not of shape "
+            f"{tuple(clip.shape)}"
         )
+    return clip.mean(0) if clip.ndim == 2 else clip
+
+
+def _check_batch(wavs, wav_lens):
     samples = num_valid_samples(wavs, wav_lens)
     check_long_enough(samples)
     for row, (wav, length) in enumerate(zip(wavs, samples.tolist(), strict=True)):

@@ -1,10 +1,14 @@
 """Encoding batches: what comes out, and what is refused."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 
 from lobes.signal import num_frames
 from pretrained import Learn2Diss
+from pretrained.audio import AudioError
 from pretrained.exported import save_model
 from tests.pretrained.exports import written
 
@@ -39,8 +43,13 @@ def test_a_missing_encoder_gives_none(encoders, name, seconds, recording, tmp_pa
 @pytest.mark.parametrize(
     ("wavs", "lens", "message"),
     [
-        (torch.zeros(16000), None, r"must be \(batch, samples\)"),
-        (torch.zeros(1, 16000, dtype=torch.int16), None, "floating point"),
+        (torch.zeros(1, 2, 16000), None, r"must be \(batch, samples\)"),
+        (torch.zeros(0, 16000), None, "no row is long enough"),
+        ([torch.ones(16000), torch.ones(1, 1, 9)], None, r"clip 1 of wavs must be \(samples,\)"),
+        ([torch.ones(16000), torch.ones(0)], None, "clip 1 of wavs must be"),
+        ([torch.ones(16000), torch.ones(300)], None, "row 1 of wavs has 300"),
+        ([torch.ones(16000)], [1.0], "wav_lens must be None for a list of clips"),
+        (torch.ones(1, 16000), [0.0], "wav_lens"),
         (torch.zeros(1, 399), None, "row 0 of wavs has 399 valid samples"),
         (torch.ones(2, 16000), torch.tensor([1.0, 0.02]), "row 1 of wavs has 320"),
         (torch.full((1, 16000), torch.nan), None, "row 0 of wavs holds NaN"),
@@ -57,3 +66,74 @@ def test_padding_may_hold_anything(encoders):
     wavs[1, 8000:] = torch.nan
     encoding = Learn2Diss(encoders).encode(wavs, torch.tensor([1.0, 0.5]))
     assert encoding.frames.isfinite().all() and encoding.utterance.isfinite().all()
+
+
+def test_samples_of_every_type_are_those_of_float32(encoders):
+    model = Learn2Diss(encoders)
+    wavs = (torch.randn(2, 9000).clamp(-3, 3) / 4 * 2**15).round() / 2**15
+    expected = model.encode(wavs)
+    same = {
+        "float64": wavs.double(),
+        "numpy": wavs.numpy(),
+        "float64 of numpy": wavs.double().numpy(),
+        "int16": (wavs * 2**15).short(),
+        "int32 of numpy": (wavs.double() * 2**31).to(torch.int32).numpy(),
+        "lists": wavs.tolist(),
+        "clips": [wavs[0], wavs[1].double().numpy()],
+        "clips of two channels": [torch.stack([wav, wav]) for wav in wavs],
+    }
+    for name, given in same.items():
+        found = model.encode(given)
+        assert torch.equal(found.frames, expected.frames), name
+        assert torch.equal(found.utterance, expected.utterance), name
+    rough = model.encode(wavs.half())
+    assert rough.frames.dtype == torch.float32
+    assert (rough.frames - expected.frames).norm() < 0.05 * expected.frames.norm()
+    alone = model.encode(wavs[0])
+    assert alone.frames.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    "lens", [[1.0, 0.5], (1, 0.5), np.array([1.0, 0.5]), torch.tensor([1, 0.5])]
+)
+def test_lengths_of_every_type(lens, encoders):
+    wavs = 0.1 * torch.randn(2, 16000)
+    found = Learn2Diss(encoders).encode(wavs, lens)
+    assert found.frame_lens.tolist() == [49, 24]
+    clips = Learn2Diss(encoders).encode([wavs[0], wavs[1, :8000]])
+    assert torch.equal(found.frames, clips.frames) and torch.equal(found.utterance, clips.utterance)
+
+
+@pytest.mark.parametrize(
+    ("wavs", "lens", "message"),
+    [
+        ("a.wav", None, "wavs must be a tensor, an array or a list of these, not str"),
+        (None, None, "not NoneType"),
+        ({"a": 1}, None, "not dict"),
+        ([torch.ones(16000), "b"], None, "not str"),
+        (torch.ones(1, 16000, dtype=torch.complex64), None, "floating point, int16 or int32"),
+        (torch.ones(1, 16000, dtype=torch.bool), None, "not torch.bool"),
+        (np.ones((1, 16000), np.uint8), None, "not torch.uint8"),
+        (np.ones((1, 16000), np.int64), None, "not torch.int64"),
+        (torch.ones(1, 16000), "all", "wav_lens must be a tensor"),
+    ],
+)
+def test_other_types_are_refused_in_a_sentence(wavs, lens, message, encoders):
+    with pytest.raises(TypeError, match=message) as error:
+        Learn2Diss(encoders).encode(wavs, lens)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", ["wav", "ogg", "flac"])
+def test_an_open_file_is_encoded_like_its_path(suffix, encoders, recording, tmp_path):
+    path = written(tmp_path / f"a.{suffix}", recording(1))
+    model = Learn2Diss(encoders)
+    expected = model.encode_file(path).frames
+    with open(path, "rb") as file:
+        assert torch.equal(model.encode_file(file).frames, expected)
+    assert torch.equal(model.encode_file(io.BytesIO(path.read_bytes())).frames, expected)
+    cut = io.BytesIO(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match="cut short|cannot be decoded"):
+        model.encode_file(cut)
+    with open(path, encoding="latin-1") as text, pytest.raises(TypeError, match="opened as text"):
+        model.encode_file(text)
