@@ -188,8 +188,12 @@ def _read_file(path):
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a foreign file makes the unpickler raise is anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: not a file of tensors alone ({reason})") from None
+        raise ValueError(
+            f"{path}: not a file of tensors alone ({type(error).__name__}); a checkpoint with "
+            "objects in it, such as fairseq's, must be converted first: by transformers' script "
+            "convert_hubert_original_pytorch_checkpoint_to_pytorch.py, or to a safetensors file of "
+            "its model's state dict where its source is trusted"
+        ) from None
     if not isinstance(state_dict, dict) or not all(map(torch.is_tensor, state_dict.values())):
         raise ValueError(f"{path}: expected a state dict, tensors by name and nothing else")
     return state_dict

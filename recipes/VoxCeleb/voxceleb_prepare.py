@@ -204,7 +204,7 @@ def utterance_id(wav):
     return "-".join(PurePosixPath(wav).with_suffix("").parts)
 
 
-def read_trials(path, known_ids=None, skip_bad=False):
+def read_trials(path, known_ids=None, skip_bad=False, short=None):
     """Read a list of verification trials.
 
     Arguments
@@ -217,6 +217,8 @@ def read_trials(path, known_ids=None, skip_bad=False):
         Leave out the trials of other utterances, with a warning that counts them, instead of
         stopping: for a manifest that was made with `skip_bad`. What is measured on the rest cannot
         be compared with what others measured on all.
+    short : dict, optional
+        Seconds of utterances that are shorter than `min_seconds`, by ID, for the message.
 
     Returns
     -------
@@ -241,7 +243,10 @@ def read_trials(path, known_ids=None, skip_bad=False):
         ids = [utterance_id(wav) for wav in pair]
         unknown = [name for name in ids if known_ids is not None and name not in known_ids]
         if unknown:
-            problems.append(f"{path}, line {number}: {unknown[0]} is not in the manifest.")
+            why = "not in the manifest"
+            if short and unknown[0] in short:
+                why = f"{short[unknown[0]]} s long, which is less than min_seconds"
+            problems.append(f"{path}, line {number}: {unknown[0]} is {why}.")
         else:
             trials.append((int(label), *ids))
     if problems and not skip_bad:

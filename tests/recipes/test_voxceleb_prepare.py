@@ -145,6 +145,9 @@ def test_trials_of_audio_that_was_left_out(with_bad_audio, out, caplog):
         read_trials(path, known)
     assert len(read_trials(path, known, skip_bad=True)) == 17 * 16 // 2
     assert "17 of 153 trials left out" in caplog.text
+    message = "line 2: id00017-session170-00002 is 0.3 s long, which is less than min_seconds"
+    with pytest.raises(CorpusError, match=message):
+        read_trials(path, known, short={"id00017-session170-00002": 0.3})
     with pytest.raises(CorpusError, match="none of the 153 trials"):
         read_trials(path, {"other"}, skip_bad=True)
 

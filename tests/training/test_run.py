@@ -1,12 +1,16 @@
 """The beginning of a recipe's run."""
 
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from recipes.common.data.manifest import read_manifest
 from recipes.common.training import run
-from recipes.common.training.run import check_epochs, claim, prepare
+from recipes.common.training.run import check_epochs, claim, count_utterances, prepare
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 
 def test_a_corpus_is_prepared_with_its_own_options(tmp_path):
@@ -47,3 +51,20 @@ def test_a_number_of_epochs_that_is_none_is_refused(epochs):
     with pytest.raises(ValueError, match="number_of_epochs is .*: expected a whole number"):
         check_epochs({"number_of_epochs": epochs})
     check_epochs({"number_of_epochs": 1})
+
+
+def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, caplog):
+    splits = {"train": "train-clean-100", "valid": "dev-clean", "test": "test-clean"}
+    prepare_librispeech(librispeech, tmp_path, splits.values(), num_workers=1)
+    hparams = {f"{part}_splits": [name] for part, name in splits.items()}
+    hparams |= {"manifest_folder": tmp_path, "data_folder": librispeech}
+    rows = read_manifest(tmp_path / "dev-clean.csv")
+    hparams["min_seconds"] = sorted(row["duration"] for row in rows)[2]
+    short = sum(row["duration"] < hparams["min_seconds"] for row in rows)
+    marker = tmp_path / "dev-clean.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "left_out": 4}))
+    datasets = run.split_datasets(hparams)
+    loaders = {part: SimpleNamespace(dataset=data) for part, data in datasets.items()}
+    counts = count_utterances(hparams, loaders)
+    assert counts["valid"] == {"used": len(rows) - short, "left_out": short + 4}
+    assert f"dev-clean: {short} of {len(rows)} utterances are left out: shorter than" in caplog.text

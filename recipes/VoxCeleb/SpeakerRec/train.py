@@ -20,12 +20,14 @@ from speechbrain.utils.distributed import main_process_only
 from torch.nn import functional as F
 
 from lobes.distributed import alone
+from recipes.common.data.manifest import read_manifest
 from recipes.common.data.seeding import derive_rng
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer, eer_threshold
 from recipes.common.evaluation.scoring import as_norm, cohort_means, score_trials
 from recipes.common.evaluation.verification import MAX_REFERENCE, compare_systems
+from recipes.common.training.run import manifest_paths
 from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
 
@@ -167,8 +169,15 @@ def dataio_prepare(hparams, datasets, debug=False):
 
 def list_trials(hparams, split, known_ids):
     """Return the trials of the lists that make up "valid" or "test"; see `read_trials`."""
+    manifests = manifest_paths(hparams)[split]
+    short = {
+        row["ID"]: row["duration"]
+        for row in (row for path in manifests for row in read_manifest(path))
+        if row["duration"] < hparams["min_seconds"]
+    }
     paths = [trials_path(hparams["data_folder"], name) for name in hparams[f"{split}_splits"]]
-    return [trial for path in paths for trial in read_trials(path, known_ids, hparams["skip_bad"])]
+    parts = [read_trials(path, known_ids, hparams["skip_bad"], short) for path in paths]
+    return [trial for part in parts for trial in part]
 
 
 def keep_utterances(dataset, names):

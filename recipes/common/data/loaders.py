@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
@@ -13,6 +14,8 @@ from recipes.common.data.crops import add_crops, add_frame_items, collate
 from recipes.common.data.manifest import load_dataset
 from recipes.common.data.sampler import Clock, LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
+
+logger = get_logger(__name__)
 
 PLAIN_UTTERANCES = 10_000  # from which the last step of a stage takes its moments
 MAX_KEPT_SECONDS = 3600  # of validation audio that is decoded once, and stays in memory
@@ -137,6 +140,10 @@ def load_split(manifests, hparams):
         data.update(load_dataset(path, hparams["data_folder"]).data)
     shortest = hparams["min_seconds"]
     kept = DynamicItemDataset(data).filtered_sorted(key_min_value={"duration": shortest})
+    if len(kept) < len(data):
+        names = ", ".join(path.stem for path in manifests)
+        count = f"{len(data) - len(kept)} of {len(data)} utterances"
+        logger.warning(f"{names}: {count} are left out: shorter than min_seconds, {shortest} s")
     if len(kept) == 0:
         raise ValueError(f"{manifests[0]}: no utterance is as long as min_seconds, {shortest} s.")
     return kept

@@ -150,6 +150,7 @@ class Sweep:
             "sweep": {str(rate): result for rate, result in self.tried.items()},
             "lr": brain.hparams.lr,
             "parameters": {name: run.count_parameters(module) for name, module in trained.items()},
+            "utterances": run.count_utterances(self.hparams, brain.loaders),
             "valid": self.tried[brain.hparams.lr],
             "test": brain.test_figures,
         }

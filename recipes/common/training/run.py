@@ -17,7 +17,7 @@ from lobes.distributed import unwrap
 from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.data.loaders import load_split
-from recipes.common.data.manifest import validate_manifests
+from recipes.common.data.manifest import count_left_out, read_manifest, validate_manifests
 from recipes.common.training.record import write_metrics
 
 SPLITS = ("train", "valid", "test")
@@ -174,6 +174,7 @@ def finish(brain, hparams, began):
         "epochs": last["epoch"],
         "steps": brain.optimizer_step,
         "parameters": {name: count_parameters(module) for name, module in encoders.items()},
+        "utterances": count_utterances(hparams, brain.loaders),
         "train": last["train"],
         "valid": last["valid"],
         "test": brain.test_figures,
@@ -207,6 +208,29 @@ def report(hparams, figures, began, manifests=None, modules=None, facts=None):
     if modules is not None:
         write_card(output / "model", json.loads(path.read_text(encoding="utf-8")))
     print(json.dumps(figures, indent=2))
+
+
+def count_utterances(hparams, loaders):
+    """Return how many utterances each split has: those `used`, and those `left_out`.
+
+    Arguments
+    ---------
+    hparams : dict
+        The manifests' keys.
+    loaders : dict
+        By split.
+
+    Returns
+    -------
+    dict
+        By split. `left_out` counts what `skip_bad`, `min_seconds` and a recipe left out.
+    """
+    counts = {}
+    for split, paths in manifest_paths(hparams).items():
+        listed = sum(len(read_manifest(path)) for path in paths) + count_left_out(paths)
+        used = len(loaders[split].dataset)
+        counts[split] = {"used": used, "left_out": listed - used}
+    return counts
 
 
 def count_parameters(module: nn.Module):

@@ -1,5 +1,6 @@
 """Public weights: names, shapes, agreement with the models they come from, and errors."""
 
+import argparse
 import json
 
 import pytest
@@ -433,6 +434,16 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(ValueError, match="evil.pt: not a file of tensors alone"):
         pretrained.import_weights(small_encoder(), tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_of_fairseq_is_refused_in_a_line_that_says_how_to_convert_it(tmp_path):
+    made = {"model": {"a": torch.ones(1)}, "args": argparse.Namespace(arch="hubert")}
+    torch.save(made, tmp_path / "hubert_base.pt")
+    with pytest.raises(ValueError, match="fairseq's, must be converted first: by") as error:
+        pretrained.import_weights(small_encoder(), tmp_path / "hubert_base.pt")
+    text = str(error.value)
+    assert len(text.splitlines()) == 1 and text.isprintable()
+    assert "http" not in text and "weights_only" not in text
 
 
 def test_files_that_cannot_be_read(tmp_path):
