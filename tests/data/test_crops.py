@@ -12,6 +12,7 @@ from recipes.common.data.crops import add_crops, add_frame_items, collate, span_
 from recipes.common.data.loaders import KeptBatches, load_split, make_loader
 from recipes.common.data.sampler import Clock
 from recipes.common.data.units import UnitArray, write_units
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 SETTINGS = {
     "data_folder": None,
@@ -43,8 +44,6 @@ def mark_seed(crop, seed):
 
 
 def dataset_with_items(librispeech, tmp_path, units, epoch=1):
-    from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
-
     prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
     hparams = {**SETTINGS, "data_folder": librispeech}
     dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
@@ -92,8 +91,6 @@ def test_items_depend_on_the_epoch_and_the_utterance_alone(librispeech, tmp_path
 
 
 def test_both_crops_of_an_utterance_get_one_voice(librispeech, tmp_path):
-    from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
-
     prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
     hparams = {**SETTINGS, "data_folder": librispeech}
     dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
@@ -102,6 +99,20 @@ def test_both_crops_of_an_utterance_get_one_voice(librispeech, tmp_path):
     voices = [(item["first"][0].item(), item["second"][0].item()) for item in dataset]
     assert all(first == second for first, second in voices)
     assert len(set(voices)) == len(voices)
+
+
+def test_each_crop_is_augmented_by_draws_of_its_own(librispeech, tmp_path):
+    prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
+    hparams = {**SETTINGS, "data_folder": librispeech}
+    dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
+
+    def augment(crop, seed):
+        return 0 * crop + seed % 10007
+
+    add_crops(dataset, hparams, Clock(), augment, lambda crop, _: crop)
+    dataset.set_output_keys(["first", "second"])
+    draws = [item[key][0].item() for item in dataset for key in ("first", "second")]
+    assert len(set(draws)) == len(draws)
 
 
 def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):

@@ -235,3 +235,13 @@ def test_what_an_interrupted_run_left_is_of_use_for_the_same_alone(change, tmp_p
     write_units(tmp_path / "units", rows, label, {"num_units": units})
     assert asked == [set(), set()]
     assert UnitArray(tmp_path / "units", rows, units)["b"].tolist() == list(range(49))
+
+
+@pytest.mark.parametrize("frame", [1, 2, 17, 40, 47])
+@pytest.mark.parametrize("offset", [130, 200, 270])
+def test_a_click_shows_in_the_frame_whose_samples_hold_it(frame, offset):
+    wav = 1e-4 * torch.randn(16000, generator=torch.Generator().manual_seed(frame))
+    wav[320 * frame + offset] = 0.5
+    energy = mfcc(wav)[:, 0]
+    assert energy.argmax() == frame
+    assert energy.topk(2).values.diff().abs() > 1

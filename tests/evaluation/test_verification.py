@@ -16,7 +16,13 @@ from recipes.common.data.manifest import read_manifest, write_manifest
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
 from recipes.common.evaluation.metrics import eer
 from recipes.common.evaluation.scoring import SCORINGS, change_embeddings, score_trials
-from recipes.common.evaluation.verification import MeanState, embed, trial_figures, verify
+from recipes.common.evaluation.verification import (
+    MeanState,
+    embed,
+    trial_figures,
+    verify,
+    with_baselines,
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +150,50 @@ def test_the_chosen_scoring_is_that_of_the_test_trials(corpus):
     assert len(set(rates.values())) == 3
     found = figures["test"]["systems"]["fbank"]["eer"]
     assert found == pytest.approx(rates[figures["scoring"]["fbank"]])
+
+
+def test_as_norm_is_against_speakers_of_the_reference_alone(corpus, encoder, tmp_path):
+    manifest, trials, root = corpus
+    rows = read_manifest(manifest)
+    known = [row for row in rows if row["spk_id"] in "012"]
+    write_manifest(known, tmp_path / "reference.csv")
+    tested = [trial for trial in trials if trial[1][0] in "345" and trial[2][0] in "345"]
+    lists, reference = {"test": (manifest, tested)}, (tmp_path / "reference.csv", root)
+    figures, _ = verify(systems_of(encoder), lists, root, 1, reference, cohort_top=2)
+    system = MeanState(UtteranceStates(encoder))
+    unit = {name: e / np.linalg.norm(e) for name, e in embed(system, rows, root).items()}
+    cohort = [
+        np.mean([unit[row["ID"]] for row in known if row["spk_id"] == speaker], axis=0)
+        for speaker in "012"
+    ]
+    cohort = [mean / np.linalg.norm(mean) for mean in cohort]
+    scores = []
+    for _, *pair in tested:
+        cosine, sides = unit[pair[0]] @ unit[pair[1]], []
+        for name in pair:
+            best = sorted(mean @ unit[name] for mean in cohort)[-2:]
+            sides.append((cosine - np.mean(best)) / np.std(best))
+        scores.append(np.mean(sides))
+    expected = eer(np.array(scores), [label for label, *_ in tested])
+    found = figures["test"]["systems"]["utterance"]
+    assert found["as_norm"]["eer"] == pytest.approx(expected, abs=1e-9)
+    assert found["as_norm"]["eer"] != found["eer"]
+
+
+def test_the_random_baseline_has_none_of_the_trained_weights(encoder):
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.fill_(0.123)
+    random = with_baselines(encoder, "utterance", seed=1)["random"]
+    for name, weight in random.named_parameters():
+        assert not (weight == 0.123).any(), name
+    frames = FrameEncoder("fbank", 32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
+    random = with_baselines(frames, "frames", seed=1)["random"]
+    drawn = [(n, p) for n, p in random.named_parameters() if p.ndim > 1]
+    own = dict(frames.named_parameters())
+    for name, weight in drawn:
+        trained = own[name.removeprefix("states.encoder.")]
+        assert not torch.equal(weight, trained), name
 
 
 def test_figures_follow_from_the_seed(corpus, encoder):

@@ -243,6 +243,27 @@ def test_club_equals_a_loop_over_all_pairs_of_different_groups(given):
     torch.testing.assert_close(critic(x, y, groups if given else None), expected)
 
 
+@pytest.mark.parametrize("kind", [CLUB, LinearCLUB])
+def test_the_gradient_of_club_is_that_of_a_loop_over_all_pairs(kind):
+    x, y, groups = unequal_batch()
+    critic = kind(6, 4) if kind is LinearCLUB else kind(6, 4, 16)
+    likelihood = likelihood_of(critic)
+    likelihood(x, y)
+    critic.eval()
+    own, slow = ([v.clone().requires_grad_() for v in (x, y)] for _ in range(2))
+    critic(*own, groups).backward()
+    names = groups.tolist()
+    pairs = [(i, j) for i, g in enumerate(names) for j, h in enumerate(names) if g != h]
+    negative = torch.stack([likelihood(slow[0][i : i + 1], slow[1][j : j + 1]) for i, j in pairs])
+    positive = torch.stack(
+        [likelihood(slow[0][i : i + 1], slow[1][i : i + 1]) for i in range(len(x))]
+    )
+    (positive.mean() - negative.mean()).backward()
+    for found, expected in zip(own, slow, strict=True):
+        assert expected.grad.abs().max() > 1e-4
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_lower_bounds_equal_loops_over_pairs_of_different_groups(given):
     x, y, groups = unequal_batch()

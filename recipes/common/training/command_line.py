@@ -22,6 +22,7 @@ REFUSED = {
     "jit_module_keys": "the encoders cannot be scripted; --compile_module_keys compiles some",
     "skip_nonfinite_grads": STOPPED,
     "nonfinite_patience": STOPPED,
+    "remove_vector_weight_decay": "it makes two groups, and SpeechBrain clips the first alone",
     "auto_mix_prec": "it is deprecated: --precision fp16",
     "bfloat16_mix_prec": "it is deprecated: --precision bf16",
 }
