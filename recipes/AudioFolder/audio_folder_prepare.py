@@ -6,7 +6,8 @@ Audio may be of any rate, number of channels and container that soundfile reads.
 from collections import Counter
 from urllib.parse import quote
 
-from recipes.common.data.manifest import CorpusError, draw_splits, list_files, prepare_splits
+from recipes.common.data.files import CorpusError, list_files
+from recipes.common.data.manifest import draw_splits, prepare_splits
 
 SUFFIXES = (
     *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
@@ -45,7 +46,7 @@ def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders
     >>> prepare_audio_folder("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
 
     def list_utterances(folder, split):

@@ -23,7 +23,7 @@ from tqdm.contrib.concurrent import process_map
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
 from recipes.common.data.alignments import write_ctm
-from recipes.common.data.manifest import CorpusError, replace_text
+from recipes.common.data.files import CorpusError, replace_text
 from recipes.common.data.text import read_lexicon
 from recipes.LibriSpeech.librispeech_prepare import list_utterances
 

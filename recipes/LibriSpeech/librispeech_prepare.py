@@ -6,7 +6,8 @@ in READER-CHAPTER.trans.txt.
 
 from pathlib import Path
 
-from recipes.common.data.manifest import CorpusError, is_of_macos, prepare_splits, read_lines
+from recipes.common.data.files import CorpusError, is_of_macos, read_lines
+from recipes.common.data.manifest import prepare_splits
 
 
 def prepare_librispeech(data_folder, save_folder, splits, **options):
@@ -35,7 +36,7 @@ def prepare_librispeech(data_folder, save_folder, splits, **options):
     >>> prepare_librispeech("nowhere", "manifest", ["dev-clean"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 

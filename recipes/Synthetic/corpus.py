@@ -28,7 +28,7 @@ from scipy.signal import fftconvolve, firwin2, resample_poly
 from tqdm import tqdm
 
 from lobes.signal import SAMPLE_RATE
-from recipes.common.data.manifest import CorpusError, replace_text
+from recipes.common.data.files import CorpusError, replace_text
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 SEED = 2407

@@ -3,7 +3,8 @@
 import csv
 from pathlib import Path
 
-from recipes.common.data.manifest import CorpusError, prepare_splits, read_text
+from recipes.common.data.files import CorpusError, read_text
+from recipes.common.data.manifest import prepare_splits
 from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 
@@ -39,7 +40,7 @@ def prepare_synthetic(
     >>> prepare_synthetic(getfixture("tmp_path"), "manifest", ["dev-clean"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.manifest.CorpusError: No split dev-clean. There are: train, valid, test.
+    recipes.common.data.files.CorpusError: No split dev-clean. There are: train, valid, test.
     """
     for split in splits:
         if split not in SPEAKERS:

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.manifest import CorpusError, is_of_macos, prepare_splits, read_lines
+from recipes.common.data.files import CorpusError, is_of_macos, read_lines
+from recipes.common.data.manifest import prepare_splits
 
 logger = get_logger(__name__)
 
@@ -61,7 +62,7 @@ def prepare_voxceleb(
     >>> prepare_voxceleb("nowhere", "manifest", ["veri_test2"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
     held_out = [held_out] if isinstance(held_out, str) else list(held_out)
 

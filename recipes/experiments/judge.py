@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from recipes.common.data.manifest import replace_text
+from recipes.common.data.files import replace_text
 from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.metrics import eer, error_counts
 from recipes.common.report.measures import phone_mix, read_mix, read_probes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.common.data.manifest import read_text, replace_text
+from recipes.common.data.files import read_text, replace_text
 
 RULES = {"l": "---|", "r": "--:|"}
 

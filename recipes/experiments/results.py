@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.common.data.manifest import replace_text
+from recipes.common.data.files import replace_text
 from recipes.experiments import readmes, runner
 
 PATHS = {

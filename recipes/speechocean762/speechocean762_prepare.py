@@ -7,7 +7,8 @@ the phones of all words in resource/text-phone. Tables have an ID and its value 
 import re
 from pathlib import Path
 
-from recipes.common.data.manifest import CorpusError, draw_splits, prepare_splits, read_lines
+from recipes.common.data.files import CorpusError, read_lines
+from recipes.common.data.manifest import draw_splits, prepare_splits
 
 PHONE = re.compile(r"([A-Z]+)[0-2]?(?:_[BIES])?")  # ARPAbet, stress, place in the word
 
@@ -41,7 +42,7 @@ def prepare_speechocean762(data_folder, save_folder, splits, **options):
     >>> prepare_speechocean762("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.manifest.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 

@@ -13,7 +13,7 @@ import soundfile
 
 from lobes.signal import num_frames
 from recipes.common.data.alignments import frame_phones, read_alignments, write_ctm
-from recipes.common.data.manifest import CorpusError
+from recipes.common.data.files import CorpusError
 from recipes.common.data.triphones import triphones
 from recipes.LibriSpeech import align
 from recipes.Synthetic import corpus

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from recipes.common.data.files import CorpusError, list_files, read_lines
 from recipes.common.data.manifest import (
     BadAudioError,
-    CorpusError,
     draw_splits,
     fingerprint,
-    list_files,
     load_dataset,
     prepare_splits,
-    read_lines,
     read_manifest,
     scan_audio,
     validate_manifests,

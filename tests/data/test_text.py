@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from recipes.common.data.manifest import CorpusError
+from recipes.common.data.files import CorpusError
 from recipes.common.data.text import (
     check_transcripts,
     check_vocabulary,

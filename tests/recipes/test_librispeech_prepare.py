@@ -5,7 +5,8 @@ import shutil
 import pytest
 import soundfile
 
-from recipes.common.data.manifest import BadAudioError, CorpusError, load_dataset, read_manifest
+from recipes.common.data.files import CorpusError
+from recipes.common.data.manifest import BadAudioError, load_dataset, read_manifest
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 SPLITS = ["train-clean-100", "dev-clean", "test-clean"]

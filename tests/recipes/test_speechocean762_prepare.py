@@ -3,12 +3,8 @@
 import pytest
 import soundfile
 
-from recipes.common.data.manifest import (
-    BadAudioError,
-    CorpusError,
-    read_manifest,
-    validate_manifests,
-)
+from recipes.common.data.files import CorpusError
+from recipes.common.data.manifest import BadAudioError, read_manifest, validate_manifests
 from recipes.speechocean762.speechocean762_prepare import prepare_speechocean762, read_phones
 
 SPLITS = ["train", "valid", "test"]

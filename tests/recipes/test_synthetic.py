@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.common.data.manifest import CorpusError, read_manifest
+from recipes.common.data.files import CorpusError
+from recipes.common.data.manifest import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.Synthetic import corpus, demo
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import (
     BadAudioError,
-    CorpusError,
     read_manifest,
     validate_manifests,
     write_manifest,

@@ -10,7 +10,7 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 
 import sys
 
-from recipes.common.data.manifest import CorpusError
+from recipes.common.data.files import CorpusError
 from recipes.common.downstream.labels import manifests_of
 from recipes.common.downstream.sweep import Sweep
 from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids

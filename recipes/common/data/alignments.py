@@ -11,7 +11,7 @@ import numpy as np
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
-from recipes.common.data.manifest import CorpusError, read_lines, replace_text
+from recipes.common.data.files import CorpusError, read_lines, replace_text
 from recipes.common.data.triphones import MAX_OVERLAP, SILENCES, first_frame
 
 TIERS = ("phones", "phone", "phonemes")  # in lower case

@@ -21,6 +21,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
+from recipes.common.data.files import CorpusError, read_text, replace_text
 
 logger = get_logger(__name__)
 
@@ -30,10 +31,6 @@ ROOT = "$data_root/"
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 # What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
 UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-
-
-class CorpusError(ValueError):
-    """What is wrong with a corpus: every problem, each with its file."""
 
 
 class BadAudioError(CorpusError):
@@ -85,112 +82,6 @@ def _unwritable(rows):
     ]
 
 
-def replace_text(path, text):
-    """Write a text file so that it holds all of the text or what it held before.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.txt"
-    >>> replace_text(path, "HI")
-    >>> path.read_text()
-    'HI'
-    """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def read_lines(path):
-    """Return the number and the text of each line of a file that is not blank; see `read_text`.
-
-    Lines end with a line feed alone: a form feed or U+2028 in a text ends none.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.txt"
-    >>> _ = path.write_text("HI\\n\\nHO\\n")
-    >>> read_lines(path)
-    [(1, 'HI'), (3, 'HO')]
-    """
-    lines = enumerate(read_text(path).split("\n"), 1)
-    return [(number, line.removesuffix("\r")) for number, line in lines if line.strip()]
-
-
-def list_files(folder):
-    """Return the files in a folder and the folders below it, sorted by path.
-
-    Links are followed, and no folder is searched twice. What macOS leaves beside the files of a
-    corpus, "._NAME" and ".DS_Store", is no part of it.
-
-    Arguments
-    ---------
-    folder : str or Path
-
-    Returns
-    -------
-    list of Path
-
-    Raises
-    ------
-    CorpusError
-        Where a folder cannot be read.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> for name in ("a.wav", "._a.wav", ".DS_Store"):
-    ...     _ = (folder / name).write_bytes(b"")
-    >>> [path.name for path in list_files(folder)]
-    ['a.wav']
-    """
-    files, seen = [], {os.path.realpath(folder)}
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if _is_new(Path(root, name), seen))
-        files += [Path(root, name) for name in names]
-    return sorted(path for path in files if not is_of_macos(path))
-
-
-def _refuse(error):
-    raise CorpusError(f"{error.filename} cannot be searched: {error.strerror}.") from error
-
-
-def _is_new(folder, seen):
-    """Tell whether a folder, whatever links lead to it, is seen for the first time."""
-    place = os.path.realpath(folder)
-    first = place not in seen
-    seen.add(place)
-    return first
-
-
-def is_of_macos(path):
-    """Return whether a file is one that macOS leaves beside others.
-
-    Example
-    -------
-    >>> is_of_macos(Path("84-121123-0000.flac")), is_of_macos(Path("._84-121123-0000.flac"))
-    (False, True)
-    """
-    return path.name.startswith("._") or path.name == ".DS_Store"
-
-
-def stamp(path):
-    """Return the size and the time of a file, by which audio that was replaced is known.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.wav"
-    >>> _ = path.write_bytes(b"RIFF")
-    >>> stamp(path)[0]
-    4
-    """
-    state = Path(path).stat()
-    return [state.st_size, state.st_mtime_ns]
-
-
 def read_manifest(path):
     """Read and check a manifest.
 
@@ -233,22 +124,6 @@ def read_manifest(path):
     if not rows:
         raise CorpusError(f"{path} lists no utterance.")
     return rows
-
-
-def read_text(path):
-    """Return the text of a file; a CorpusError names one that is not UTF-8.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.txt"
-    >>> _ = path.write_text("HI")
-    >>> read_text(path)
-    'HI'
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not text in UTF-8: {error}.") from error
 
 
 def _duration(text, where):

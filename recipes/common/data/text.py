@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.manifest import CorpusError, read_lines
+from recipes.common.data.files import CorpusError, read_lines
 
 logger = get_logger(__name__)
 
@@ -175,7 +175,7 @@ def check_transcripts(texts, where):
     >>> check_transcripts({"a": "ONE", "b": " "}, "dev-clean")
     Traceback (most recent call last):
         ...
-    recipes.common.data.manifest.CorpusError: dev-clean: 1 utterance(s) have no transcript: b.
+    recipes.common.data.files.CorpusError: dev-clean: 1 utterance(s) have no transcript: b.
     """
     empty = [name for name, text in texts.items() if not text.strip()]
     if empty:

@@ -23,7 +23,7 @@ from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 from pretrained.audio import read_speech
 from recipes.common.data.crops import collate
-from recipes.common.data.manifest import replace_text, stamp
+from recipes.common.data.files import replace_text, stamp
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import derive_rng, derive_seed
 

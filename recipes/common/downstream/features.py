@@ -22,7 +22,7 @@ from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
 from pretrained.audio import read_speech
 from pretrained.exported import load_model
-from recipes.common.data.manifest import stamp
+from recipes.common.data.files import stamp
 from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.baselines import fbank_states, fresh
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.manifest import replace_text
+from recipes.common.data.files import replace_text
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.triphones import triphones
 from recipes.common.evaluation.abx import DISTANCES, MODES

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import speechbrain as sb
 
-from recipes.common.data.manifest import replace_text
+from recipes.common.data.files import replace_text
 from recipes.common.evaluation.comparison import compare, tradeoff
 from recipes.common.evaluation.verdict import verdict
 from recipes.common.report.measurement import measure_once

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from recipes.common.data.manifest import count_left_out, fingerprint, replace_text
+from recipes.common.data.files import replace_text
+from recipes.common.data.manifest import count_left_out, fingerprint
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
 
