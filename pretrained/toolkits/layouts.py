@@ -8,6 +8,7 @@ import yaml
 from safetensors.torch import save_file
 
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
+from lobes.signal import SAMPLE_RATE
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
 from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, sizes_of
 from pretrained.toolkits.names import export_state_dict
@@ -32,6 +33,14 @@ TORCHAUDIO_SIZES = {
     "encoder_ff_interm_dropout": "activation_dropout",
     "encoder_dropout": "dropout",
     "encoder_layer_drop": "layer_drop",
+}
+HF_EXTRACTOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "do_normalize": False,
+    "sampling_rate": SAMPLE_RATE,
+    "feature_size": 1,
+    "padding_value": 0.0,
+    "return_attention_mask": True,
 }
 SPEECHBRAIN_BANNER = """\
 # ############################################################################
@@ -84,8 +93,8 @@ def to_huggingface(encoders, folder):
     """Write a folder that `HubertModel.from_pretrained` loads, or WavLMModel's.
 
     The prediction head is left out, and what erases directions from frames. These models take
-    waveforms as they are: a feature extractor before them must not normalise
-    (`do_normalize=False`).
+    waveforms as they are, and `preprocessor_config.json` says so: the extractor that is made
+    without it would normalise them.
 
     Arguments
     ---------
@@ -108,7 +117,7 @@ def to_huggingface(encoders, folder):
     >>> sizes = dict(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
     >>> to_huggingface({"frame_encoder": FrameEncoder(**sizes)}, folder)
     >>> sorted(path.name for path in folder.iterdir())
-    ['config.json', 'model.safetensors']
+    ['config.json', 'model.safetensors', 'preprocessor_config.json']
     """
     encoder, state_dict, folder = _frame_encoder(encoders, folder, "huggingface")
     config = {
@@ -119,6 +128,7 @@ def to_huggingface(encoders, folder):
     }
     save_file(state_dict, folder / HF_WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / HF_CONFIG, config)
+    _write_json(folder / "preprocessor_config.json", HF_EXTRACTOR)
 
 
 def to_torchaudio(encoders, folder):

@@ -100,6 +100,20 @@ def test_torchaudio_loads_its_layout(attention, tmp_path):
         assert (own - other).abs().max() <= 1e-4 and own.std() > 0.1
 
 
+@every_attention
+def test_the_extractor_beside_it_leaves_waveforms_as_they_are(attention, tmp_path):
+    encoder = frame_encoder("waveform", attention=attention)
+    to_huggingface({"frame_encoder": encoder}, tmp_path / "m")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "m")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "m").eval()
+    for clip in (3 * wavs_of()[:1], wavs_of()[:1, :9000]):
+        given = extractor(clip[0].numpy(), sampling_rate=16000, return_tensors="pt")
+        assert torch.equal(given["input_values"], clip)
+        with torch.no_grad():
+            theirs, ours = model(**given).last_hidden_state, encoder.eval()(clip)
+        assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
+
+
 @pytest.mark.parametrize("write", [to_huggingface, to_torchaudio])
 def test_only_waveform_frame_encoders_have_these_layouts(encoders, write, tmp_path):
     with pytest.raises(ValueError, match="frontend='waveform'"):
