@@ -53,11 +53,12 @@ def test_a_run_leaves_a_folder_that_stands_alone(encoders, tmp_path):
         '{"epoch": 1, "train": {"loss": 9.0}, "valid": {"loss": 8.0}}\n'
         '{"epoch": 2, "train": {"loss": 3.0}, "valid": {"loss": 4.0}}\n'
     )
-    (tmp_path / "some.csv").write_text("ID,duration\na,1.0\n")
+    (tmp_path / "some.csv").write_text("ID,duration,wav,spk_id\na,1.0,a.wav,1\n")
     brain = SimpleNamespace(
         modules=encoders,
         architecture=lambda: list(encoders),
         optimizer_step=12,
+        loaders=dict.fromkeys(("train", "valid", "test"), SimpleNamespace(dataset=["a"])),
         test_figures={"loss": 5.5},
     )
     hparams = {"output_folder": str(tmp_path / "run"), "manifest_folder": str(tmp_path), "seed": 3}

@@ -78,6 +78,8 @@ def test_the_home_is_found_in_paths_alone(file, monkeypatch):
         ("null", None),
         ("[1, b]", [1, "b"]),
         ("'1'", "1"),
+        ("{a: [1], b: True}", {"a": [1], "b": True}),
+        ("(?P<x>.*)-", "(?P<x>.*)-"),
         ("word # 2", "word # 2"),
         ("2024-06-01", "2024-06-01"),
         ("", None),

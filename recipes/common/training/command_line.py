@@ -31,6 +31,7 @@ PATHS = re.compile(
     r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features)$"
 )
 REFERENCE = re.compile(r"<[^>]*>")
+BEGINNINGS = {"[": list, "{": dict, "'": str, '"': str}  # of what YAML is to read
 PLAIN = re.compile(r"[\w.+-]*|~")  # what may be a number, a truth value or null
 
 
@@ -50,7 +51,8 @@ def read_command_line(arguments):
     run_opts : speechbrain.utils.run_opts.RunOptions
     options : dict
         Of the options that are keys of the file, the values: as YAML reads a number, `True`,
-        `null` or a list `[a, b]`, and as they are given otherwise. In paths, `~` is the home.
+        `null`, a list `[a, b]` or a mapping `{a: b}`, and as they are given otherwise. In paths,
+        `~` is the home.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def read_value(name, text):
     Raises
     ------
     ValueError
-        Where the value has a `<...>`, which HyperPyYAML takes for a reference.
+        Where a path has a `<...>`, which HyperPyYAML takes for a reference.
 
     Example
     -------
@@ -134,21 +136,21 @@ def read_value(name, text):
     >>> read_value("output_folder", "20240601"), read_value("seed", "20240601")
     ('20240601', 20240601)
     """
-    if REFERENCE.search(text):
+    is_path = bool(PATHS.search(name))
+    if is_path and REFERENCE.search(text):
         raise ValueError(
-            f"--{name} is {text!r}: a value cannot hold <...>, which HyperPyYAML takes for a "
+            f"--{name} is {text!r}: a path cannot hold <...>, which HyperPyYAML takes for a "
             "reference. Rename what it names."
         )
-    listed, quoted = text[:1] == "[", text[:1] in ("'", '"')
+    kinds = BEGINNINGS.get(text[:1], (bool, int, float, type(None)))
     value = text
-    if listed or quoted or PLAIN.fullmatch(text):
+    if text[:1] in BEGINNINGS or PLAIN.fullmatch(text):
         try:
             value = ruamel.yaml.YAML(typ="safe").load(text)
         except YAMLError:
             value = text
-    kinds = (list,) if listed else (str,) if quoted else (bool, int, float, type(None))
     value = value if isinstance(value, kinds) else text
-    return read_path(value, text) if PATHS.search(name) else value
+    return read_path(value, text) if is_path else value
 
 
 def read_path(value, text):
