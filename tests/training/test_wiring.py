@@ -8,7 +8,9 @@ import torch
 from speechbrain import Stage
 from torch.nn import functional as F
 
+from lobes.distributed import unwrap
 from lobes.losses import IGNORED_UNIT
+from pretrained.exported import load_model, save_model
 from recipes.common.data.crops import collate
 from recipes.common.training.hparams import load_hparams, read_tree
 from recipes.common.training.meters import FrameMeter, UtteranceMeter
@@ -217,3 +219,27 @@ def test_the_options_of_a_stage_reach_its_brain(stage, tmp_path):
     optimizer = hparams["optimizer"]([torch.nn.Parameter(torch.ones(1))])
     assert optimizer.param_groups[0]["lr"] == 0.123 and hparams["warmup"] == 0.25
     assert json.loads(json.dumps(hparams["number_of_epochs"])) == hparams["epoch_counter"].limit
+
+
+@pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
+def test_a_compiled_stage_saves_and_exports_plain_names(stage, tmp_path, monkeypatch):
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compiled(module, backend="eager"))
+    plain, _ = make_brain(stage, tmp_path / "plain")
+    brain, _ = make_brain(stage, tmp_path / "compiled")
+    names = {name: set(module.state_dict()) for name, module in plain.modules.items()}
+    brain.compile = True
+    brain.on_fit_start()
+    assert all(hasattr(module, "_orig_mod") for module in brain.modules.values())
+    encoders = {name: unwrap(brain.modules[name]) for name in brain.architecture()}
+    assert encoders.keys() == plain.architecture().keys()
+    save_model(tmp_path / "model", encoders)
+    assert load_model(tmp_path / "model").keys() == encoders.keys()
+    brain.save_epoch({"epoch": 1, "architecture": brain.architecture()})
+    saved = brain.checkpointer.find_checkpoint()
+    for name, expected in names.items():
+        found = torch.load(saved.paramfiles[name], weights_only=True)
+        assert set(found) == expected
+    plain.checkpointer.checkpoints_dir = brain.checkpointer.checkpoints_dir
+    plain.check_architecture()
+    plain.checkpointer.recover_if_possible()  # from a compiled run to a plain one
