@@ -64,7 +64,14 @@ def test_a_quick_look_runs_to_the_end(task, corpora, tmp_path):
 def test_the_rate_that_is_best_on_validation_is_tested(task, left_alone):
     found = figures(left_alone / task)
     assert list(found["sweep"]) == [str(rate) for rate in RATES]
-    values = [found["sweep"][str(rate)][CRITERIA[task]] for rate in RATES]
+    values = []
+    for rate in RATES:
+        history = (left_alone / task / f"lr_{rate}" / "history.jsonl").read_text().splitlines()
+        rows = {row["epoch"]: row["valid"] for row in map(json.loads, history)}
+        values.append(min(row[CRITERIA[task]] for row in rows.values()))
+        told = found["sweep"][str(rate)]
+        assert told == {"epoch": told["epoch"], **rows[told["epoch"]]}
+        assert told[CRITERIA[task]] == values[-1]
     assert found["lr"] == RATES[values.index(min(values))]
     assert found["valid"] == found["sweep"][str(found["lr"])]
     assert 0 <= found["test"][CRITERIA[task]] < math.inf and found["valid"]["epoch"] in (1, 2)

@@ -1,5 +1,6 @@
 """Datasets of the downstream recipes in workers that are started by spawn."""
 
+import itertools
 import pickle
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from recipes.common.data.crops import collate
+from recipes.common.data.manifest import read_manifest
 from recipes.common.downstream.sweep import Sweep
+from recipes.common.training.run import manifest_paths
 from tests.downstream.tasks import TASKS, arguments
 
 
@@ -48,3 +51,17 @@ def test_spawned_workers_load_what_the_main_process_does(cache_folder, corpora, 
         assert found.id == own.id and found.text == own.text
         for key in (item, "tokens"):
             assert torch.equal(getattr(found, key).data, getattr(own, key).data)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_split_is_that_of_its_own_manifests(task, corpora, tmp_path):
+    sweep = Sweep(arguments(task, corpora, tmp_path), TASKS[task].brain)
+    datasets = sweep.prepare()
+    TASKS[task].train.dataio_prepare(sweep.hparams, datasets)
+    loaders = sweep.make_loaders(datasets)
+    listed = {}
+    for split, paths in manifest_paths(sweep.hparams).items():
+        listed[split] = {row["ID"] for path in paths for row in read_manifest(path)}
+        used = {name for batch in loaders[split] for name in batch.id}
+        assert used and used <= listed[split]
+    assert not any(a & b for a, b in itertools.combinations(listed.values(), 2))
