@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The three stages at the tiny size, from nothing to a report: a quarter of an hour on two cores.
+"""The three stages at the tiny size, from nothing to a report: twenty minutes on two cores.
 
     python recipes/Synthetic/demo.py                             # or: make demo
     python recipes/Synthetic/demo.py --data_folder LibriSpeech   # real speech: hours
