@@ -51,7 +51,7 @@ def make_parser():
     transcribe.add_argument("--model", required=True, metavar="FOLDER", help="with a ctc_head")
     transcribe.set_defaults(run=transcribe_files)
     verify = commands.add_parser("verify", help="print whether two files have the same speaker")
-    verify.add_argument("files", nargs=2, metavar=("A", "B"), help="audio of any rate and length")
+    verify.add_argument("files", nargs=2, metavar="FILE", help="audio of any rate and length")
     verify.add_argument("--model", required=True, metavar="FOLDER", help="a verifier")
     verify.set_defaults(run=verify_files)
     export = commands.add_parser("export", help="write the model in another toolkit's layout")

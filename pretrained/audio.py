@@ -190,7 +190,7 @@ def read_blocks(path):
 def _opened(path):
     """Open an audio file; what soundfile raises until it is closed becomes an AudioError."""
     if isinstance(path, io.TextIOBase):
-        raise TypeError(f"{path.name} is opened as text: expected a path, or a file opened as 'rb'")
+        raise TypeError(f"{path} is opened as text: expected a path, or a file opened as 'rb'")
     if not hasattr(path, "read") and not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
     try:

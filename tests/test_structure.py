@@ -77,6 +77,7 @@ def test_there_is_no_symbolic_link():
     assert not [line for line in structure.git("ls-files", "-s").splitlines() if line[:2] == "12"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("stage", "most"), [("frame", 10), ("utterance", 10), ("joint", 14)])
 def test_a_batch_passes_few_files(stage, most):
     files = structure.files_of_a_batch(stage)

@@ -25,7 +25,7 @@ from recipes.common.data.files import read_text, replace_text
 from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.common.report.representations import load_systems
-from recipes.common.training.hparams import read_tree, resolve_hparams
+from recipes.common.training.hparams import plain_values, read_tree, resolve_hparams
 from recipes.experiments import readings, readmes, runner
 
 HERE = Path(__file__).resolve().parent
@@ -102,23 +102,18 @@ def expected_values(name):
     values = {"number_of_epochs": EPOCHS, **read_tree(SETTINGS)[name]}
     parse = YAML(typ="safe").load
     values = {key: parse(x) if isinstance(x, str) else x for key, x in values.items()}
-    return _plain_values(defaults) | values
+    return _setting_values(defaults) | values
 
 
-def _plain_values(tree):
+def _setting_values(tree):
     """Return numbers, words and lists of a hyperparameters file, without seed and places."""
-    plain = {}
-    for key, value in tree.items():
-        place = key == "seed" or key.endswith(("_folder", "_model", "_weights"))
-        if not place and isinstance(value, (bool, int, float, str, list, type(None))):
-            if not getattr(getattr(value, "tag", None), "value", None):
-                plain[key] = list(value) if isinstance(value, list) else value
-    return plain
+    places = ("seed", "_folder", "_model", "_weights")
+    return {key: x for key, x in plain_values(tree).items() if not key.endswith(places)}
 
 
 def other_values(folder, values):
     """Return the keys in which a run differs from its setting's values, with both values."""
-    found = _plain_values(read_tree(folder / "hyperparams.yaml"))
+    found = _setting_values(read_tree(folder / "hyperparams.yaml"))
     return {
         key: (found.get(key, "nothing"), value)
         for key, value in values.items()

@@ -67,6 +67,7 @@ class Crops(Dataset):
         return self.augment(white(), index)
 
 
+@pytest.mark.long
 def test_a_crop_depends_on_its_seed_alone(augment):
     first = [augment(white(), seed) for seed in range(20)]
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
@@ -126,6 +127,7 @@ def test_global_generators_are_left_alone(augment):
     assert states() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("samples", [400, 3989, 2 * RATE])
 def test_crops_stay_audible_finite_and_bounded(samples):
     always = UtteranceAugment(**dict.fromkeys(NONE, 1.0), max_gain=40)
@@ -248,6 +250,7 @@ def test_chunks_are_silent():
         assert 800 <= (crop == 0).sum() <= 3 * 2400
 
 
+@pytest.mark.long
 def test_gain_changes_the_level_alone():
     levels = []
     for seed in range(60):

@@ -96,6 +96,7 @@ def test_frames_behind_the_end_do_not_count(decoder, tokenizer):
 # Beam search
 
 
+@pytest.mark.long
 def test_beam_search_finds_the_best_of_all_texts(tokenizer):
     decoder = BeamDecoder(tokenizer, beam_size=500)
     changed = 0

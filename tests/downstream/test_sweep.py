@@ -97,6 +97,7 @@ def test_a_fine_tuning_that_hardly_tunes_is_warned_of(upstream, steps, told, cap
     assert (told in caplog.text) if told else not caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("errors", "epoch"), [((0.5, 0.2, 0.4), 2), ((0.3, 0.3, 0.4), 2)], ids=["best", "equals"]
 )

@@ -56,6 +56,7 @@ def test_ratio_depends_on_its_seed_alone():
     assert results[0] == results[1] and results[0]["interval"] != results[2]["interval"]
 
 
+@pytest.mark.long
 def test_intervals_resample_speakers(resample):
     """A draw is the list of trials in which each speaker stands as often as it was drawn."""
     (good, bad), labels, speakers = speaker_trials(speakers=6, trials=200)
@@ -126,6 +127,7 @@ def test_interval_of_a_ratio_widens_with_fewer_speakers(resample):
     assert width(8) > 1.5 * width(80)
 
 
+@pytest.mark.long
 def test_interval_of_a_ratio_covers(resample):
     """Over data sets of new speakers, 95 % intervals hold the true ratio; 40 speakers suffice."""
     truth = 0.5 * math.erfc(1 / 2**0.5) / (0.5 * math.erfc(0.5 / 2**0.5))

@@ -27,6 +27,7 @@ def trials(rng, strength, speakers=20, utterances=6, systems=2):
         yield {**KEY, "measure": "EER", **told}
 
 
+@pytest.mark.long
 def test_a_model_against_itself_differs_by_nothing():
     rng = np.random.default_rng(0)
     [voices] = trials(rng, 1.0, systems=1)
@@ -52,6 +53,7 @@ def test_a_difference_is_the_first_less_the_second():
     assert negative["relative"] is None
 
 
+@pytest.mark.long
 def test_the_difference_of_eers_is_that_of_the_trials():
     one, other = trials(np.random.default_rng(1), 1.0)
     other["scores"] = other["scores"] + 3 * np.random.default_rng(2).normal(size=len(one["labels"]))
@@ -75,6 +77,7 @@ def covers(entries, truth=0.0):
     return np.mean([low <= truth <= high for low, high in (e["interval"] for e in entries)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("speakers", [8, 15, 40])
 def test_intervals_of_speakers_cover_as_they_claim(speakers):
     rng = np.random.default_rng(speakers)

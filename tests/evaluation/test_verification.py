@@ -117,6 +117,7 @@ def test_shuffled_labels_are_at_chance(corpus):
     assert np.mean(shuffled) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.long
 def test_the_scoring_is_chosen_on_the_development_trials_alone(corpus, encoder):
     manifest, trials, root = corpus
     dev = [trial for trial in trials if trial[1][0] in "012" and trial[2][0] in "012"]
@@ -196,6 +197,7 @@ def test_the_random_baseline_has_none_of_the_trained_weights(encoder):
         assert not torch.equal(weight, trained), name
 
 
+@pytest.mark.long
 def test_figures_follow_from_the_seed(corpus, encoder):
     manifest, trials, root = corpus
     systems, lists = systems_of(encoder), {"test": (manifest, trials)}

@@ -177,6 +177,7 @@ def sounds(seconds):
     return [(a, b, "ab"[i % 2]) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
 
 
+@pytest.mark.long
 def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
     found = dict(ablate.changed_frames(erased_run))
     _, encoded = encode_run(erased_run.read, "dev-clean", erased_run.data_folder)
@@ -194,6 +195,7 @@ def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
     assert np.allclose([x.mean(0) for x in whole], 0, atol=1e-3)
 
 
+@pytest.mark.long
 def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
     erased_run.ladder = False
     ablate.read_run(erased_run)

@@ -63,6 +63,7 @@ def test_a_joint_model_like_its_control_meets_only_what_is_to_be_kept():
     assert lines[4]["interval"][0] < 0 < lines[4]["interval"][1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "joint, missed",
     [

@@ -13,6 +13,7 @@ def only_layer(states):
     return states[:, :, 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("features", ["fbank", "fbank_statistics", "utterance_encoder"])
 @pytest.mark.parametrize("seconds", [30.01, 45])
 def test_states_of_a_long_file_are_those_of_the_whole(features, seconds, speech, tmp_path):
@@ -30,6 +31,7 @@ def test_states_of_a_long_file_are_those_of_the_whole(features, seconds, speech,
     assert (found[:, :500] - part[:, :500, 0]).abs().max() > 1e-3
 
 
+@pytest.mark.long
 def test_frames_of_a_long_file_are_those_of_its_encoding(speech, tmp_path):
     path = written(tmp_path / "a.wav", speech(40))
     modules = modules_of("frame_encoder")

@@ -70,6 +70,7 @@ def test_a_head_fitted_to_a_frame_encoder_gives_its_text(speech, tmp_path):
     assert Transcriber.from_pretrained(folder).transcribe_file(path) == "K K AH B AH"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("features", ["frame_encoder", "fbank"])
 @pytest.mark.parametrize("sizes", [{}, {"lstm_layers": 2, "stride": 2, "dropout": 0.5}])
 def test_up_to_30_s_the_logits_are_those_of_a_batch(features, sizes, speech, tmp_path):

@@ -132,6 +132,7 @@ def test_the_x_vector_of_a_long_file_is_that_of_the_whole():
     assert torch.allclose(found, whole, atol=1e-5) and not torch.allclose(part, whole, atol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", ["mean", "xvector"])
 def test_a_long_file_has_the_embedding_of_the_whole(pooling, speech, voices, tmp_path):
     states = FbankStates()

@@ -18,6 +18,7 @@ def test_a_file_of_one_window_is_encoded_as_it_is(encoders, recording, tmp_path)
     assert encoding.frame_lens.tolist() == [1499]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [30.02, 56, 82.7])
 def test_windows_make_up_the_grid_of_the_whole(encoders, seconds, recording, tmp_path):
     samples = recording(seconds)
@@ -34,6 +35,7 @@ def test_windows_make_up_the_grid_of_the_whole(encoders, seconds, recording, tmp
         assert torch.equal(encoding.frames[:, place : place + own.shape[1]], own)
 
 
+@pytest.mark.long
 def test_the_tdnn_gives_what_the_whole_gives(recording, tmp_path):
     samples = recording(95)
     encoder = utterance_encoder()
@@ -46,6 +48,7 @@ def test_the_tdnn_gives_what_the_whole_gives(recording, tmp_path):
     assert (part - whole).abs().max() > 1e-3
 
 
+@pytest.mark.long
 def test_ecapa_is_near_to_what_the_whole_gives(recording, tmp_path):
     samples = recording(70)
     encoder = utterance_encoder("ecapa")

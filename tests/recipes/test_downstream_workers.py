@@ -53,6 +53,7 @@ def test_spawned_workers_load_what_the_main_process_does(cache_folder, corpora, 
             assert torch.equal(getattr(found, key).data, getattr(own, key).data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_each_split_is_that_of_its_own_manifests(task, corpora, tmp_path):
     sweep = Sweep(arguments(task, corpora, tmp_path), TASKS[task].brain)

@@ -62,6 +62,7 @@ def test_the_same_bytes_again_in_another_order(synthetic, tmp_path):
     assert not mismatch and not errors
 
 
+@pytest.mark.long
 def test_what_is_there_is_kept_and_what_is_missing_made_again(synthetic, tmp_path):
     again = tmp_path / "corpus"
     again.mkdir()
@@ -196,8 +197,8 @@ def test_a_run_that_has_ended_is_left_alone_and_one_that_fails_stops_the_demo(tm
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "metrics.json").write_text("{}")
     demo.run("Synthetic/pretrain", "frame_tiny.yaml", tmp_path / "done", ["--unknown", "1"])
-    with pytest.raises(SystemExit, match="ended with code"):
-        demo.run("Synthetic/pretrain", "frame_tiny.yaml", tmp_path / "new", ["--unknown", "1"])
+    with pytest.raises(SystemExit, match="ended with code 3"):
+        demo.start(["-c", "raise SystemExit(3)"], tmp_path)
 
 
 def test_results_of_other_data_are_refused(tmp_path):

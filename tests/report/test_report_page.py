@@ -248,6 +248,7 @@ def test_a_missing_group_of_figures_is_named(small, group, tmp_path):
     assert "The report has no" in page.text(group)
 
 
+@pytest.mark.long
 def test_a_report_of_one_model_has_every_picture_and_is_the_same_again(report, tmp_path):
     one = only(report, ("joint",))
     before = copy.deepcopy(one)

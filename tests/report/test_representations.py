@@ -173,6 +173,7 @@ def test_random_weights_are_of_the_same_architecture_once_and_by_the_seed(folder
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.long
 def test_layer_weights_find_the_layer_that_tells_and_not_the_largest_one():
     rng = np.random.default_rng(0)
     labels = rng.integers(4, size=800)

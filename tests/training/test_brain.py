@@ -142,6 +142,7 @@ def test_the_information_is_added_to_the_loss(stage, tmp_path):
     assert torch.allclose(with_it - without, 0.3 * information, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", JOINT)
 def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
@@ -162,6 +163,7 @@ def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
     assert values[-1] < values[0]
 
 
+@pytest.mark.long
 def test_steps_on_what_frames_tell_of_their_utterance_lower_it(tmp_path):
     brain, batch = make_brain("joint", tmp_path)
     optimizer = torch.optim.SGD(brain.modules["frame_encoder"].parameters(), 1e-3)
@@ -271,6 +273,7 @@ def test_directions_are_erased_at_the_end_and_from_the_control_none(beta, erased
     assert brain.architecture()["frame_encoder"]["erased_directions"] == erased
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
 def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
@@ -304,6 +307,7 @@ def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(sta
     assert taken == [stage]
 
 
+@pytest.mark.long
 def test_another_number_of_directions_is_erased_anew(tmp_path):
     for directions in (5, 7):
         brain, batch = make_brain("joint", tmp_path)

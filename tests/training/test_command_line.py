@@ -16,6 +16,8 @@ tokenizer_file: null
 models: []
 lr: 0.1
 name: word
+bad: False
+splits: [a]
 """
 
 
@@ -86,7 +88,7 @@ def test_the_home_is_found_in_paths_alone(file, monkeypatch):
     ],
 )
 def test_numbers_and_lists_are_read_as_yaml_reads_them(text, value, file):
-    assert read_command_line([file, "--lr", text])[2] == {"lr": value}
+    assert read_command_line([file, "--name", text])[2] == {"name": value}
 
 
 def test_of_an_option_that_is_given_twice_the_last_counts(file):
@@ -105,6 +107,12 @@ def test_of_an_option_that_is_given_twice_the_last_counts(file):
         (["--dev", "cpu"], "no key for the option --dev"),  # argparse would take it for --device
         (["--lr", "1", "2"], "Expected one hyperparameters file"),
         (["--output_folder", "O/<x>"], "cannot hold <...>"),
+        (["--bad", "no"], "--bad is 'no': expected True or False"),
+        (["--bad", "1"], "--bad is 1: expected True or False"),
+        (["--bad", "null"], "expected True or False"),
+        (["--lr", "1e-3x"], "--lr is '1e-3x': expected a number"),
+        (["--lr", "True"], "--lr is True: expected a number"),
+        (["--splits", "dev-clean"], r"--splits is 'dev-clean': expected a list, such as \[a, b\]"),
         (["--", "x"], "no key for the option -- "),
     ],
 )

@@ -2,7 +2,12 @@
 
 import pytest
 
-from recipes.common.training.hparams import load_hparams, resolve_hparams, save_hparams
+from recipes.common.training.hparams import (
+    check_same_settings,
+    load_hparams,
+    resolve_hparams,
+    save_hparams,
+)
 
 
 @pytest.fixture
@@ -71,3 +76,22 @@ def test_what_is_saved_stands_by_itself(chain, tmp_path):
     saved = tmp_path / "run" / "hyperparams.yaml"
     assert load_hparams(saved) == load_hparams(chain, {"seed": 4})
     assert "base" not in saved.read_text() and "!include" not in resolve_hparams(chain, {})
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_goes_on_with_the_settings_that_it_was_trained_with(finished, files):
+    folder = files / "O"
+    folder.mkdir()
+    save_hparams(files / "base.yaml", {"lr": 0.3}, folder)
+    if finished:
+        (folder / "save" / "CKPT+1").mkdir(parents=True)
+    check_same_settings(files / "base.yaml", {"lr": 0.3}, folder)
+    check_same_settings(files / "base.yaml", {"lr": 0.3, "folder": "elsewhere"}, files / "new")
+    if finished:
+        with pytest.raises(ValueError, match="trained with lr 0.3; now it is 0.1. Use another"):
+            check_same_settings(files / "base.yaml", {}, folder)
+        (files / "longer.yaml").write_text("base: base.yaml\nnumber_of_epochs: 2\n")
+        save_hparams(files / "longer.yaml", {"lr": 0.3}, folder)
+        check_same_settings(files / "longer.yaml", {"lr": 0.3, "number_of_epochs": 9}, folder)
+    else:
+        check_same_settings(files / "base.yaml", {}, folder)

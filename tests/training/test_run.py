@@ -9,7 +9,7 @@ import pytest
 
 from recipes.common.data.manifest import read_manifest
 from recipes.common.training import run
-from recipes.common.training.run import check_epochs, claim, count_utterances, prepare
+from recipes.common.training.run import check_limits, claim, count_utterances, prepare
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 
@@ -32,6 +32,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
     folder = tmp_path / "O" / "run"
@@ -49,8 +50,24 @@ def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatc
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "two", None])
 def test_a_number_of_epochs_that_is_none_is_refused(epochs):
     with pytest.raises(ValueError, match="number_of_epochs is .*: expected a whole number"):
-        check_epochs({"number_of_epochs": epochs})
-    check_epochs({"number_of_epochs": 1})
+        check_limits({"number_of_epochs": epochs})
+    check_limits({"number_of_epochs": 1})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"warmup": 2},
+        {"mask_prob": 80},
+        {"max_batch_seconds": 0},
+        {"seed": -1},
+        {"num_workers": -1},
+        {"max_seconds": 0.1, "min_seconds": 0.5},
+    ],
+)
+def test_a_number_outside_its_range_is_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is "):
+        check_limits(settings)
 
 
 def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, caplog):

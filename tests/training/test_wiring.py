@@ -221,6 +221,7 @@ def test_the_options_of_a_stage_reach_its_brain(stage, tmp_path):
     assert json.loads(json.dumps(hparams["number_of_epochs"])) == hparams["epoch_counter"].limit
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
 def test_a_compiled_stage_saves_and_exports_plain_names(stage, tmp_path, monkeypatch):
     compiled = torch.compile

@@ -16,7 +16,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
-from recipes.common.training.hparams import load_hparams, save_hparams
+from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
 from recipes.LibriSpeech.pretrain.frame import FrameBrain
 from recipes.LibriSpeech.pretrain.joint import JointBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
@@ -30,7 +30,9 @@ def main(arguments):
     hparams_file, run_opts, overrides = read_command_line(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    run.check_epochs(hparams)
+    run.check_limits(hparams)
+    if not run_opts["debug"]:
+        check_same_settings(hparams_file, overrides, hparams["output_folder"])
     run.keep_freed_memory()
 
     run_on_main(run.prepare, args=[hparams])

@@ -153,7 +153,13 @@ def load_upstream(hparams):
         if not frozen:
             raise ValueError("features: fbank has no weights to fine-tune: --upstream frozen.")
         return Upstream(fbank_states(representation), frozen)
-    encoder = load_encoder(features.removeprefix(RANDOM), representation, "features")
+    folder = features.removeprefix(RANDOM)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"features: {folder} is no folder of an exported model; fbank and random:<folder> are "
+            "the other choices."
+        )
+    encoder = load_encoder(folder, representation, "features")
     if features.startswith(RANDOM):
         encoder = fresh(encoder, hparams["seed"])
     return Upstream(STATES[representation](encoder), frozen)

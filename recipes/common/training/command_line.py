@@ -8,7 +8,7 @@ import ruamel.yaml
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
-from recipes.common.training.hparams import check_options
+from recipes.common.training.hparams import check_options, plain_values, read_tree
 
 SCALAR_LISTS = ("compile_module_keys", "jit_module_keys")  # run options of several words
 # Run options of SpeechBrain's that do not work here, and why.
@@ -29,6 +29,11 @@ REFUSED = {
 # Keys whose values are paths, or lists of them: text, even where a name has digits alone.
 PATHS = re.compile(
     r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features)$"
+)
+KINDS = (  # of a value in the file; what an option may be; how that is said
+    (bool, bool, "True or False"),
+    ((int, float), (int, float), "a number"),
+    (list, list, "a list, such as [a, b]"),
 )
 REFERENCE = re.compile(r"<[^>]*>")
 BEGINNINGS = {"[": list, "{": dict, "'": str, '"': str}  # of what YAML is to read
@@ -71,7 +76,30 @@ def read_command_line(arguments):
     file, run_words, texts = split_words(arguments)
     _, run_opts, _ = RunOptions.from_command_line_args([file, *run_words])
     check_options(file, texts)
-    return file, run_opts, {name: read_value(name, text) for name, text in texts.items()}
+    options = {name: read_value(name, text) for name, text in texts.items()}
+    defaults = plain_values(read_tree(file))
+    for name, value in options.items():
+        check_kind(name, value, defaults.get(name))
+    return file, run_opts, options
+
+
+def check_kind(name, value, default):
+    """Raise ValueError unless a value is of the kind that the file has, or null.
+
+    Example
+    -------
+    >>> check_kind("skip_bad", "no", False)
+    Traceback (most recent call last):
+        ...
+    ValueError: --skip_bad is 'no': expected True or False.
+    """
+    for kind, types, expected in KINDS:
+        if isinstance(default, kind):
+            is_bool = isinstance(value, bool)
+            fits = isinstance(value, types) and (is_bool == (kind is bool))
+            if not fits and (value is not None or kind is bool):
+                raise ValueError(f"--{name} is {value!r}: expected {expected}.")
+            return
 
 
 def split_words(arguments):

@@ -17,6 +17,12 @@ from ruamel.yaml.tag import Tag
 from speechbrain.utils.distributed import main_process_only
 
 INCLUDE = "!include:"
+# What may change between the parts of a run: how long and how it is computed, and where things lie.
+FREE = {
+    *("number_of_epochs", "num_workers", "max_batch_seconds", "ckpt_interval_minutes"),
+    *("tensorboard", "skip_prep", "lrs", "erased_directions", "lexicon", "features", "teacher"),
+}
+PLACES = ("_folder", "_model", "_weights", "_file")
 
 
 def load_hparams(path, overrides=None):
@@ -60,6 +66,51 @@ def check_options(path, names):
             f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
             f"{', '.join(sorted(known))}."
         )
+
+
+def plain_values(tree):
+    """Return the numbers, words and lists of a hyperparameters file, without those it refers to.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.yaml"
+    >>> _ = path.write_text("lr: 0.1\\nsplits: [a]\\nmodel: !new:torch.nn.ReLU\\n")
+    >>> plain_values(read_tree(path))
+    {'lr': 0.1, 'splits': ['a']}
+    """
+    plain = (bool, int, float, str, list, type(None))
+    return {
+        key: list(value) if isinstance(value, list) else value
+        for key, value in tree.items()
+        if isinstance(value, plain) and not _tag(value)
+    }
+
+
+def check_same_settings(path, overrides, folder):
+    """Raise ValueError where a folder's run was trained with other settings than a command's.
+
+    Its weights and figures would be told to be of settings that they never saw.
+
+    Arguments
+    ---------
+    path : str or Path
+        The hyperparameters file.
+    overrides : dict
+        The command line's.
+    folder : str or Path
+        The output folder. Without checkpoints in it there is nothing to compare with.
+    """
+    saved = Path(folder) / "hyperparams.yaml"
+    if not saved.is_file() or not any(Path(folder).glob("**/save/CKPT*")):
+        return
+    now = plain_values(ruamel.yaml.YAML().load(resolve_hparams(path, overrides)))
+    for key, value in plain_values(read_tree(saved)).items():
+        free = key in FREE or key.endswith(PLACES)
+        if not free and key in now and now[key] != value:
+            raise ValueError(
+                f"{folder} holds a run that was trained with {key} {value}; now it is {now[key]}. "
+                "Use another output_folder, or the settings of before."
+            )
 
 
 @main_process_only
