@@ -18,7 +18,9 @@ CHAPTERS = 2  # of each speaker
 UTTERANCES = 3  # of each chapter
 WORDS = ("ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX")
 
+# Two processes run tests side by side, and what they start is to have one thread as well.
 torch.set_num_threads(1)
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def pytest_collection_modifyitems(items):

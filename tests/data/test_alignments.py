@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -275,7 +274,6 @@ def aligned(synthetic, tmp_path_factory):
             [sys.executable, ALIGN, f"--data_folder={root / 'LibriSpeech'}", *options],
             capture_output=True,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             timeout=300,
         )
 

@@ -4,7 +4,6 @@ import csv
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -31,7 +30,6 @@ def command(task, *words):
         cwd=RECIPES / TASKS[task].folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

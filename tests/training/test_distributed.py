@@ -1,6 +1,5 @@
 """Two ranks compute what one process does."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +13,8 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 def run(*words, seconds=None):
     """Run a Python command to its end."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, env=env, timeout=seconds
-    )
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
