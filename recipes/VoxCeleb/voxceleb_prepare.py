@@ -259,6 +259,19 @@ def read_trials(path, known_ids=None, skip_bad=False, short=None):
     return trials
 
 
+def count_left_out_trials(paths, used):
+    """Return how many trials of some lists are not among those that are used.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "trials.txt"
+    >>> _ = path.write_text("1 a/a/1.wav a/b/2.wav\\n0 a/a/1.wav b/b/2.wav")
+    >>> count_left_out_trials([path], read_trials(path, {"a-a-1", "a-b-2"}, skip_bad=True))
+    1
+    """
+    return sum(len(_parse_trials(Path(path))) for path in paths) - len(used)
+
+
 def _parse_trials(path):
     """Return (line number, label, enrolment path, test path) of each trial."""
     if not path.is_file():

@@ -24,7 +24,7 @@ from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
-from recipes.common.training.run import report, split_datasets
+from recipes.common.training.run import claim, report, split_datasets
 from recipes.experiments.runner import read_figures
 from recipes.LibriSpeech.pretrain.utterance import crops_of_run
 
@@ -131,9 +131,10 @@ def retrieval_accuracies(hparams):
 def main(arguments):
     """Encode, fit the critics, compare."""
     began = time.time()
-    hparams_file, _, overrides = read_command_line(arguments)
+    hparams_file, _, overrides = read_command_line(arguments, heeded=[])
     hparams = load_hparams(hparams_file, overrides)
     check_runs(hparams)
+    claim(hparams["output_folder"])
     rows = {}
     for split, dataset in split_datasets(hparams).items():
         with dataset.output_keys_as(["id", "wav", "spk_id"]):

@@ -82,6 +82,8 @@ def test_the_recipe_leaves_out_trials_of_bad_audio(run_verify, voxceleb1_copy):
     metrics, _ = run_verify("--skip_bad", "True")
     counts = {part: metrics["figures"][part]["utterances"] for part in ("dev", "test")}
     assert sorted(counts.values()) == [17, 18]
+    left_out = [metrics["figures"][part]["trials_left_out"] for part in ("dev", "test")]
+    assert sorted(left_out) == [0, 17]
 
 
 @pytest.mark.long

@@ -29,7 +29,7 @@ from recipes.common.evaluation.scoring import as_norm, cohort_means, score_trial
 from recipes.common.evaluation.verification import MAX_REFERENCE, compare_systems
 from recipes.common.training.run import manifest_paths
 from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids
-from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
+from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
 
 
 class Trials(NamedTuple):
@@ -43,11 +43,14 @@ class Trials(NamedTuple):
         By "valid" and "test": a list of (label, enrolment ID, test ID).
     speaker_of : dict
         The speaker of each utterance.
+    left_out : dict
+        By "valid" and "test": how many trials `skip_bad` left out.
     """
 
     speakers: dict
     trials: dict
     speaker_of: dict
+    left_out: dict
 
 
 class VerificationBrain(SpeakerBrain):
@@ -99,7 +102,13 @@ class VerificationBrain(SpeakerBrain):
         self.draw(scores, _labels(trials))
         figures = compare_systems({"head": scores}, trials, self.labels.speaker_of, seed)
         systems = figures.pop("systems")
-        return {**systems["head"], **figures, "threshold": self.threshold}
+        left_out = self.labels.left_out["test"]
+        return {
+            **systems["head"],
+            **figures,
+            "trials_left_out": left_out,
+            "threshold": self.threshold,
+        }
 
     @torch.no_grad()
     def embed(self, split):
@@ -150,12 +159,13 @@ def dataio_prepare(hparams, datasets, debug=False):
     Trials
     """
     speakers = add_speakers(hparams, datasets)
-    speaker_of, trials = {}, {}
+    speaker_of, trials, left_out = {}, {}, {}
     for split, dataset in datasets.items():
         found = speaker_ids(dataset)
         speaker_of |= found
         if split in HELD_OUT:
             trials[split] = list_trials(hparams, split, found)
+            left_out[split] = count_left_out_trials(lists_of(hparams, split), trials[split])
     train = datasets["train"]
     drawn = derive_rng(hparams["seed"], "cohort").permutation(train.data_ids)[:MAX_REFERENCE]
     datasets["cohort"] = keep_utterances(train, drawn.tolist())
@@ -164,7 +174,12 @@ def dataio_prepare(hparams, datasets, debug=False):
             trials[split] = few_trials(trials[split])
             named = [name for _, *pair in trials[split] for name in pair]
             datasets[split] = keep_utterances(datasets[split], named)
-    return Trials(speakers, trials, speaker_of)
+    return Trials(speakers, trials, speaker_of, left_out)
+
+
+def lists_of(hparams, split):
+    """Return the paths of the trial lists that make up "valid" or "test"."""
+    return [trials_path(hparams["data_folder"], name) for name in hparams[f"{split}_splits"]]
 
 
 def list_trials(hparams, split, known_ids):
@@ -175,8 +190,8 @@ def list_trials(hparams, split, known_ids):
         for row in (row for path in manifests for row in read_manifest(path))
         if row["duration"] < hparams["min_seconds"]
     }
-    paths = [trials_path(hparams["data_folder"], name) for name in hparams[f"{split}_splits"]]
-    parts = [read_trials(path, known_ids, hparams["skip_bad"], short) for path in paths]
+    lists = lists_of(hparams, split)
+    parts = [read_trials(path, known_ids, hparams["skip_bad"], short) for path in lists]
     return [trial for part in parts for trial in part]
 
 

@@ -22,8 +22,8 @@ from recipes.common.evaluation.metrics import eer_threshold
 from recipes.common.evaluation.scoring import statistics_of
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
-from recipes.common.training.run import report
-from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path
+from recipes.common.training.run import claim, report
+from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
 
 
 def load_lists(hparams):
@@ -73,17 +73,21 @@ def verifier_facts(system, hparams, figures, curves, reference):
 def main(arguments):
     """Prepare the trials, score them, write metrics.json, curves and, with "dev", a verifier."""
     began = time.time()
-    hparams_file, run_opts, overrides = read_command_line(arguments)
+    hparams_file, run_opts, overrides = read_command_line(arguments, heeded=["device"])
     hparams = load_hparams(hparams_file, overrides)
     judged = hparams["representation"]
     encoder = load_encoder(hparams["model"], judged, "model")
     encoder = encoder.to(run_opts["device"] or infer_device())
     lists, reference = load_lists(hparams), load_reference(hparams)
 
+    claim(hparams["output_folder"])
     systems = verification.with_baselines(encoder, judged, hparams["seed"])
     figures, curves = verification.verify(
         systems, lists, hparams["data_folder"], hparams["seed"], reference, hparams["cohort_top"]
     )
+    for part, (manifest, trials) in lists.items():
+        path = trials_path(hparams["data_folder"], manifest.stem)
+        figures[part]["trials_left_out"] = count_left_out_trials([path], trials)
     output = Path(hparams["output_folder"])
     manifests = [manifest for manifest, _ in lists.values()]
     if reference is not None:

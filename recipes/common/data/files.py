@@ -1,9 +1,13 @@
 """The files of a corpus and of a run: found, read as text, written whole, known again."""
 
+import hashlib
 import os
+from functools import cache
 from pathlib import Path
 
 from pretrained.writing import write_whole
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 class CorpusError(ValueError):
@@ -124,3 +128,29 @@ def stamp(path):
     """
     state = Path(path).stat()
     return [state.st_size, state.st_mtime_ns]
+
+
+@cache
+def digest_code(*places):
+    """Return a digest of code, by which results that other code computed are known.
+
+    Arguments
+    ---------
+    *places : str
+        Files and folders, relative to the repository.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> digest_code("lobes") == digest_code("lobes/losses.py")
+    False
+    """
+    digest = hashlib.sha256()
+    for place in places:
+        path = REPOSITORY / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(REPOSITORY).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 from torch import nn
 from tqdm import tqdm
 
@@ -22,10 +23,11 @@ from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
 from pretrained.audio import read_speech
 from pretrained.exported import load_model
-from recipes.common.data.files import stamp
+from recipes.common.data.files import digest_code, stamp
 from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.baselines import fbank_states, fresh
 
+logger = get_logger(__name__)
 RANDOM = "random:"
 # What states are not made of, so that its ranks would wait for a gradient in vain.
 OF_PRETRAINING = ("encoder.head.", "encoder.mask_embedding", "encoder.projection.")
@@ -77,8 +79,9 @@ class Upstream(nn.Module):
             return self.states(wavs, wav_lens)
 
     def digest(self):
-        """Return a short digest of the kind of states and of their weights."""
-        digest = hashlib.sha256(repr((self.states, self.states.dim)).encode())
+        """Return a short digest of the kind of states, of their weights and their code."""
+        code = digest_code("lobes", "pretrained/audio.py")
+        digest = hashlib.sha256(repr((self.states, self.states.dim, code)).encode())
         for name, value in self.states.state_dict().items():
             digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -215,6 +218,7 @@ def write_states(upstream, rows, folder):
     """
     if folder.exists():
         return
+    logger.info(f"Computing the states of {len(rows)} utterances: {folder}")
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     device = next(upstream.parameters(), torch.empty(0)).device

@@ -59,6 +59,11 @@ class Sweep:
         self.brain_class = brain_class
         self.file, self.run_opts, self.overrides = read_command_line(arguments)
         self.debug = self.run_opts["debug"]
+        if "debug_batches" in self.run_opts.overridden_args:
+            raise ValueError(
+                "--debug_batches cannot be used here: a quick look takes all batches of "
+                f"{run.QUICK_UTTERANCES} utterances of each split."
+            )
         distributed.ddp_init_group(self.run_opts)
         self.hparams = load_hparams(self.file, self.overrides)
         check_rates(self.hparams["lrs"])

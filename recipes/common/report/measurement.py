@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import re
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.files import replace_text
+from recipes.common.data.files import digest_code, replace_text, stamp
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.triphones import triphones
 from recipes.common.evaluation.abx import DISTANCES, MODES
@@ -69,10 +71,15 @@ def measure_once(system, speech, hparams):
     """
     name = re.sub(r"[^\w.-]+", "_", system.name)
     folder = Path(hparams["output_folder"]) / "models" / name
-    parts = (system.name, system.digest(), vars(speech), [hparams[key] for key in OPTIONS])
+    audio = [stamp(row["wav"]) for row in speech.read + speech.train]
+    code = digest_code("lobes", "recipes/common/evaluation", "recipes/common/report")
+    settings = [hparams[key] for key in OPTIONS]
+    parts = (system.name, system.digest(), vars(speech), audio, code, settings)
     key = hashlib.sha256(_plain(parts).encode()).hexdigest()
     found = load_measures(folder, key)
     if found is None:
+        if (folder / "measures.json").is_file():
+            logger.info(f"{system.name}: model, data, settings or code changed: measured again")
         began = time.time()
         measurement = Measurement(system, speech, hparams, folder / "states")
         measurement.measure_all()
@@ -360,9 +367,20 @@ def side_by_side(calls, workers):
     if workers == 0:
         return [function(*arguments) for function, *arguments in calls]
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, spawned, _start_worker) as pool:
         futures = [pool.submit(function, *arguments) for function, *arguments in calls]
         return [future.result() for future in futures]
+
+
+def _start_worker():
+    """Compute in one thread, and end where the process that the results are for has ended."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def wanted(representation, factor, measure):

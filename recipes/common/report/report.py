@@ -43,7 +43,7 @@ def run(arguments):
         Where an option, a model or the data does not fit. Nothing is measured then.
     """
     began = time.time()
-    hparams_file, _, overrides = read_command_line(arguments)
+    hparams_file, _, overrides = read_command_line(arguments, heeded=[])
     hparams = load_hparams(hparams_file, overrides)
     check_options(hparams)
     keep_freed_memory()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from speechbrain.utils.logger import get_logger
 from torch import nn
 from tqdm import tqdm
 
@@ -20,10 +21,12 @@ from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FrameStates, UtteranceStates
 from pretrained.audio import read_speech
 from pretrained.exported import load_model
+from recipes.common.data.files import stamp
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.features import Upstream
 from recipes.common.evaluation.baselines import fbank_states, fresh
 
+logger = get_logger(__name__)
 STEPS = 300
 BATCH = 512
 LEARNING_RATE = 0.02
@@ -51,7 +54,7 @@ class System:
     utterance: Upstream | None
 
     def digest(self):
-        """Return a text that changes with the kinds of states and with the weights."""
+        """Return a text that changes with the kinds of states, their weights and their code."""
         parts = (self.frames, self.utterance)
         return "-".join("none" if part is None else part.digest() for part in parts)
 
@@ -198,10 +201,11 @@ def encode(system, rows, count, folder, whole=False):
     >>> encoded.frames.shape, encoded.whole[0].shape, encoded.embeddings.shape
     ((1, 5, 1, 240), (49, 240), (1, 480))
     """
-    listed = [(row["ID"], row["duration"], str(row["wav"])) for row in rows]
+    listed = [(row["ID"], row["duration"], str(row["wav"]), stamp(row["wav"])) for row in rows]
     key = hashlib.sha256(repr((system.digest(), listed, count, whole)).encode()).hexdigest()[:16]
     path = Path(folder) / f"{key}.npz"
     if not path.exists():
+        logger.info(f"{system.name}: encoding {len(rows)} utterances: {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_arrays(path, np.savez, _compute(system, rows, count, whole))
     with np.load(path) as arrays:

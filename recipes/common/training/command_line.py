@@ -1,16 +1,19 @@
 """A recipe's command line: a hyperparameters file, its options and SpeechBrain's run options."""
 
+import math
 import os
 import re
-from dataclasses import fields
+import sys
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import ruamel.yaml
+import torch
 from ruamel.yaml.error import YAMLError
-from speechbrain.utils.run_opts import RunOptions
+from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
 from recipes.common.training.hparams import check_options, plain_values, read_tree
 
-SCALAR_LISTS = ("compile_module_keys", "jit_module_keys")  # run options of several words
+SEVERAL_WORDS = ("compile_module_keys", "jit_module_keys")
 # Run options of SpeechBrain's that do not work here, and why.
 SEVERAL_DEVICES = "start a process for each device with torchrun"
 STOPPED = "training stops at the first loss that is not finite, before it reaches a weight"
@@ -25,6 +28,20 @@ REFUSED = {
     "remove_vector_weight_decay": "it makes two groups, and SpeechBrain clips the first alone",
     "auto_mix_prec": "it is deprecated: --precision fp16",
     "bfloat16_mix_prec": "it is deprecated: --precision bf16",
+    "test_only": "a finished run that is started again trains nothing and is evaluated anew",
+    "optimizer_step_limit": "it ends an epoch early, of which a checkpoint would know nothing; "
+    "number_of_epochs says how long a run is, and --debug takes a few steps",
+    "debug_persistently": "a run would take a quick look's checkpoints for its own",
+    "log_config": "SpeechBrain does not read it; the environment's SB_LOG_LEVEL sets the level",
+}
+RUN_OPTIONS = {**dict.fromkeys(SEVERAL_WORDS, "The modules to compile, by name."), **HELP_TEXTS}
+FLAGS = {name for name in {*HELP_TEXTS, *REFUSED} if getattr(RunOptions, name, None) is False}
+LEAST = {  # values of run options: below, a run divides by zero or learns backwards
+    "grad_accumulation_factor": 1,
+    "debug_batches": 1,
+    "max_grad_norm": 1e-12,
+    "profile_warmup": 0,
+    "profile_steps": 1,
 }
 # Keys whose values are paths, or lists of them: text, even where a name has digits alone.
 PATHS = re.compile(
@@ -40,14 +57,16 @@ BEGINNINGS = {"[": list, "{": dict, "'": str, '"': str}  # of what YAML is to re
 PLAIN = re.compile(r"[\w.+-]*|~")  # what may be a number, a truth value or null
 
 
-def read_command_line(arguments):
-    """Return what a command line says.
+def read_command_line(arguments, heeded=None):
+    """Return what a command line says; with `--help`, show what it can say and exit.
 
     Arguments
     ---------
     arguments : list of str
         A hyperparameters file and options, `--key value` or `--key=value`. Of an option that is
         given twice the last counts.
+    heeded : collection of str, optional
+        The run options of SpeechBrain's that the command heeds, where it does not train a Brain.
 
     Returns
     -------
@@ -73,14 +92,120 @@ def read_command_line(arguments):
     >>> run_opts.device, options
     ('cpu', {'lr': 0.001, 'output_folder': 'O/run #2'})
     """
-    file, run_words, texts = split_words(arguments)
-    _, run_opts, _ = RunOptions.from_command_line_args([file, *run_words])
-    check_options(file, texts)
-    options = {name: read_value(name, text) for name, text in texts.items()}
+    heeded = RUN_OPTIONS.keys() - REFUSED.keys() if heeded is None else set(heeded)
+    if "--help" in arguments or "-h" in arguments:
+        print(describe_options([word for word in arguments if word[:1] != "-"], heeded))
+        sys.exit()
+    file, run_values, texts = split_words(arguments)
     defaults = plain_values(read_tree(file))
+    check_options(file, texts, also=heeded)
+    run_opts = read_run_options(run_values, heeded)
+    options = {name: read_value(name, text) for name, text in texts.items()}
     for name, value in options.items():
         check_kind(name, value, defaults.get(name))
     return file, run_opts, options
+
+
+def describe_options(files, heeded):
+    """Return the options of a command, each with its meaning or its value in the file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tiny.yaml"
+    >>> _ = path.write_text("lr: 0.1\\n")
+    >>> print(describe_options([path], ["debug"]).partition("Options of SpeechBrain")[0].strip())
+    usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]
+    <BLANKLINE>
+    Keys of ...tiny.yaml:
+      --lr 0.1
+    """
+    lines = ["usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]", ""]
+    for file in files[:1]:
+        values = plain_values(read_tree(file))
+        lines += [f"Keys of {file}:", *(f"  --{key} {values[key]}" for key in values), ""]
+    if not files:
+        lines += ["With a hyperparameters file, --help shows its keys as well.", ""]
+    shown = sorted(RUN_OPTIONS.keys() & heeded)
+    lines += ["Options of SpeechBrain:", *(f"  --{name}: {RUN_OPTIONS[name]}" for name in shown)]
+    return "\n".join(lines)
+
+
+def read_run_options(values, heeded):
+    """Return SpeechBrain's run options.
+
+    Arguments
+    ---------
+    values : dict
+        By name, the words that were given: none for a flag.
+    heeded : collection of str
+        The names of those that can be used.
+
+    Returns
+    -------
+    speechbrain.utils.run_opts.RunOptions
+
+    Raises
+    ------
+    ValueError
+        Where one cannot be used here, or its value is not one that it takes.
+
+    Example
+    -------
+    >>> read_run_options({"precision": ["bf16"]}, ["precision"]).precision
+    'bf16'
+    """
+    types, read = get_type_hints(RunOptions), {}
+    for name, words in values.items():
+        if name not in heeded:
+            reason = REFUSED.get(name, "this command does nothing with it")
+            raise ValueError(f"--{name} cannot be used here: {reason}.")
+        if name in FLAGS:
+            read[name] = True
+        elif name in SEVERAL_WORDS:
+            read[name] = words
+        else:
+            read[name] = _read_run_value(name, words[0], types[name])
+    if "ckpt_interval_steps" in read:
+        read.setdefault("ckpt_interval_minutes", 0)  # in the place of the file's
+    return RunOptions.from_dictionary(read)
+
+
+def _read_run_value(name, text, kind):
+    """Return the value of a run option of one of SpeechBrain's types."""
+    if name == "device":
+        return check_device(text)
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"--{name} is {text!r}: expected one of {', '.join(get_args(kind))}.")
+        return text
+    expected = {int: "a whole number", float: "a number"}[kind]
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    least = LEAST.get(name, -math.inf)
+    if not least <= value < math.inf:
+        expected += f" from {least} on" if least > -math.inf else ""
+        raise ValueError(f"--{name} is {text!r}: expected {expected}.")
+    return value
+
+
+def check_device(text):
+    """Return the name of a device; raise ValueError where there is no such device.
+
+    Example
+    -------
+    >>> check_device("cpu")
+    'cpu'
+    """
+    try:
+        torch.empty(1, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device is {text!r}, which this machine does not have: expected cpu, cuda, cuda:1 "
+            f"and so on ({torch.cuda.device_count()} CUDA devices were found)."
+        ) from error
+    return text
 
 
 def check_kind(name, value, default):
@@ -103,50 +228,44 @@ def check_kind(name, value, default):
 
 
 def split_words(arguments):
-    """Return the file, the words of SpeechBrain's run options, and the text of each other option.
+    """Return the file, the words of each of SpeechBrain's run options, and each other one's text.
 
     Raises
     ------
     ValueError
-        Where there is not one file, an option has no value, or a run option cannot be used.
+        Where there is not one file, or an option has no value.
 
     Example
     -------
     >>> split_words(["a.yaml", "--debug", "--lr", "1", "--lr=2"])
-    ('a.yaml', ['--debug'], {'lr': '2'})
+    ('a.yaml', {'debug': []}, {'lr': '2'})
     """
-    runs = {field.name: field.default is False for field in fields(RunOptions)}
-    words, files, run_words, texts = list(arguments), [], [], {}
+    words, files, run_values, texts = list(arguments), [], {}, {}
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
             files.append(word)
             continue
         name, equals, value = word[2:].partition("=")
-        if name in REFUSED:
-            raise ValueError(f"--{name} cannot be used here: {REFUSED[name]}.")
-        if name == "help" or runs.get(name):
-            run_words.append(word)
-            continue
         taken = [value] if equals else []
-        while not equals and words and not words[0].startswith("--"):
+        while name not in FLAGS and not equals and words and not words[0].startswith("--"):
             taken.append(words.pop(0))
-            if name not in SCALAR_LISTS:
+            if name not in SEVERAL_WORDS:
                 break
-        if not taken:
-            raise ValueError(f"The option --{name} has no value: expected --{name} VALUE.")
-        if name in runs:
-            run_words += [f"--{name}", *taken]
+        if bool(taken) == (name in FLAGS):
+            expected = f"--{name} alone" if taken else f"--{name} VALUE"
+            has = f"a value, {value!r}" if taken else "no value"
+            raise ValueError(f"The option --{name} has {has}: expected {expected}.")
+        if name in RUN_OPTIONS or name in REFUSED:
+            run_values[name] = taken
         else:
             texts[name] = taken[0]
-    if "--ckpt_interval_steps" in run_words and "--ckpt_interval_minutes" not in run_words:
-        run_words.append("--ckpt_interval_minutes=0")  # in the place of the file's
-    if len(files) != 1 and "--help" not in run_words:
+    if len(files) != 1:
         raise ValueError(
             f"Expected one hyperparameters file, then options; found {files or 'none'}. A value "
             "with a space needs quotes."
         )
-    return (files or ["hparams.yaml"])[0], run_words, texts
+    return files[0], run_values, texts
 
 
 def read_value(name, text):

@@ -8,11 +8,13 @@ have a base itself. Of several bases, a list, each changes those before it.
 
 import io
 from datetime import date
+from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tag import Tag
 from speechbrain.utils.distributed import main_process_only
 
@@ -57,14 +59,24 @@ def load_hparams(path, overrides=None):
     return load_hyperpyyaml(_dump(read_tree(path)), overrides)
 
 
-def check_options(path, names):
-    """Raise ValueError where a name of an option is no key of a hyperparameters file."""
+def check_options(path, names, also=()):
+    """Raise ValueError where a name of an option is no key of a hyperparameters file.
+
+    Arguments
+    ---------
+    path : str or Path
+    names : iterable of str
+    also : iterable of str
+        Other options, which may have been meant.
+    """
     known = {key for key in read_tree(path) if key[:2] != "__"}
     unknown = [name for name in names if name not in known]
     if unknown:
+        near = get_close_matches(unknown[0], [*known, *also], n=1)
+        meant = f"Did you mean --{near[0]}? " if near else ""
         raise ValueError(
-            f"{path} has no key for the option --{unknown[0]} of the command line. Its keys: "
-            f"{', '.join(sorted(known))}."
+            f"{path} has no key for the option --{unknown[0]} of the command line. {meant}Its "
+            f"keys: {', '.join(sorted(known))}."
         )
 
 
@@ -152,13 +164,31 @@ def read_tree(path):
         Tags stand as they are; the files of `!include` have absolute paths.
     """
     path = Path(path)
-    with open(path, encoding="utf-8") as file:
-        tree = ruamel.yaml.YAML().load(file)
+    tree = _read_mapping(path)
     folder = path.resolve().parent
     _place_includes(tree, folder)
     bases = tree.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     return reduce(_merge, [*(read_tree(folder / base) for base in bases), tree])
+
+
+def _read_mapping(path):
+    """Return the mapping of one file, without its base."""
+    if not path.is_file():
+        there = ", ".join(sorted(str(found) for found in path.parent.glob("*.yaml")))
+        raise ValueError(
+            f"There is no hyperparameters file {path}. Files in {path.parent}: {there or 'none'}."
+        )
+    try:
+        tree = ruamel.yaml.YAML().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}{where}: not a hyperparameters file in YAML: {what}.") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expected lines of the form `key: value`.")
+    return tree
 
 
 def _place_includes(node, folder):

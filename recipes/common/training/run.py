@@ -35,6 +35,8 @@ LIMITS = {
     "max_batch_seconds": (0.1, math.inf),
     "num_workers": (0, math.inf),
     "temperature": (1e-6, math.inf),
+    "lr": (0, math.inf),
+    "max_grad_norm": (1e-12, math.inf),
 }
 
 
