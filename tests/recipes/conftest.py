@@ -6,6 +6,15 @@ import pytest
 
 from pretrained.exported import save_model
 from tests.downstream.tasks import LEXICON, encoders
+from tests.recipes.commands import Commands
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """What runs commands of recipes."""
+    started = Commands()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """A folder of any audio: what is found, how it is split, and a stage on it by its own command."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +107,7 @@ def test_too_few_files_are_refused(tmp_path):
 
 
 @pytest.mark.long
-def test_the_frame_stage_runs_on_it(folder, tmp_path):
+def test_the_frame_stage_runs_on_it(folder, commands, tmp_path):
     options = {
         "--data_folder": folder,
         "--output_folder": tmp_path / "frame",
@@ -120,13 +118,7 @@ def test_the_frame_stage_runs_on_it(folder, tmp_path):
         "--number_of_epochs": 1,
     }
     words = [str(word) for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "train.py", "hparams/frame_tiny.yaml", *words],
-        cwd=PRETRAIN,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    commands.succeed(PRETRAIN / "train.py", "hparams/frame_tiny.yaml", *words)
     metrics = json.loads((tmp_path / "frame" / "metrics.json").read_text())
     assert metrics["figures"]["epochs"] == 1
     assert (tmp_path / "frame" / "model" / "model.safetensors").is_file()

@@ -16,24 +16,26 @@ from pretrained import SpeakerVerifier, Transcriber
 from pretrained.exported import load_folder
 from tests.downstream.tasks import RATES, RECIPES, TASKS, arguments
 
-TESTS = RECIPES.parent / "tests"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 CRITERIA = {"PR": "per", "ASR": "wer", "SID": "error", "xvector": "eer", "embedding": "eer"}
 
 pytestmark = pytest.mark.long
 
 
-def command(task, *words):
-    """Run a Python command in a task's folder to its end; return what it printed."""
+def script(task):
+    return RECIPES / TASKS[task].folder / "train.py"
+
+
+def torchrun(task, *words):
+    """Run a task on two ranks to its end."""
     done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=RECIPES / TASKS[task].folder,
+        [sys.executable, *TORCHRUN, "train.py", *map(str, words)],
+        cwd=script(task).parent,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
 
 
 def figures(folder):
@@ -41,18 +43,18 @@ def figures(folder):
 
 
 @pytest.fixture(scope="module")
-def left_alone(corpora, tmp_path_factory):
+def left_alone(corpora, commands, tmp_path_factory):
     """Each task's command, run without interruption."""
     output = tmp_path_factory.mktemp("left_alone")
     for task in TASKS:
-        command(task, "train.py", *arguments(task, corpora, output / task))
+        commands.succeed(script(task), *arguments(task, corpora, output / task))
     return output
 
 
 @pytest.mark.parametrize("task", ["ASR", "SID", "embedding"])
-def test_a_quick_look_runs_to_the_end(task, corpora, tmp_path):
+def test_a_quick_look_runs_to_the_end(task, corpora, commands, tmp_path):
     words = arguments(task, corpora, tmp_path / "run", frozen_steps=1000)
-    said = command(task, "train.py", *words, "--debug")
+    said = commands.succeed(script(task), *words, "--debug")
     assert ("upstream rests" in said) == (task != "SID")  # which tunes nothing
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert figures(tmp_path / "run" / "debug")["test"]
@@ -144,10 +146,10 @@ def weights(folder):
         ("embedding", "epoch,sweep,epoch,save,validation"),
     ],
 )
-def test_a_killed_run_ends_with_the_same_weights(task, points, left_alone, corpora, tmp_path):
-    train_py = RECIPES / TASKS[task].folder / "train.py"
-    args = arguments(task, corpora, tmp_path)
-    command(task, TESTS / "training" / "interrupted_run.py", train_py, points, *args)
+def test_a_killed_run_ends_with_the_same_weights(
+    task, points, left_alone, corpora, commands, tmp_path
+):
+    commands.succeed(script(task), *arguments(task, corpora, tmp_path), points=points)
     expected, found = weights(left_alone / task), weights(tmp_path)
     assert expected.keys() == found.keys()
     different = [name for name in expected if not expected[name].equal(found[name])]
@@ -158,7 +160,7 @@ def test_a_killed_run_ends_with_the_same_weights(task, points, left_alone, corpo
 @pytest.mark.parametrize("task", ["ASR", "embedding"])
 def test_two_ranks_train_a_recipe_that_fine_tunes(task, corpora, tmp_path):
     args = arguments(task, corpora, tmp_path, lrs=[0.003], distributed_backend="gloo")
-    command(task, *TORCHRUN, "train.py", *args)
+    torchrun(task, *args)
     found = figures(tmp_path)
     assert math.isfinite(found["test"][CRITERIA[task]])
     given, tuned = (

@@ -1,8 +1,6 @@
 """The pretraining recipes, by their own command on made-up speech."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from recipes.common.training.hparams import load_hparams
 from recipes.experiments import evaluate
 from recipes.experiments.runner import PRETRAIN, RECIPES
 
-TESTS = Path(__file__).parents[1]
+TRAIN = PRETRAIN / "train.py"
 STAGES = ("frame", "utterance", "joint")
 POINTS = {
     "frame": "kmeans,labelling,epoch,save,validation,end",
@@ -44,34 +42,22 @@ def arguments(stage, data, output, *more):
     return [f"hparams/{stage}_tiny.yaml", *pairs, *SMALL[stage], *map(str, more)]
 
 
-def interrupted(stage, points, *args):
-    """Run a stage, killed at each of the points and started again."""
-    script = [
-        sys.executable,
-        TESTS / "training" / "interrupted_run.py",
-        PRETRAIN / "train.py",
-        points,
-    ]
-    done = subprocess.run([*map(str, script), *args], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
-def left_alone(librispeech, tmp_path_factory):
+def left_alone(librispeech, commands, tmp_path_factory):
     """The three stages, run one after the other without interruption."""
     output = tmp_path_factory.mktemp("left_alone")
     for stage in STAGES:
-        interrupted(stage, "", *arguments(stage, librispeech, output))
+        commands.succeed(TRAIN, *arguments(stage, librispeech, output))
     return output
 
 
-def test_a_quick_look_leaves_nothing_that_a_run_would_read(librispeech, tmp_path):
+def test_a_quick_look_leaves_nothing_that_a_run_would_read(librispeech, commands, tmp_path):
     for stage in STAGES:
         words = arguments(stage, librispeech, tmp_path, "--debug")
         if stage == "joint":
             for name in ("frame", "utterance"):
                 words += [f"--{name}_model", str(tmp_path / name / "debug" / "model")]
-        interrupted(stage, "", *words)
+        commands.succeed(TRAIN, *words)
         folder = tmp_path / stage
         assert json.loads((folder / "debug" / "metrics.json").read_text())["figures"]["test"]
         left = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
@@ -147,7 +133,9 @@ def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_run_ends_with_the_same_weights(stage, workers, left_alone, librispeech, tmp_path):
+def test_a_killed_run_ends_with_the_same_weights(
+    stage, workers, left_alone, librispeech, commands, tmp_path
+):
     earlier = {
         "frame": [],
         "utterance": [],
@@ -157,7 +145,7 @@ def test_a_killed_run_ends_with_the_same_weights(stage, workers, left_alone, lib
         ],
     }[stage]
     args = arguments(stage, librispeech, tmp_path, "--num_workers", workers, *earlier)
-    interrupted(stage, "epoch" if workers else POINTS[stage], *args)
+    commands.succeed(TRAIN, *args, points="epoch" if workers else POINTS[stage])
     expected = load_file(left_alone / stage / "model" / "model.safetensors")
     found = load_file(tmp_path / stage / "model" / "model.safetensors")
     assert expected.keys() == found.keys()

@@ -1,8 +1,6 @@
 """The recipe of speaker verification: its lists, its curves and the verifier that it exports."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +23,18 @@ def encoder():
 
 
 @pytest.fixture
-def run_verify(encoder, voxceleb1_copy, tmp_path):
-    """Return a function that runs the recipe with options: its metrics.json and its stderr."""
+def run_verify(encoder, voxceleb1_copy, commands, tmp_path):
+    """Return a function that runs the recipe with options: its metrics.json and what it said."""
     save_model(tmp_path / "model", {"utterance_encoder": encoder})
 
     def run(*options):
         given = {"data_folder": voxceleb1_copy, "output_folder": tmp_path / "out"}
         given["model"] = tmp_path / "model"
-        command = [sys.executable, "verify.py", "hparams/verify.yaml", *options]
-        for name, value in given.items():
-            command += [f"--{name}", str(value)]
-        done = subprocess.run(command, cwd=RECIPE, capture_output=True, text=True)
+        words = [word for name, value in given.items() for word in (f"--{name}", value)]
+        _, said = commands.run(RECIPE / "verify.py", "hparams/verify.yaml", *options, *words)
         path = tmp_path / "out" / "metrics.json"
         metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return metrics, done.stderr
+        return metrics, said
 
     return run
 
