@@ -115,7 +115,9 @@ def test_the_cache_holds_what_the_upstream_makes(
             torch.testing.assert_close(cache[row["id"]], states[0], rtol=2e-3, atol=2e-3)
 
 
-def test_a_cache_is_made_once_and_belongs_to_its_features_and_data(model, dataset, tmp_path):
+def test_a_cache_is_made_once_and_belongs_to_its_features_data_and_code(
+    model, dataset, tmp_path, monkeypatch
+):
     given = hparams(model, cache_folder=tmp_path / "cache")
     upstream = load_upstream(given)
     open_cache(given, upstream, {"train": dataset})
@@ -126,6 +128,9 @@ def test_a_cache_is_made_once_and_belongs_to_its_features_and_data(model, datase
     open_cache(given, load_upstream({**given, "features": f"random:{model}"}), {"train": dataset})
     open_cache(given, upstream, {"train": dataset.filtered_sorted(select_n=2)})
     assert len(list((tmp_path / "cache").iterdir())) == 3
+    monkeypatch.setattr(features, "digest_code", lambda *places: "other code")
+    open_cache(given, upstream, {"train": dataset})
+    assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_an_interrupted_cache_is_not_there(dataset, tmp_path):

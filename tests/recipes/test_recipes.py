@@ -8,9 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from pretrained.exported import load_model
+from recipes.common.data.seeding import derive_seed
 from recipes.common.training.hparams import load_hparams
+from recipes.common.training.run import split_datasets
 from recipes.experiments import evaluate
 from recipes.experiments.runner import PRETRAIN, RECIPES
+from recipes.LibriSpeech.pretrain.joint import JointBrain
+from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
 
 TRAIN = PRETRAIN / "train.py"
 STAGES = ("frame", "utterance", "joint")
@@ -109,6 +113,18 @@ def test_the_exported_frames_are_those_of_training_with_directions_erased(left_a
     assert torch.linalg.matrix_rank((plain - erased)[0], rtol=1e-4) == 12
 
 
+@pytest.mark.parametrize("brain", [UtteranceBrain, JointBrain])
+def test_the_last_step_is_fitted_on_training_utterances(brain, left_alone, librispeech):
+    stage = "joint" if brain is JointBrain else "utterance"
+    given = {"data_folder": str(librispeech), "output_folder": str(left_alone / stage)}
+    if stage == "joint":
+        given["num_targets"] = 16
+    hparams = load_hparams(PRETRAIN / "hparams" / f"{stage}_tiny.yaml", given)
+    datasets = split_datasets(hparams)
+    plain = brain.make_loaders(hparams, datasets)["plain"].dataset
+    assert sorted(plain.data_ids) == sorted(datasets["train"].data_ids)
+
+
 def evaluation(left_alone, data, model, draws=1):
     """Return the hyperparameters of evaluate.py, with the joint stage as the control."""
     given = {"data_folder": str(data), "output_folder": str(left_alone / "leakage")}
@@ -117,13 +133,19 @@ def evaluation(left_alone, data, model, draws=1):
     return load_hparams(RECIPES / "experiments" / "hparams" / "evaluate.yaml", given)
 
 
-def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech):
+def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, librispeech, monkeypatch):
     hparams = evaluation(left_alone, librispeech, left_alone / "joint" / "model", draws=2)
     kept = evaluate.kept_accuracies(hparams)
     assert [values["ratio"] for values in kept.values()] == [1.0] * 4
     both = kept["test_retrieval_accuracy"]["model"]
-    once = evaluate.retrieval_accuracies({**hparams, "crop_draws": 1})
-    assert 0 < both <= 1 and both != once["test"]["model"]
+    seeds = [derive_seed(hparams["seed"], "crops", draw) for draw in range(2)]
+    assert seeds[0] != seeds[1]
+    each = []
+    for seed in seeds:
+        monkeypatch.setattr(evaluate, "derive_seed", lambda *names, seed=seed: seed)
+        once = evaluate.retrieval_accuracies({**hparams, "crop_draws": 1})
+        each.append(once["test"]["model"])
+    assert 0 < both <= 1 and both == pytest.approx(sum(each) / 2)
 
 
 def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):

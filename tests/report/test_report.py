@@ -1,6 +1,7 @@
 """The report finds what was put into made-up representations, and nothing where nothing was."""
 
 import json
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -222,8 +223,8 @@ def test_what_is_the_label_itself_reads_100_percent(quick, monkeypatch):
         ("utterance", "sentence", "same sentence nearer"): 0,
     }
     for key, value in expected.items():
-        assert found[key]["value"] == value, key
-        assert found[key]["interval"] == [value, value], key
+        assert found[key]["value"] == pytest.approx(value, abs=1e-9), key
+        assert found[key]["interval"] == pytest.approx([value, value], abs=1e-9), key
     assert 0.9 < found["frame, pooled", "phone", "R2"]["value"] <= 1
     # Below 1 only where two sentences have the same phones in another order.
     assert found["frame, pooled", "sentence", "same sentence nearer"]["value"] > 0.99
@@ -473,3 +474,13 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
     monkeypatch.setattr(measurement, "Measurement", None)  # nothing is measured a third time
     again = run(models)
     assert again["figures"] == both["figures"] and again["comparisons"] == both["comparisons"]
+    monkeypatch.setattr(measurement, "digest_code", lambda *places: "other code")
+    with pytest.raises(TypeError, match="not callable"):  # measured anew, by nothing
+        run(models)
+    monkeypatch.undo()
+    monkeypatch.chdir(RECIPE)
+    monkeypatch.setattr(measurement, "Measurement", None)
+    run(models)
+    os.utime(next((corpus / "LibriSpeech" / "dev-clean").rglob("*.flac")))
+    with pytest.raises(TypeError, match="not callable"):
+        run(models)

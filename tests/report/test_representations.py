@@ -1,5 +1,7 @@
 """Representations: what each system gives is its encoders' own, of the same frames for all."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -11,6 +13,7 @@ from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.audio import read_speech
 from pretrained.exported import load_model, save_model
+from recipes.common.downstream import features as downstream_features
 from recipes.common.report import representations
 from recipes.common.report.representations import (
     draw_places,
@@ -126,13 +129,19 @@ def test_what_was_computed_is_read_and_other_weights_or_utterances_are_not(
     encode(system, rows, 4, tmp_path, whole=True)
     encode(system, rows, 3, tmp_path)
     assert len(calls) == 4 and not list(tmp_path.glob("*.partial"))
+    os.utime(rows[0]["wav"])  # as where it was replaced
+    encode(system, rows, 3, tmp_path)
+    monkeypatch.setattr(downstream_features, "digest_code", lambda *places: "other code")
+    encode(system, rows, 3, tmp_path)
+    assert len(calls) == 6
 
 
 def test_an_interrupted_computation_leaves_nothing(folder, rows, tmp_path):
     system = load_systems([folder], controls=False, seed=0)[0]
-    missing = {**rows[0], "ID": "gone", "wav": tmp_path / "gone.wav"}
-    with pytest.raises((OSError, RuntimeError), match=r"gone\.wav"):
-        encode(system, [*rows, missing], 3, tmp_path / "states")
+    broken = {**rows[0], "ID": "broken", "wav": tmp_path / "broken.wav"}
+    broken["wav"].write_bytes(b"no audio")
+    with pytest.raises((OSError, RuntimeError, ValueError), match=r"broken\.wav"):
+        encode(system, [*rows, broken], 3, tmp_path / "states")
     assert not list((tmp_path / "states").iterdir())
 
 
