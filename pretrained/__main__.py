@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pretrained.plain_files import write_whole
 from pretrained.toolkits import LAYOUTS
-from pretrained.writing import write_whole
 
 # What loads torch is imported by the command that needs it: help is to be there at once.
 

@@ -81,9 +81,12 @@ def read_speech(path):
     torch.Size([16000])
     """
     with soundfile.SoundFile(path) as file:
-        rate = file.samplerate
-        # The number of frames is for formats without random access, such as GSM 6.10.
-        audio = file.read(file.frames, dtype="float32", always_2d=True).mean(axis=1)
+        rate, length, parts = file.samplerate, file.frames, []
+        # Of an MP3 the length is an estimate, and GSM 6.10 is not read without one.
+        while len(part := file.read(length, dtype="float32", always_2d=True)):
+            parts.append(part.mean(axis=1))
+            length = BLOCK_SECONDS * rate
+    audio = np.concatenate(parts or [np.empty(0, np.float32)])
     if rate != SAMPLE_RATE:
         from scipy.signal import resample_poly  # takes longer to import than most files to read
 
@@ -195,6 +198,8 @@ def _opened(path):
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
     try:
         with soundfile.SoundFile(path) as file:
+            if file.format == "RAW":  # libsndfile takes any .au or .snd for samples, and others
+                raise AudioError(path, "cannot be used: it has no header that tells what it holds.")
             rate = file.samplerate
             if not RATES[0] <= rate <= RATES[1]:
                 found, expected = f"its sampling rate is {rate} Hz", f"{RATES[0]} to {RATES[1]} Hz"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
-from pretrained.writing import write_whole
+from pretrained.plain_files import write_whole
 
 TEMPLATE = """# {title}
 

@@ -24,7 +24,7 @@ from lobes.heads import CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.facts import RECIPES, check_facts, check_modules, kind_of
 from pretrained.file_states import ENCODERS
-from pretrained.writing import write_whole
+from pretrained.plain_files import digest_file, read_json, write_whole
 
 FORMAT = "learn2diss-1"
 CLASSES = {
@@ -222,14 +222,6 @@ def _inside(folder, name):
     return path
 
 
-def _file_digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -237,10 +229,7 @@ def _digest(value):
 def _read_config(path):
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ValueError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: not a configuration.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} is not the configuration of an exported model ({FORMAT}).")
     _check_names(config.keys() - {"format", "sha256"}, path)
@@ -335,5 +324,5 @@ def _check_digests(config, arguments, weights, config_path):
     facts = config.get("facts")
     if digests.get("facts") != (None if facts is None else _digest(facts)):
         raise ValueError(f"{config_path} was altered: the facts' SHA-256 is not the one in it.")
-    if digests.get("weights") != _file_digest(weights):
+    if digests.get("weights") != digest_file(weights):
         raise ValueError(f"{weights} was altered: its SHA-256 is not the one in {CONFIG_FILE}.")

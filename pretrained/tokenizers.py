@@ -8,7 +8,7 @@ import base64
 import io
 from pathlib import Path
 
-from pretrained.writing import write_whole
+from pretrained.plain_files import write_whole
 
 SPACE = "|"  # the space among characters
 PIECE_SPACE = "▁"  # the space in SentencePiece's pieces

@@ -4,7 +4,6 @@ Nothing is downloaded and no code in the files runs: weights are read with safet
 torch.load with weights_only.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.transformer import ATTENTIONS, MAX_DISTANCE, NUM_BUCKETS
 from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.plain_files import read_json
 from pretrained.toolkits.names import import_ecapa_state_dict, import_state_dict
 
 # Files of a folder in the layout of Hugging Face transformers, and of a SpeechBrain speaker model.
@@ -145,10 +145,7 @@ def _check_config(encoder, path):
 def _read_json(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing from a folder that should hold a model")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

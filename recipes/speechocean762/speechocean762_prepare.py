@@ -99,6 +99,8 @@ def read_table(path):
         if not value or name in table:
             raise CorpusError(f"{path}, line {number}: {line!r} is not a new ID and its value.")
         table[name] = value[0].strip()
+    if not table:
+        raise CorpusError(f"{path} is empty.")
     return table
 
 

@@ -10,7 +10,14 @@ import torch
 
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 from recipes.common.data.loaders import load_split
-from recipes.common.data.units import UnitArray, fit_kmeans, make_units, manifest_rows, write_units
+from recipes.common.data.units import (
+    UnitArray,
+    _digest,
+    fit_kmeans,
+    make_units,
+    manifest_rows,
+    write_units,
+)
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 SETTINGS = {
@@ -125,7 +132,9 @@ def write(folder):
 
 def change(folder, **values):
     path = folder / "units.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    told = {**json.loads(path.read_text()), **values}
+    del told["digest"]
+    path.write_text(json.dumps({**told, "digest": _digest(told)}))
 
 
 def test_written_units_come_back(tmp_path):
@@ -166,7 +175,7 @@ def test_more_units_than_targets_are_refused(tmp_path):
 def test_an_array_cut_short_is_refused(tmp_path, size):
     path = write(tmp_path) / "units.npy"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"units\.npy is missing or cut short"):
+    with pytest.raises(ValueError, match=r"units\.npy is missing or was changed"):
         UnitArray(tmp_path, ROWS, 7)
 
 

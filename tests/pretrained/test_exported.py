@@ -123,7 +123,7 @@ def test_yaml_tags_run_nothing(folder, tag):
     torch.save({"x": Payload(folder / "ran")}, folder / "pytorch_model.bin")
     assert load_model(folder) and not (folder / "ran").exists()
     (folder / "config.json").write_text(text)
-    assert_refused(folder, "config.json cannot be read as JSON")
+    assert_refused(folder, "config.json.*: cannot be read as JSON")
     (folder / "config.json").unlink()
     assert_refused(folder, "config.json is missing")
 
@@ -195,7 +195,7 @@ def test_configurations_that_do_not_fit(folder, change, message):
 )
 def test_configurations_of_other_types(folder, text, message):
     (folder / "config.json").write_text(text)
-    assert_refused(folder, f"config.json {message}")
+    assert_refused(folder, f"config.json.*{message}")
 
 
 def test_altered_and_truncated_weights(folder):

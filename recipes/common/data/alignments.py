@@ -127,8 +127,10 @@ def _read_textgrid(path, wanted):
         return {}
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
-    except (PraatioException, ValueError, LookupError) as error:
-        raise CorpusError(f"{path} is no TextGrid as text: {error!r}.") from error
+    except (PraatioException, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise CorpusError(
+            f"{path} is no TextGrid as text, or is cut short ({type(error).__name__})."
+        ) from error
     phones = [tier for tier in grid.tiers if tier.name.strip().lower() in TIERS]
     if len(phones) != 1 or not isinstance(phones[0], textgrid.IntervalTier):
         raise CorpusError(

@@ -5,7 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pretrained.writing import write_whole
+from pretrained.plain_files import read_utf8, write_whole
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -38,9 +38,9 @@ def read_text(path):
     'HI'
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not text in UTF-8: {error}.") from error
+        return read_utf8(path)
+    except ValueError as error:
+        raise CorpusError(str(error)) from None
 
 
 def read_lines(path):

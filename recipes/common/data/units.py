@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 from pretrained.audio import read_speech
+from pretrained.plain_files import digest_file, read_json
 from recipes.common.data.crops import collate
 from recipes.common.data.files import replace_text, stamp
 from recipes.common.data.sampler import LengthSortedBatches
@@ -88,13 +89,10 @@ class UnitArray:
 
     def _open_array(self):
         path = self.folder / "units.npy"
+        if not path.is_file() or digest_file(path) != self.description["sha256"]:
+            raise ValueError(f"{path} is missing or was changed. {_again(self.folder)}")
         needed = max((start + length for start, length, *_ in self.index.values()), default=0)
-        try:
-            units = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"{path} is missing or cut short ({error}). {_again(self.folder)}"
-            ) from error
+        units = np.load(path, mmap_mode="r")
         if units.dtype != np.int16 or units.ndim != 1 or len(units) != needed:
             raise ValueError(
                 f"{path} holds {units.shape} of {units.dtype}; units.json describes ({needed},) of "
@@ -150,11 +148,10 @@ def _read_description(folder):
     path = folder / "units.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: no units were made in {folder}, or not to the end.")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        description["rate"], description["num_units"], description["index"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a description of units: {error!r}.") from error
+    description = read_json(path)
+    digest = description.pop("digest", None) if isinstance(description, dict) else None
+    if digest is None or digest != _digest(description):
+        raise ValueError(f"{path} is no description of units, or was changed. {_again(folder)}")
     return description
 
 
@@ -199,9 +196,9 @@ def write_units(folder, rows, label, description):
             finished.flush()
     units.flush()
     os.replace(partial, folder / "units.npy")
-    replace_text(
-        folder / "units.json", json.dumps({"rate": FRAME_RATE, **description, "index": index})
-    )
+    told = {"rate": FRAME_RATE, **description, "index": index}
+    told["sha256"] = digest_file(folder / "units.npy")
+    replace_text(folder / "units.json", json.dumps({**told, "digest": _digest(told)}))
     progress.unlink()
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -168,8 +169,10 @@ def _read_arpa_words(path):
                     words.add(line.split()[1])
                 elif words and section != "\\1-grams:":
                     break
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path} is no n-gram model as ARPA text: {error}.") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no n-gram model as ARPA text: it is not UTF-8.") from None
+    except (zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}.") from error
     if not words:
         raise ValueError(f"{path} is no n-gram model as ARPA text: no word in \\1-grams.")
     return words

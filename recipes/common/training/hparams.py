@@ -18,6 +18,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tag import Tag
 from speechbrain.utils.distributed import main_process_only
 
+from pretrained.plain_files import read_utf8
+
 INCLUDE = "!include:"
 # What may change between the parts of a run: how long and how it is computed, and where things lie.
 FREE = {
@@ -180,13 +182,13 @@ def _read_mapping(path):
             f"There is no hyperparameters file {path}. Files in {path.parent}: {there or 'none'}."
         )
     try:
-        tree = ruamel.yaml.YAML().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        tree = ruamel.yaml.YAML().load(read_utf8(path))
+    except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ValueError(f"{path}{where}: not a hyperparameters file in YAML: {what}.") from None
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ValueError(f"{path}: expected lines of the form `key: value`.")
     return tree
 

@@ -1,0 +1,91 @@
+"""Files that are written whole or not at all, and text that is told from what is none."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+def write_whole(path, content):
+    """Write a file beside its place and put it there once it lies on the disk.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that is there is replaced; where writing fails it stays, and nothing is left.
+    content : bytes
+        All of the file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> write_whole(path, b"text")
+    >>> path.read_text(), len(list(path.parent.iterdir()))
+    ('text', 1)
+    """
+    partial = Path(f"{path}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_utf8(path):
+    """Return the text of a file; a ValueError names the line that is not UTF-8.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> _ = path.write_bytes(b"one\\n\\xff")
+    >>> read_utf8(path)
+    Traceback (most recent call last):
+        ...
+    ValueError: ...a.txt, line 2: not text in UTF-8: byte 0xff.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{content[error.start]:02x}"
+        raise ValueError(f"{path}, line {line}: not text in UTF-8: {byte}.") from None
+
+
+def read_json(path):
+    """Return the content of a JSON file; a ValueError names the line that is no JSON.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.json"
+    >>> _ = path.write_text('{"a": 1}')
+    >>> read_json(path)
+    {'a': 1}
+    """
+    text = read_utf8(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = getattr(error, "msg", "it nests too deeply, or a number has too many digits")
+        raise ValueError(f"{path}{line}: cannot be read as JSON: {what}.") from None
+
+
+def digest_file(path):
+    """Return the SHA-256 of a file, in hexadecimal digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a"
+    >>> path.touch()
+    >>> digest_file(path)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

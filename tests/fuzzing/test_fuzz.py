@@ -1,0 +1,40 @@
+"""Whatever is broken is read, or refused in a sentence that names it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzzing.breaking import edits
+from tests.fuzzing.targets import TARGETS
+from tests.fuzzing.trying import attempt
+
+KEPT = Path(__file__).with_name("kept.json")
+QUICK = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def kept():
+    return [tuple(found) for found in json.loads(KEPT.read_text())]
+
+
+@pytest.mark.parametrize(("name", "place", "changes"), kept())
+def test_what_was_once_misunderstood_is_understood(name, place, changes):
+    assert attempt(name, place, changes) is None
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_broken_file_is_read_or_refused_by_name(name):
+    @QUICK
+    @given(st.floats(0, 1, width=32), edits)
+    def tried(place, changes):
+        assert attempt(name, place, changes) is None
+
+    tried()
