@@ -57,7 +57,10 @@ def list_utterances(data_folder, split):
     wavs, speakers, words = (read_table(tables / name) for name in ("wav.scp", "utt2spk", "text"))
     phones = read_phones(Path(data_folder) / "resource" / "text-phone")
     held = {"valid": 0.15} if own_test else {"valid": 0.15, "test": 0.15}
-    drawn = draw_splits(list(speakers.values()), held) if tables.name == "train" else {}
+    try:
+        drawn = draw_splits(list(speakers.values()), held) if tables.name == "train" else {}
+    except CorpusError as error:
+        raise CorpusError(f"{tables / 'utt2spk'}: {error}") from None
     rows, problems = [], []
     for name, wav in wavs.items():
         if drawn.get(speakers.get(name), split) != split:

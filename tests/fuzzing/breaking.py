@@ -22,7 +22,7 @@ PIECES = [
     "~",
 ]
 PIECES += ["nan", "inf", "-1", "0", "1e999", "1.5", "9" * 30, "null", "true", "[]", "{}", "[1, 2]"]
-PIECES += ["../", "/", "$data_root/", "<x>", "{x}", "-", "=", ":", "%s", "\\", "\ud800", "\x1b[31m"]
+PIECES += ["../", "/", "$data_root/", "<x>", "{x}", "-", "=", ":", "%s", "\\", "\ud800"]
 OPERATIONS = ("insert", "replace", "delete", "truncate", "repeat line", "drop line", "swap fields")
 # What libraries say of their own affairs, which tells a user nothing.
 RAW = re.compile(

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzzing.breaking import edits
-from tests.fuzzing.targets import TARGETS
+from tests.fuzzing.readers import TARGETS
 from tests.fuzzing.trying import attempt
 
 ROUND = settings(

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzzing.breaking import edits
-from tests.fuzzing.targets import TARGETS
+from tests.fuzzing.readers import TARGETS
 from tests.fuzzing.trying import attempt
 
 KEPT = Path(__file__).with_name("kept.json")

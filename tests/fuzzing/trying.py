@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.fuzzing.breaking import broken, is_understood
-from tests.fuzzing.targets import TARGETS
+from tests.fuzzing.readers import TARGETS
 
 
 @cache
