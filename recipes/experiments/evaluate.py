@@ -24,6 +24,7 @@ from recipes.common.evaluation.bootstrap import bootstrap_mean
 from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_utterances
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
+from recipes.common.training.limits import check_limits
 from recipes.common.training.run import claim, report, split_datasets
 from recipes.experiments.runner import read_figures
 from recipes.LibriSpeech.pretrain.utterance import crops_of_run
@@ -133,6 +134,7 @@ def main(arguments):
     began = time.time()
     hparams_file, _, overrides = read_command_line(arguments, heeded=[])
     hparams = load_hparams(hparams_file, overrides)
+    check_limits(hparams)
     check_runs(hparams)
     claim(hparams["output_folder"])
     rows = {}

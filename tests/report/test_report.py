@@ -31,6 +31,7 @@ from recipes.common.report.speech import (
     phone_texts,
     set_targets,
 )
+from recipes.common.training.limits import check_limits
 
 RECIPE = Path(report.__file__).parents[2] / "LibriSpeech" / "report"
 PHONES = ("AA", "B", "D", "IY")
@@ -349,7 +350,7 @@ def test_a_model_is_described_by_its_run(tmp_path):
 def test_an_option_that_is_no_list_is_refused_by_name(name, value):
     options = {key: [1] for key in ("models", "seeds", "read_splits", "train_splits")}
     with pytest.raises(ValueError, match=f"{name} is .* expected a list"):
-        report.check_options({**options, name: value})
+        check_limits({**options, name: value})
 
 
 def test_measures_that_are_kept_are_those_that_were_written(tmp_path):

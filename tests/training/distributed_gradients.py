@@ -3,7 +3,9 @@
     python distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
     torchrun --nproc_per_node=2 distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage.
+STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage. With
+" accumulated" after it, the weights after an epoch of three batches are written, of which two make
+a step.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
@@ -27,6 +29,7 @@ from recipes.LibriSpeech.pretrain.train import STAGES
 SECONDS = (1.0, 2.3, 1.4, 0.7, 1.9, 1.2, 2.6)
 PART = 3  # utterances of the first rank
 UNITS = 16
+ACCUMULATED = " accumulated"
 
 
 def examples():
@@ -97,6 +100,29 @@ def gradients(brain):
     return found | collect(brain)
 
 
+def weights_after_an_epoch(brain):
+    """Return every weight after three batches and two steps."""
+    whole = list(examples())
+    parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
+    brain.modules.train()
+    brain.grad_accumulation_factor = 2
+    samplers = (LengthSortedBatches([1.0] * count, 1.0, seed=0) for count in range(1, 20))
+    brain.train_sampler = next(sampler for sampler in samplers if len(sampler) == 3)
+    parameters = [p for group in brain.optimizer.param_groups for p in group["params"]]
+    brain.optimizer = torch.optim.SGD(parameters, 0.1)  # Adam would take rounding for gradients
+    brain.on_stage_start(Stage.TRAIN, 1)
+    brain.hparams.lr = 0.1
+    for turned in range(3):
+        own = parts[rank()]
+        brain.step += 1
+        brain.fit_batch(collate(own[turned % len(own) :] + own[: turned % len(own)]))
+    assert brain.optimizer_step == 2
+    return {
+        name.replace(".module.", "."): parameter.detach().clone()
+        for name, parameter in brain.modules.named_parameters()
+    }
+
+
 def step_critics(brain, batch):
     """Return the gradients of the critics' step, which lets a linear one see the batch."""
     found = {}
@@ -127,7 +153,8 @@ def main():
     ddp_init_group({"distributed_backend": "gloo"})
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = gradients(build(stage, output))
+    brain = build(stage.removesuffix(ACCUMULATED), output)
+    found = weights_after_an_epoch(brain) if ACCUMULATED in stage else gradients(brain)
     if rank() == 0:
         torch.save(found, path)
     leave_together()

@@ -231,7 +231,7 @@ def test_a_mistyped_option_is_told_which_one_was_meant(file):
         ("a: \t1\n\tb: 2", "not a hyperparameters file in YAML: "),
         ("", "expected lines of the form `key: value`"),
         ("- 1", "expected lines of the form `key: value`"),
-        ("\xff", "not a hyperparameters file in YAML: "),
+        ("\xff", "line 1: not text in UTF-8: byte 0xff"),
         (None, r"There is no hyperparameters file .*: .*tiny.yaml"),
     ],
 )

@@ -19,7 +19,9 @@ def run(*words, seconds=None):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["frame", "utterance", "joint", "joint network"])
+@pytest.mark.parametrize(
+    "stage", ["frame", "utterance", "joint", "joint network", "frame accumulated"]
+)
 def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
     run(SCRIPT, stage, tmp_path, tmp_path / "one.pt")
     run(*TORCHRUN, SCRIPT, stage, tmp_path, tmp_path / "two.pt")

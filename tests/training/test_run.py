@@ -9,7 +9,8 @@ import pytest
 
 from recipes.common.data.manifest import read_manifest
 from recipes.common.training import run
-from recipes.common.training.run import check_limits, claim, count_utterances, prepare
+from recipes.common.training.limits import check_limits
+from recipes.common.training.run import claim, count_utterances, prepare
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 
@@ -63,11 +64,28 @@ def test_a_number_of_epochs_that_is_none_is_refused(epochs):
         {"seed": -1},
         {"num_workers": -1},
         {"max_seconds": 0.1, "min_seconds": 0.5},
+        {"max_crop_seconds": 1.0, "min_crop_seconds": 2.0},
+        {"beta": -0.1},
+        {"beta_reached": 0.1, "beta_starts": 0.3},
+        {"lr": float("nan")},
+        {"num_targets": 1},
+        {"kmeans_passes": 0},
+        {"kmeans_passes": 0.5},
+        {"frames_per_pair": 0},
+        {"critic_steps": True},
+        {"quantizer": "k-means"},
+        {"tokenizer": "words"},
+        {"train_splits": []},
+        {"valid_splits": "dev"},
     ],
 )
 def test_a_number_outside_its_range_is_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} is "):
         check_limits(settings)
+
+
+def test_null_is_none_of_a_few_settings():
+    check_limits({"frames_per_pair": None, "num_workers": None})
 
 
 def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, caplog):

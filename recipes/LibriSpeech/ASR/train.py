@@ -50,8 +50,6 @@ def make_tokenizer(hparams, texts):
     kind, file = hparams["tokenizer"], hparams["tokenizer_file"]
     if kind == "characters":
         return SymbolTokenizer.from_texts(texts, "characters")
-    if kind != "pieces":
-        raise ValueError(f"tokenizer is {kind!r}, not 'characters' or 'pieces'.")
     if file is None:
         file = Path(hparams["output_folder"]) / "tokenizer.model"
         file.parent.mkdir(parents=True, exist_ok=True)

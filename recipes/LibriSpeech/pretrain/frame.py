@@ -21,9 +21,12 @@ class FrameBrain(PretrainingBrain):
 
     @staticmethod
     def initialise(hparams):
-        """Start from public weights where `frame_weights` names them."""
+        """Start from public weights where `frame_weights` names them; look for the teacher."""
         if hparams["frame_weights"]:
             import_weights(hparams["modules"]["frame_encoder"], hparams["frame_weights"])
+        if hparams["teacher"]:
+            teacher = load_encoder(hparams["teacher"], "frame_encoder")
+            check_layer(hparams["teacher_layer"], teacher)
 
     @staticmethod
     def make_loaders(hparams, datasets):
@@ -52,6 +55,13 @@ class FrameBrain(PretrainingBrain):
     def measure(self, outputs, batch):
         """Add a batch to the meter."""
         self.meters["frame"].update(*outputs, batch.units.data, batch.mask.data.bool())
+
+
+def check_layer(layer, teacher):
+    """Raise ValueError unless a frame encoder has a hidden state of this number."""
+    most = teacher.config["num_layers"]
+    if layer > most:
+        raise ValueError(f"teacher_layer is {layer}: the encoder whose units are made has {most}.")
 
 
 def load_encoder(folder, name):

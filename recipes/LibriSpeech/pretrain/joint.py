@@ -32,10 +32,10 @@ from pretrained.toolkits.importing import import_weights
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_rng
-from recipes.common.data.units import UnitArray, manifest_rows
+from recipes.common.data.units import UnitArray, manifest_rows, read_description
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
-from recipes.LibriSpeech.pretrain.frame import corpus_units, load_encoder
+from recipes.LibriSpeech.pretrain.frame import check_layer, corpus_units, load_encoder
 
 FREE_SETTINGS = {
     "dropout",
@@ -89,8 +89,10 @@ class JointBrain(PretrainingBrain):
         check_directions(hparams["erased_directions"], d_model)
         if hparams["frame_weights"]:
             import_weights(modules["frame_encoder"], hparams["frame_weights"])
+            check_layer(hparams["teacher_layer"], modules["frame_encoder"])
         else:
             start_from(modules, "frame_encoder", hparams["frame_model"])
+            read_description(Path(os.path.normpath(hparams["units_folder"])))
         start_from(modules, "utterance_encoder", hparams["utterance_model"])
 
     @staticmethod

@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
+from recipes.common.training.limits import check_limits
 from recipes.LibriSpeech.pretrain.frame import FrameBrain
 from recipes.LibriSpeech.pretrain.joint import JointBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
@@ -30,9 +31,13 @@ def main(arguments):
     hparams_file, run_opts, overrides = read_command_line(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    run.check_limits(hparams)
+    check_limits(hparams)
+    if hparams["stage"] not in STAGES:
+        raise ValueError(f"stage is {hparams['stage']!r}, not one of {', '.join(STAGES)}.")
+    stage = STAGES[hparams["stage"]]
     if not run_opts["debug"]:
         check_same_settings(hparams_file, overrides, hparams["output_folder"])
+    stage.initialise(hparams)
     run.keep_freed_memory()
 
     run_on_main(run.prepare, args=[hparams])
@@ -40,10 +45,6 @@ def main(arguments):
     if run_opts["debug"]:
         hparams, datasets = run.quick_look(hparams, datasets)
 
-    if hparams["stage"] not in STAGES:
-        raise ValueError(f"stage is {hparams['stage']!r}, not one of {', '.join(STAGES)}.")
-    stage = STAGES[hparams["stage"]]
-    stage.initialise(hparams)
     run.claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])

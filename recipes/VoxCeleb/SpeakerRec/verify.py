@@ -22,6 +22,7 @@ from recipes.common.evaluation.metrics import eer_threshold
 from recipes.common.evaluation.scoring import statistics_of
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
+from recipes.common.training.limits import check_limits
 from recipes.common.training.run import claim, report
 from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
 
@@ -75,6 +76,7 @@ def main(arguments):
     began = time.time()
     hparams_file, run_opts, overrides = read_command_line(arguments, heeded=["device"])
     hparams = load_hparams(hparams_file, overrides)
+    check_limits(hparams)
     judged = hparams["representation"]
     encoder = load_encoder(hparams["model"], judged, "model")
     encoder = encoder.to(run_opts["device"] or infer_device())

@@ -65,7 +65,7 @@ class UnitArray:
 
     def __init__(self, folder, rows, num_units, shuffle_seed=None):
         self.folder = Path(folder)
-        self.description = _read_description(self.folder)
+        self.description = read_description(self.folder)
         self.index = self.description["index"]
         self.units = self._open_array()
         self._check(rows, num_units)
@@ -144,7 +144,8 @@ def _digest(value):
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _read_description(folder):
+def read_description(folder):
+    """Return what units.json says; a ValueError tells where it is missing or was changed."""
     path = folder / "units.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: no units were made in {folder}, or not to the end.")
@@ -364,7 +365,7 @@ def make_units(folder, datasets, hparams, teacher=None):
         **{key: hparams[key] for key in settings},
     }
     if (folder / "units.json").exists():
-        found = _read_description(folder)
+        found = read_description(folder)
         for key, value in description.items():
             if found.get(key) != value:
                 raise ValueError(

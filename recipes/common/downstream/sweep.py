@@ -23,6 +23,7 @@ from recipes.common.training import run
 from recipes.common.training.brain import TrainingError
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
+from recipes.common.training.limits import check_limits
 
 logger = get_logger(__name__)
 
@@ -67,7 +68,7 @@ class Sweep:
         distributed.ddp_init_group(self.run_opts)
         self.hparams = load_hparams(self.file, self.overrides)
         check_rates(self.hparams["lrs"])
-        run.check_limits(self.hparams)
+        check_limits(self.hparams)
         if not self.debug:
             check_same_settings(self.file, self.overrides, self.hparams["output_folder"])
         run.keep_freed_memory()

@@ -23,6 +23,7 @@ from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import gather
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
+from recipes.common.training.limits import check_limits
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import claim, keep_freed_memory, manifest_paths, prepare
 
@@ -45,7 +46,7 @@ def run(arguments):
     began = time.time()
     hparams_file, _, overrides = read_command_line(arguments, heeded=[])
     hparams = load_hparams(hparams_file, overrides)
-    check_options(hparams)
+    check_limits(hparams)
     keep_freed_memory()
     systems = load_systems(hparams["models"], hparams["controls"], hparams["seed"])
     hparams = {**hparams, "valid_splits": [], "test_splits": hparams["read_splits"]}
@@ -56,13 +57,6 @@ def run(arguments):
     save_hparams(hparams_file, overrides, hparams["output_folder"])
     measured = {system.name: measure_once(system, speech, hparams) for system in systems}
     write_report(systems, measured, speech, hparams, began)
-
-
-def check_options(hparams):
-    """Raise ValueError unless there are models, seeds, and splits to read and to train on."""
-    for name in ("models", "seeds", "read_splits", "train_splits"):
-        if not isinstance(hparams[name], list) or not hparams[name]:
-            raise ValueError(f"{name} is {hparams[name]!r}: expected a list, such as [A,B].")
 
 
 def write_report(systems, measured, speech, hparams, began):

@@ -1,5 +1,6 @@
 """What all Brains here share: the schedule, the seeds, the checkpoints, the logs, the alarms."""
 
+import math
 import time
 from pathlib import Path
 
@@ -222,8 +223,13 @@ class ResumableBrain(sb.Brain):
         self.checkpointer.save_and_keep_only(meta=meta, num_to_keep=1)
 
     def check_collapse(self, figures):
-        """Raise TrainingError where a representation hardly varies."""
+        """Raise TrainingError where a figure is not finite, or a representation hardly varies."""
         for name, value in figures.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{name} is {value} after epoch {self.epoch}, of which no checkpoint is kept. "
+                    "Lower the learning rate (lr)."
+                )
             if name.endswith("_deviation") and value < MIN_DEVIATION:
                 raise TrainingError(
                     f"{name} is {value:.1e}: the representation has collapsed to a point. Lower "

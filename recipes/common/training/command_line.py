@@ -43,9 +43,10 @@ LEAST = {  # values of run options: below, a run divides by zero or learns backw
     "profile_warmup": 0,
     "profile_steps": 1,
 }
-# Keys whose values are paths, or lists of them: text, even where a name has digits alone.
+# Keys whose values are paths or names, or lists of them: text, even where it has digits alone.
 PATHS = re.compile(
-    r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features)$"
+    r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features"
+    r"|splits|trials)$"
 )
 KINDS = (  # of a value in the file; what an option may be; how that is said
     (bool, bool, "True or False"),

@@ -47,7 +47,7 @@ def load_hparams(path, overrides=None):
     Raises
     ------
     ValueError
-        Where an override names a key that the file does not have.
+        Where an override names a key that the file does not have, or nothing can be built so.
 
     Example
     -------
@@ -58,7 +58,16 @@ def load_hparams(path, overrides=None):
     {'layers': 3, 'name': 'big 3'}
     """
     check_options(path, overrides or {})
-    return load_hyperpyyaml(_dump(read_tree(path)), overrides)
+    try:
+        return load_hyperpyyaml(_dump(read_tree(path)), overrides)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever is built may raise whatever it likes
+        given = " ".join(f"--{name} {value}" for name, value in (overrides or {}).items())
+        raise ValueError(
+            f"{path} cannot be built{' with ' if given else ''}{given}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}."
+        ) from error
 
 
 def check_options(path, names, also=()):

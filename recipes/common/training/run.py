@@ -3,7 +3,6 @@
 import ctypes
 import json
 import logging
-import math
 import os
 import platform
 import sys
@@ -27,17 +26,6 @@ KERNELS = "64"
 LOCK_SECONDS = 10  # in which the workers of a killed run let go of its folder
 _locks = {}  # by folder, held until this process ends
 QUICK_UTTERANCES = 40
-LIMITS = {
-    "seed": (0, 2**32 - 1),
-    "warmup": (0, 1),
-    "mask_prob": (0, 1),
-    "mask_length": (1, math.inf),
-    "max_batch_seconds": (0.1, math.inf),
-    "num_workers": (0, math.inf),
-    "temperature": (1e-6, math.inf),
-    "lr": (0, math.inf),
-    "max_grad_norm": (1e-12, math.inf),
-}
 
 
 def keep_freed_memory():
@@ -94,31 +82,6 @@ def claim(folder):
             f"Another run is at work in {folder}: wait for its end, or use another output_folder."
         ) from error
     _locks[folder] = lock
-
-
-def check_limits(hparams):
-    """Raise ValueError where a setting is outside the range that it makes sense in.
-
-    Example
-    -------
-    >>> check_limits({"mask_prob": 80})
-    Traceback (most recent call last):
-        ...
-    ValueError: mask_prob is 80: expected 0 to 1.
-    """
-    epochs = hparams.get("number_of_epochs", 1)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"number_of_epochs is {epochs!r}: expected a whole number from 1 on.")
-    for name, (low, high) in LIMITS.items():
-        value = hparams.get(name)
-        if value is not None and not low <= value <= high:
-            expected = f"{low} to {high}" if high < math.inf else f"{low} or more"
-            raise ValueError(f"{name} is {value}: expected {expected}.")
-    if hparams.get("max_seconds", math.inf) < hparams.get("min_seconds", 0):
-        raise ValueError(
-            f"max_seconds is {hparams['max_seconds']}, less than min_seconds, "
-            f"{hparams['min_seconds']}."
-        )
 
 
 def prepare(hparams):

@@ -1,0 +1,109 @@
+"""What the settings of a run may be: whole numbers, ranges, words, and which is the larger."""
+
+import math
+
+NO_END = math.inf
+WHOLE = {  # lowest and highest
+    "seed": (0, 2**32 - 1),
+    "number_of_epochs": (1, NO_END),
+    "num_workers": (0, NO_END),
+    "num_targets": (2, 2**15),
+    "kmeans_passes": (1, NO_END),
+    "teacher_layer": (0, NO_END),
+    "mask_length": (1, NO_END),
+    "critic_steps": (0, NO_END),
+    "pairs_per_utterance": (1, NO_END),
+    "frames_per_pair": (1, NO_END),
+    "frozen_steps": (0, NO_END),
+    "last_layers": (0, NO_END),
+    "vocab_size": (1, NO_END),
+    "beam_size": (0, NO_END),
+    "cohort_top": (1, NO_END),
+    "read_utterances": (2, NO_END),
+    "train_utterances": (2, NO_END),
+    "frames_per_utterance": (1, NO_END),
+    "trials": (1, NO_END),
+    "max_items": (1, NO_END),
+    "max_speakers": (1, NO_END),
+    "hidden_dim": (1, NO_END),
+    "crop_draws": (1, NO_END),
+}
+RANGES = {
+    "warmup": (0, 1),
+    "lr": (0, NO_END),
+    "upstream_lr": (0, NO_END),
+    "max_grad_norm": (1e-12, NO_END),
+    "max_batch_seconds": (0.1, NO_END),
+    "min_seconds": (0, NO_END),
+    "max_seconds": (0.1, NO_END),
+    "kmeans_seconds": (1, NO_END),
+    "mask_prob": (0, 1),
+    "temperature": (1e-6, NO_END),
+    "min_crop_seconds": (0.1, NO_END),
+    "plain_weight": (0, NO_END),
+    "alpha": (0, NO_END),
+    "beta": (0, NO_END),
+    "beta_starts": (0, 1),
+    "beta_reached": (0, 1),
+    "gamma": (0, NO_END),
+    "critic_momentum": (0, 1),
+    "critic_ridge": (0, NO_END),
+    "critic_lr": (0, NO_END),
+}
+MAY_BE_NULL = {"num_workers", "frames_per_pair", "read_utterances", "train_utterances"}
+WORDS = {
+    "quantizer": ("kmeans", "random_projection"),
+    "tokenizer": ("characters", "pieces"),
+}
+LISTS = (
+    "train_splits",
+    "valid_splits",
+    "test_splits",
+    "read_splits",
+    "models",
+    "seeds",
+    "critic_seeds",
+)
+RISING = (
+    ("min_seconds", "max_seconds"),
+    ("min_crop_seconds", "max_crop_seconds"),
+    ("beta_starts", "beta_reached"),
+)
+
+
+def check_limits(hparams):
+    """Raise ValueError where a setting is none that makes sense.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of any recipe.
+
+    Example
+    -------
+    >>> check_limits({"mask_prob": 80})
+    Traceback (most recent call last):
+        ...
+    ValueError: mask_prob is 80: expected a number, 0 to 1.
+    """
+    for name in WHOLE.keys() & hparams.keys():
+        _check_number(name, hparams[name], int, "a whole number", *WHOLE[name])
+    for name in RANGES.keys() & hparams.keys():
+        _check_number(name, hparams[name], (int, float), "a number", *RANGES[name])
+    for name in WORDS.keys() & hparams.keys():
+        if hparams[name] not in WORDS[name]:
+            raise ValueError(f"{name} is {hparams[name]!r}, not {' or '.join(WORDS[name])}.")
+    for name in LISTS:
+        value = hparams.get(name, [name])
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{name} is {value!r}: expected a list, such as [a, b].")
+    for low, high in RISING:
+        if hparams.get(high, NO_END) < hparams.get(low, 0):
+            raise ValueError(f"{high} is {hparams[high]}, less than {low}, {hparams[low]}.")
+
+
+def _check_number(name, value, kind, expected, low, high):
+    fits = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+    if not fits and not (value is None and name in MAY_BE_NULL):
+        limits = f"{low} to {high}" if high < NO_END else f"{low} or more"
+        raise ValueError(f"{name} is {value}: expected {expected}, {limits}.")
