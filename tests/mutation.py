@@ -1,11 +1,11 @@
 """Plant bugs, one at a time, and tell which of them no test sees.
 
     git clone . CLONE
-    python -m tests.mutation CLONE MINUTES [SEED]
+    python -m tests.mutation CLONE MINUTES [SEED [FIRST]]
 
-Changes files of CLONE and puts them back. A mutant is run by the tests that name its module, but
-for the long ones, and by its own doctests. Prints a line for each: caught or SURVIVED, file, line,
-what was changed.
+Changes files of CLONE and puts them back. A mutant meets the doctests and the tests of its module,
+but for the long ones, and where it survives these, all tests of its part. Prints a line for each:
+caught or SURVIVED, file, line, what was changed.
 """
 
 import ast
@@ -18,8 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-PLACES = ["lobes", "pretrained", "recipes/common/training", "recipes/common/data"]
-SECONDS = 90
+PARTS = {
+    "lobes": ["tests/lobes", "tests/training"],
+    "pretrained": ["tests/pretrained"],
+    "recipes/common/training": ["tests/training"],
+    "recipes/common/data": ["tests/data", "tests/training", "tests/recipes"],
+}
+SECONDS = 300
 WARM = ["torch._dynamo", "torchaudio", "speechbrain", "hyperpyyaml", "scipy.signal", "sklearn"]
 WARM += ["matplotlib.pyplot", "soundfile", "pytest", "safetensors.torch", "scipy.stats"]
 SWAPS = {
@@ -79,12 +84,14 @@ def _text(node):
 
 
 def tests_of(clone, path):
-    """Return the tests that name a module, those of its own name first, and the module."""
+    """Return a module and the tests that name it or have its name, the latter first."""
     dotted = path.with_suffix("").as_posix().replace("/", ".")
     package, _, stem = dotted.rpartition(".")
     naming = re.compile(rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{stem}\b")
-    found = [t for t in (clone / "tests").rglob("test_*.py") if naming.search(t.read_text())]
-    found.sort(key=lambda test: (test.stem != f"test_{stem}", test.stat().st_size))
+    own = f"test_{stem}"
+    files = list((clone / "tests").rglob("test_*.py"))
+    found = [test for test in files if test.stem == own or naming.search(test.read_text())]
+    found.sort(key=lambda test: (test.stem != own, test.stat().st_size))
     return [str(clone / path), *map(str, found)]
 
 
@@ -108,25 +115,27 @@ def survives(clone, path, text, tests):
     return code == 0
 
 
-def main(clone, minutes, seed="0"):
-    """Try mutants in a random order until the time is over."""
+def main(clone, minutes, seed="0", first="0"):
+    """Try mutants in a random order, from one on, until the time is over."""
     clone, end = Path(clone).resolve(), time.time() + 60 * float(minutes)
     os.chdir(clone)
     sys.path.insert(0, str(clone))
     sys.dont_write_bytecode = True
     found = []
-    for path in sorted(p for place in PLACES for p in Path(place).rglob("*.py")):
+    for path in sorted(p for place in PARTS for p in Path(place).rglob("*.py")):
         found += [(path, *mutant) for mutant in mutants(path.read_text())]
     random.Random(seed).shuffle(found)
     print(f"{len(found)} mutants", flush=True)
     for name in WARM:
         importlib.import_module(name)
     counts = [0, 0]
-    for path, line, what, *change in found:
+    for path, line, what, *change in found[int(first) :]:
         if time.time() > end:
             break
         text = mutated(path.read_text(), *change)
+        part = next(tests for place, tests in PARTS.items() if path.is_relative_to(place))
         alive = survives(clone, path, text, tests_of(clone, path))
+        alive = alive and survives(clone, path, text, part)
         counts[alive] += 1
         print("SURVIVED" if alive else "caught", f"{path}:{line}: {what}", flush=True)
     print(f"{counts[0]} caught, {counts[1]} survived", flush=True)

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
+from recipes.common.data import units
 from recipes.common.data.loaders import load_split
 from recipes.common.data.units import (
     UnitArray,
@@ -135,6 +136,15 @@ def change(folder, **values):
     told = {**json.loads(path.read_text()), **values}
     del told["digest"]
     path.write_text(json.dumps({**told, "digest": _digest(told)}))
+
+
+def test_minibatches_hold_every_frame_once_and_are_of_the_size_asked_for(monkeypatch):
+    monkeypatch.setattr(units, "MINIBATCH", 7)
+    rows = np.arange(60.0).reshape(-1, 1)
+    parts = np.split(rows, [4, 5, 31])
+    batches = list(units._minibatches(iter(parts), 10))
+    assert [len(batch) for batch in batches] == [10, *[7] * 7, 1]
+    np.testing.assert_array_equal(np.concatenate(batches), rows)
 
 
 def test_written_units_come_back(tmp_path):

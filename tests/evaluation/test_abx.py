@@ -12,6 +12,7 @@ from recipes.common.data.triphones import Item
 from recipes.common.evaluation import abx as module
 from recipes.common.evaluation.abx import abx, dtw
 from recipes.common.evaluation.bootstrap import bootstrap_mean
+from recipes.common.report.measures import read_abx
 
 CONTEXT = ("t", "s")
 ANY = {"max_items": 1000, "max_speakers": 1000}
@@ -191,6 +192,10 @@ def test_a_strong_speaker_and_a_weak_phone_read_well_within_speakers_only():
     within, across = (abx(features, items, mode, "cosine", 0) for mode in ("within", "across"))
     assert within["error"] < 0.05
     assert 0.3 < across["error"] < 0.5
+    for mode, result in (("within", within), ("across", across)):
+        reading = read_abx(features, items, mode, "cosine", 0)
+        assert reading["measure"] == f"ABX error {mode}, cosine"
+        assert reading["value"] == result["error"]
 
 
 @pytest.mark.parametrize("mode", ["within", "across"])

@@ -50,6 +50,14 @@ def slow_nt_xent(first, second, temperature):
     return torch.stack(losses).mean()
 
 
+def test_the_loss_of_one_masked_frame_is_its_cross_entropy():
+    logits = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(0))
+    units, mask = torch.arange(5)[None], torch.zeros(1, 5, dtype=torch.bool)
+    mask[0, 3] = True
+    expected = -logits[0, 3].log_softmax(0)[3]
+    torch.testing.assert_close(masked_prediction_loss(logits, units, mask), expected)
+
+
 def test_prediction_loss_counts_masked_valid_frames_only():
     logits, units, mask = prediction_batch()
     logits.requires_grad_()
