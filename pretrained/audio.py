@@ -194,7 +194,9 @@ def _opened(path):
     """Open an audio file; what soundfile raises until it is closed becomes an AudioError."""
     if isinstance(path, io.TextIOBase):
         raise TypeError(f"{path} is opened as text: expected a path, or a file opened as 'rb'")
-    if not hasattr(path, "read") and not Path(path).is_file():
+    if hasattr(path, "read"):
+        _check_open(path)
+    elif not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
     try:
         with soundfile.SoundFile(path) as file:
@@ -209,6 +211,20 @@ def _opened(path):
         reason = getattr(error, "error_string", error)
         expected = "Expected WAV, FLAC, OGG, MP3 or another format that soundfile reads."
         raise AudioError(path, f"cannot be decoded as audio: {reason} {expected}") from error
+
+
+def _check_open(file):
+    """Raise ValueError unless an open file can be read from any place."""
+    try:
+        place = file.tell()
+        file.seek(0, os.SEEK_END)
+        file.seek(place)
+        file.read(0)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} is closed, or cannot be read from any place: expected a path, a file opened "
+            "as 'rb' or an io.BytesIO."
+        ) from error
 
 
 def _mono_blocks(file, path):

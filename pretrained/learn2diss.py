@@ -188,8 +188,16 @@ def make_batch(wavs, wav_lens=None):
 
 def _tensor(value, name):
     """Return a tensor or an array as a tensor; a TypeError names what cannot be one."""
+    hidden = isinstance(value, np.ma.MaskedArray)  # its mask would be forgotten
     try:
-        return torch.as_tensor(value)
+        if isinstance(value, np.ndarray) and not hidden:  # of any byte order and strides
+            precise = value.dtype == np.longdouble
+            order = np.float64 if precise else value.dtype.newbyteorder("=")
+            value = np.require(value, order, ["C", "W"])
+        found = torch.as_tensor(value)
+        if hidden or found.layout != torch.strided or found.is_meta:
+            raise TypeError("no samples that can be read")
+        return found
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} must be a tensor, an array or a list of these, not {type(value).__name__}"

@@ -1,5 +1,6 @@
 """Encoding batches: what comes out, and what is refused."""
 
+import gzip
 import io
 
 import numpy as np
@@ -80,6 +81,10 @@ def test_samples_of_every_type_are_those_of_float32(encoders):
         "int32 of numpy": (wavs.double() * 2**31).to(torch.int32).numpy(),
         "lists": wavs.tolist(),
         "clips": [wavs[0], wavs[1].double().numpy()],
+        "big endian": wavs.numpy().astype(">f4"),
+        "backwards": wavs.flip(1).numpy()[:, ::-1],
+        "every second": wavs.repeat_interleave(2, 1).numpy()[:, ::2],
+        "long double": wavs.numpy().astype(np.longdouble),
         "clips of two channels": [torch.stack([wav, wav]) for wav in wavs],
     }
     for name, given in same.items():
@@ -116,6 +121,10 @@ def test_lengths_of_every_type(lens, encoders):
         (np.ones((1, 16000), np.uint8), None, "not torch.uint8"),
         (np.ones((1, 16000), np.int64), None, "not torch.int64"),
         (torch.ones(1, 16000), "all", "wav_lens must be a tensor"),
+        (torch.ones(1, 16000).to_sparse(), None, "not Tensor"),
+        (torch.ones(1, 16000, device="meta"), None, "not Tensor"),
+        (np.ma.masked_array(np.ones((1, 16000)), True), None, "not MaskedArray"),
+        (iter([torch.ones(16000)]), None, "not list_iterator"),
     ],
 )
 def test_other_types_are_refused_in_a_sentence(wavs, lens, message, encoders):
@@ -135,5 +144,11 @@ def test_an_open_file_is_encoded_like_its_path(suffix, encoders, recording, tmp_
     cut = io.BytesIO(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError, match="cut short|cannot be decoded"):
         model.encode_file(cut)
+    file.close()
+    write_only, gzipped = open(tmp_path / "new", "wb"), gzip.open(tmp_path / "gz", "wb")
+    for unreadable in (file, write_only, gzipped):
+        with pytest.raises(ValueError, match="is closed, or cannot be read from any place"):
+            model.encode_file(unreadable)
+        unreadable.close()
     with open(path, encoding="latin-1") as text, pytest.raises(TypeError, match="opened as text"):
         model.encode_file(text)
