@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from tests.fuzzing.breaking import edits
-from tests.fuzzing.readers import TARGETS
-from tests.fuzzing.trying import attempt
+from tests.fuzzing.trying import NAMES, attempt, inputs
 
 KEPT = Path(__file__).with_name("kept.json")
 QUICK = settings(
@@ -30,11 +27,11 @@ def test_what_was_once_misunderstood_is_understood(name, place, changes):
     assert attempt(name, place, changes) is None
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_a_broken_file_is_read_or_refused_by_name(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_broken_is_read_or_refused_by_name(name):
     @QUICK
-    @given(st.floats(0, 1, width=32), edits)
-    def tried(place, changes):
-        assert attempt(name, place, changes) is None
+    @given(inputs(name))
+    def tried(change):
+        assert attempt(name, *change) is None
 
     tried()

@@ -5,8 +5,19 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from tests.fuzzing.breaking import broken, is_understood
+from hypothesis import strategies as st
+
+from tests.fuzzing.breaking import broken, edits, is_understood
+from tests.fuzzing.options import attempt_options, commands
 from tests.fuzzing.readers import TARGETS
+
+OPTIONS = "options"
+NAMES = [*TARGETS, OPTIONS]
+
+
+def inputs(name):
+    """Return the strategy of what `attempt` takes after a name."""
+    return commands() if name == OPTIONS else st.tuples(st.floats(0, 1, width=32), edits)
 
 
 @cache
@@ -29,11 +40,13 @@ def attempt(name, place, changes):
     Arguments
     ---------
     name : str
-    place : float
-        Which file, from 0 to 1.
-    changes : list of tuple
-        As `broken` takes them.
+    place : float or str
+        Which file, from 0 to 1; of options, a hyperparameters file.
+    changes : list
+        As `broken` takes them; of options, the words of a command line.
     """
+    if name == OPTIONS:
+        return attempt_options(place, changes)
     folder, files, expected = valid(name)
     path = files[math.floor(place * (len(files) - 1e-6))]
     before, stamps = path.read_bytes(), set(folder.rglob("*"))
