@@ -16,6 +16,7 @@ from recipes.common.downstream.sweep import (
     warn_of_rest,
 )
 from recipes.common.training.brain import TrainingError
+from recipes.common.training.history import record_epoch
 from tests.downstream.tasks import TASKS, hparams_of, identify, made_up_speakers, moved, state_of
 
 
@@ -37,11 +38,8 @@ def at_rates(outcomes, folder):
             raise TrainingError(f"no luck with {rate}")
         output = folder / str(rate)
         output.mkdir()
-        rows = [
-            {"epoch": epoch, "valid": {"wer": wer, "cer": wer / 2}}
-            for epoch, wer in enumerate(outcomes[rate], 1)
-        ]
-        (output / "history.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        for epoch, wer in enumerate(outcomes[rate], 1):
+            record_epoch(output / "history.jsonl", epoch, {}, {"wer": wer, "cer": wer / 2})
         return SimpleNamespace(criterion="wer", hparams=SimpleNamespace(output_folder=output))
 
     return train_at

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from recipes.common.data.manifest import read_manifest
+from recipes.common.downstream.sweep import best_epoch
 from recipes.common.training import run
+from recipes.common.training.history import read_history, record_epoch
 from recipes.common.training.limits import check_limits
 from recipes.common.training.run import claim, count_utterances, prepare
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
@@ -103,3 +105,23 @@ def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, 
     counts = count_utterances(hparams, loaders)
     assert counts["valid"] == {"used": len(rows) - short, "left_out": short + 4}
     assert f"dev-clean: {short} of {len(rows)} utterances are left out: shorter than" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{", '{"epoch": 1}\n', "[1]\n", "\n", "null\n"])
+def test_a_history_that_is_none_is_refused_by_its_line(text, tmp_path):
+    path = tmp_path / "history.jsonl"
+    record_epoch(path, 1, {}, {})
+    path.write_text(path.read_text() + text)
+    with pytest.raises(ValueError, match="history.jsonl, line 2: no epoch of a training"):
+        read_history(path)
+
+
+def test_a_best_epoch_is_told_of_a_whole_history_alone(tmp_path):
+    path = tmp_path / "history.jsonl"
+    for epoch, error in ((1, 0.5), (2, 0.2), (3, 0.4)):
+        record_epoch(path, epoch, {}, {"error": error})
+    brain = SimpleNamespace(hparams=SimpleNamespace(output_folder=tmp_path), criterion="error")
+    assert best_epoch(brain)["epoch"] == 2
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match="history.jsonl lacks epochs"):
+        best_epoch(brain)

@@ -172,7 +172,7 @@ def _read_arpa_words(path):
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no n-gram model as ARPA text: it is not UTF-8.") from None
     except (zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path} is no whole gzip file: {error}.") from error
+        raise ValueError(f"{path} is no n-gram model as ARPA text: {error}.") from error
     if not words:
         raise ValueError(f"{path} is no n-gram model as ARPA text: no word in \\1-grams.")
     return words

@@ -3,7 +3,6 @@
 The steps are those of `Sweep`, in the order in which each recipe's `main` calls them.
 """
 
-import json
 import math
 import time
 from functools import partial
@@ -22,6 +21,7 @@ from recipes.common.downstream.features import add_features, load_upstream, open
 from recipes.common.training import run
 from recipes.common.training.brain import TrainingError
 from recipes.common.training.command_line import read_command_line
+from recipes.common.training.history import read_history
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
 from recipes.common.training.limits import check_limits
 
@@ -330,7 +330,12 @@ def best_epoch(brain):
     """Return the epoch that is best on validation, with its figures."""
     distributed.ddp_barrier()  # the main process writes the history
     history = Path(brain.hparams.output_folder) / "history.jsonl"
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    rows = read_history(history)
+    if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+        raise ValueError(
+            f"{history} lacks epochs, so that the best cannot be told. Remove {history.parent} to "
+            "train at this learning rate anew."
+        )
     # Of equal ones the latest, as the checkpointer has it.
     row = min(reversed(rows), key=lambda row: row["valid"][brain.criterion])
     return {"epoch": row["epoch"], **row["valid"]}

@@ -13,7 +13,7 @@ from lobes.distributed import all_reduce_sum, alone, rank, unwrap
 from lobes.signal import SAMPLE_RATE
 from recipes.common.data.seeding import derive_seed
 from recipes.common.training.checkpoints import AtomicCheckpointer
-from recipes.common.training.history import draw_curves, record_epoch
+from recipes.common.training.history import draw_curves, read_history, record_epoch
 from recipes.common.training.meters import Meter
 
 logger = get_logger(__name__)
@@ -47,7 +47,8 @@ class ResumableBrain(sb.Brain):
         self.train_sampler = loaders["train"].batch_sampler
 
     def on_fit_start(self):
-        """Refuse a checkpoint that this run cannot go on from, then recover the latest."""
+        """Refuse a history or a checkpoint that cannot be gone on from; recover the latest."""
+        read_history(Path(self.hparams.output_folder) / "history.jsonl")
         self.check_architecture()
         self.check_batches()
         super().on_fit_start()

@@ -4,6 +4,46 @@ import json
 
 from matplotlib.figure import Figure
 
+from recipes.common.data.files import read_text, replace_text
+
+
+def read_history(path):
+    """Return the epochs of a history.
+
+    Arguments
+    ---------
+    path : Path
+        Of JSON lines, one an epoch; there may be none yet.
+
+    Returns
+    -------
+    list of dict
+        `epoch`, `train` and `valid` of each.
+
+    Raises
+    ------
+    ValueError
+        Where a line is no epoch.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "history.jsonl"
+    >>> _ = record_epoch(path, 1, {"loss": 2.0}, {"loss": 3.0})
+    >>> read_history(path)
+    [{'epoch': 1, 'train': {'loss': 2.0}, 'valid': {'loss': 3.0}}]
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines() if path.exists() else [], 1):
+        try:
+            row = json.loads(line)
+            rows.append({key: row[key] for key in ("epoch", "train", "valid")})
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}: no epoch of a training. Remove the file, and the run goes "
+                "on without the curves of its earlier epochs."
+            ) from None
+    return rows
+
 
 def record_epoch(path, epoch, train, valid):
     """Append an epoch to a history of JSON lines, in the place of what came from there on.
@@ -11,12 +51,11 @@ def record_epoch(path, epoch, train, valid):
     Returns
     -------
     list of dict
-        The whole history: `epoch`, `train` and `valid` of each.
+        The whole history, as `read_history` returns it.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [row for row in map(json.loads, lines) if row["epoch"] < epoch]
+    rows = [row for row in read_history(path) if row["epoch"] < epoch]
     rows.append({"epoch": epoch, "train": train, "valid": valid})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

@@ -18,6 +18,7 @@ from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, read_manifest, validate_manifests
+from recipes.common.training.history import read_history
 from recipes.common.training.record import write_metrics
 
 SPLITS = ("train", "valid", "test")
@@ -162,7 +163,7 @@ def finish(brain, hparams, began):
     """
     output = Path(hparams["output_folder"])
     encoders = {name: unwrap(brain.modules[name]) for name in brain.architecture()}
-    last = json.loads((output / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    last = read_history(output / "history.jsonl")[-1]
     figures = {
         "epochs": last["epoch"],
         "steps": brain.optimizer_step,
