@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from speechbrain import Stage
+from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import DataLoader
 
 from recipes.common.data.crops import collate
@@ -445,6 +446,22 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert len(list((tmp_path / "save").iterdir())) == 1
     checkpointer.recover_if_possible()
     assert torch.equal(layer.weight, good)
+
+
+@pytest.mark.parametrize("content", [b"", b"%", b"a: [", None])
+@pytest.mark.parametrize("name", ["CKPT.yaml", "layer.ckpt", "counter.ckpt"])
+def test_a_broken_checkpoint_is_named(name, content, tmp_path):
+    parts = {"layer": torch.nn.Linear(2, 3), "counter": EpochCounter(3)}
+    checkpointer = AtomicCheckpointer(tmp_path / "save", parts)
+    saved = checkpointer.save_checkpoint()
+    assert checkpointer.recover_if_possible().path == saved.path
+    if content is None:
+        whole = (saved.path / name).read_bytes()
+        content = whole[: len(whole) // 2] if name == "layer.ckpt" else b"\0"
+    (saved.path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be loaded .*remove it") as error:
+        checkpointer.recover_if_possible()
+    assert str(saved.path) in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_the_history_has_each_epoch_once(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, main_process_only
@@ -59,6 +60,21 @@ class AtomicCheckpointer(Checkpointer):
         ddp_barrier()
         return published
 
+    def list_checkpoints(self):
+        """List the checkpoints; a ValueError names one whose description cannot be read."""
+        found = []
+        for folder in self._list_checkpoint_dirs():
+            with _named(folder):
+                (checkpoint,) = self._construct_checkpoint_objects([folder])
+                checkpoint.meta["unixtime"]
+                found.append(checkpoint)
+        return found
+
+    def load_checkpoint(self, checkpoint):
+        """Load as `Checkpointer.load_checkpoint` does; a ValueError names one that is broken."""
+        with _named(checkpoint.path):
+            super().load_checkpoint(checkpoint)
+
     def _new_checkpoint_dirpath(self):
         path = super()._new_checkpoint_dirpath()
         return path.with_name(PARTIAL + path.name)
@@ -77,6 +93,18 @@ class AtomicCheckpointer(Checkpointer):
     def _remove_partial(self):
         for path in self.checkpoints_dir.glob(f"{PARTIAL}{CKPT_PREFIX}*"):
             shutil.rmtree(path)
+
+
+@contextmanager
+def _named(folder):
+    """Have whatever goes wrong name a checkpoint."""
+    try:
+        yield
+    except Exception as error:  # each recoverable has a loader of its own
+        raise ValueError(
+            f"{folder} cannot be loaded ({type(error).__name__}). Where it is broken, remove it: the "
+            "same command goes on from an earlier one, or from the beginning."
+        ) from error
 
 
 def _flush(path):
