@@ -102,8 +102,8 @@ def _named(folder):
         yield
     except Exception as error:  # each recoverable has a loader of its own
         raise ValueError(
-            f"{folder} cannot be loaded ({type(error).__name__}). Where it is broken, remove it: the "
-            "same command goes on from an earlier one, or from the beginning."
+            f"{folder} cannot be loaded ({type(error).__name__}). Where it is broken, remove it: "
+            "the same command goes on from an earlier one, or from the beginning."
         ) from error
 
 
