@@ -98,3 +98,16 @@ def test_a_language_model_that_is_missing(corpora, tmp_path, out):
             arguments("ASR", corpora, out, beam_size=2, lm_file=tmp_path / "nowhere.arpa")
         )
     assert not list(out.glob("lr_*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lr", 0.5, "lr is set by the sweep: expected --lrs"),
+        ("run_folder", "x", "run_folder is set by the sweep: expected --output_folder"),
+        ("debug_batches", 3, "--debug_batches cannot be used here"),
+    ],
+)
+def test_what_the_sweep_sets_itself(name, value, message, corpora, out):
+    refuse("SID", corpora, out, message, **{name: value})
+    assert not out.exists()

@@ -27,6 +27,8 @@ from recipes.common.training.limits import check_limits
 
 logger = get_logger(__name__)
 
+BY_THE_SWEEP = {"lr": "lrs [0.001], learning rates to try", "run_folder": "output_folder"}
+
 
 class Sweep:
     """Trainings of a head, one for each learning rate, on the states of an upstream.
@@ -65,6 +67,9 @@ class Sweep:
                 "--debug_batches cannot be used here: a quick look takes all batches of "
                 f"{run.QUICK_UTTERANCES} utterances of each split."
             )
+        for name, instead in BY_THE_SWEEP.items():
+            if name in self.overrides:
+                raise ValueError(f"{name} is set by the sweep: expected --{instead}.")
         distributed.ddp_init_group(self.run_opts)
         self.hparams = load_hparams(self.file, self.overrides)
         check_rates(self.hparams["lrs"])
