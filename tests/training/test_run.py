@@ -103,7 +103,13 @@ def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, 
     datasets = run.split_datasets(hparams)
     loaders = {part: SimpleNamespace(dataset=data) for part, data in datasets.items()}
     counts = count_utterances(hparams, loaders)
-    assert counts["valid"] == {"used": len(rows) - short, "left_out": short + 4}
+    assert counts["valid"] == {"used": len(rows) - short, "shortened": 0, "left_out": short + 4}
+    hparams |= {"max_seconds": sorted(row["duration"] for row in rows)[-3], "mask_prob": 0.1}
+    assert count_utterances(hparams, loaders)["valid"]["shortened"] == 2
+    assert f"valid: 2 utterances are cropped to {hparams['max_seconds']} s" in caplog.text
+    del hparams["mask_prob"]
+    counts = count_utterances({**hparams, "crop": True}, loaders)
+    assert counts["valid"]["shortened"] == 0 < counts["train"]["shortened"]
     assert f"dev-clean: {short} of {len(rows)} utterances are left out: shorter than" in caplog.text
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from speechbrain.utils.distributed import is_distributed_initialized, main_process_only
+from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from lobes.distributed import unwrap
@@ -21,6 +23,7 @@ from recipes.common.data.manifest import count_left_out, read_manifest, validate
 from recipes.common.training.history import read_history
 from recipes.common.training.record import write_metrics
 
+logger = get_logger(__name__)
 SPLITS = ("train", "valid", "test")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KERNELS = "64"
@@ -205,12 +208,13 @@ def report(hparams, figures, began, manifests=None, modules=None, facts=None):
 
 
 def count_utterances(hparams, loaders):
-    """Return how many utterances each split has: those `used`, and those `left_out`.
+    """Return how many utterances each split has: `used`, of these `shortened`, and `left_out`.
 
     Arguments
     ---------
     hparams : dict
-        The manifests' keys.
+        The manifests' keys, `max_seconds`, and `mask_prob` of a stage that crops what is longer in
+        all splits, or `crop` of a task that crops it in training.
     loaders : dict
         By split.
 
@@ -222,8 +226,14 @@ def count_utterances(hparams, loaders):
     counts = {}
     for split, paths in manifest_paths(hparams).items():
         listed = sum(len(read_manifest(path)) for path in paths) + count_left_out(paths)
-        used = len(loaders[split].dataset)
-        counts[split] = {"used": used, "left_out": listed - used}
+        dataset, longest = loaders[split].dataset, math.inf
+        if "mask_prob" in hparams or (split == "train" and hparams.get("crop")):
+            longest = hparams["max_seconds"]
+        shortened = sum(dataset.data[name]["duration"] > longest for name in dataset.data_ids)
+        if shortened and split != "train":
+            logger.warning(f"{split}: {shortened} utterances are cropped to {longest} s")
+        used = len(dataset)
+        counts[split] = {"used": used, "shortened": shortened, "left_out": listed - used}
     return counts
 
 
