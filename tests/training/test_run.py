@@ -105,8 +105,9 @@ def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, 
     counts = count_utterances(hparams, loaders)
     assert counts["valid"] == {"used": len(rows) - short, "shortened": 0, "left_out": short + 4}
     hparams |= {"max_seconds": sorted(row["duration"] for row in rows)[-3], "mask_prob": 0.1}
-    assert count_utterances(hparams, loaders)["valid"]["shortened"] == 2
-    assert f"valid: 2 utterances are cropped to {hparams['max_seconds']} s" in caplog.text
+    long = sum(row["duration"] > hparams["max_seconds"] for row in rows)
+    assert count_utterances(hparams, loaders)["valid"]["shortened"] == long > 0
+    assert f"valid: {long} utterances are cropped to {hparams['max_seconds']} s" in caplog.text
     del hparams["mask_prob"]
     counts = count_utterances({**hparams, "crop": True}, loaders)
     assert counts["valid"]["shortened"] == 0 < counts["train"]["shortened"]
