@@ -340,6 +340,15 @@ def test_a_changed_file_has_its_split_prepared_again(corpus, make_voice):
     assert after["one.csv"][0] != before["one.csv"][0]
 
 
+def test_a_check_that_has_changed_is_made_again_and_told(corpus, monkeypatch, caplog):
+    before = state(prepare(corpus))
+    monkeypatch.setattr("recipes.common.data.manifest.digest_code", lambda *places: "other code")
+    caplog.set_level("INFO")
+    after = state(prepare(corpus))
+    assert after["one.csv"][0] == before["one.csv"][0] and after["one.csv"] != before["one.csv"]
+    assert "one: data, settings or code changed: the manifest is made anew" in caplog.text
+
+
 def test_a_new_time_alone_has_the_file_checked_again(corpus):
     prepare(corpus)
     path = corpus / "two" / "a2.wav"

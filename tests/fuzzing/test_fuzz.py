@@ -27,6 +27,7 @@ def test_what_was_once_misunderstood_is_understood(name, place, changes):
     assert attempt(name, place, changes) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_broken_is_read_or_refused_by_name(name):
     @QUICK

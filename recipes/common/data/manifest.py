@@ -21,7 +21,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
-from recipes.common.data.files import CorpusError, read_text, replace_text
+from recipes.common.data.files import CorpusError, digest_code, read_text, replace_text
 
 logger = get_logger(__name__)
 
@@ -318,8 +318,14 @@ def prepare_splits(
         raise CorpusError(f"data_folder {data_folder} is missing or empty.")
     listed, problems = _listed(list_utterances, data_folder, splits)
     how = {"skip_bad": skip_bad, "any_rate": any_rate}
-    origins = {split: {"files": _state(rows, data_folder), **how} for split, rows in listed.items()}
+    made_by = {"code": digest_code("pretrained/audio.py"), **how}
+    origins = {
+        split: {"files": _state(rows, data_folder), **made_by} for split, rows in listed.items()
+    }
     stale = [split for split in splits if not _holds(save_folder, split, origins[split])]
+    for split in stale:
+        if (save_folder / f"{split}.csv").is_file():
+            logger.info(f"{split}: data, settings or code changed: the manifest is made anew")
     checked = _checked(stale, listed, problems, data_folder, num_workers, **how)
     save_folder.mkdir(parents=True, exist_ok=True)
     for split in stale:
