@@ -54,7 +54,7 @@ OTHER_CORPORA = ("AudioFolder", "Synthetic", "speechocean762")  # each has runs 
 DATA = ("LibriSpeech", "voxceleb1", "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
-    r"tests\.digests": "takes ten minutes, and is run by itself",
+    r"tests\.(digests|fuzzing|mutation)": "takes long, and is run by itself",
     r"\.\.\.": "is cut short in the text",
     r"(ablate|judge|results)\.py --(models|data_folder)": "takes hours",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
