@@ -11,7 +11,7 @@ import torch
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
-from recipes.common.training.hparams import check_options, plain_values, read_tree
+from recipes.common.training.hparams import check_options, plain_values, read_tree, shown_values
 
 SEVERAL_WORDS = ("compile_module_keys", "jit_module_keys")
 # Run options of SpeechBrain's that do not work here, and why.
@@ -122,7 +122,7 @@ def describe_options(files, heeded):
     """
     lines = ["usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]", ""]
     for file in files[:1]:
-        values = plain_values(read_tree(file))
+        values = shown_values(read_tree(file))
         lines += [f"Keys of {file}:", *(f"  --{key} {values[key]}" for key in values), ""]
     if not files:
         lines += ["With a hyperparameters file, --help shows its keys as well.", ""]

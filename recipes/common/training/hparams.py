@@ -91,8 +91,19 @@ def check_options(path, names, also=()):
         )
 
 
-def plain_values(tree):
-    """Return the numbers, words and lists of a hyperparameters file, without those it refers to.
+def plain_values(tree, references=False):
+    """Return the numbers, words and lists of a hyperparameters file.
+
+    Arguments
+    ---------
+    tree : dict
+        As `read_tree` returns it.
+    references : bool
+        Whether to return placeholders and references too, as tagged scalars.
+
+    Returns
+    -------
+    dict
 
     Example
     -------
@@ -102,11 +113,30 @@ def plain_values(tree):
     {'lr': 0.1, 'splits': ['a']}
     """
     plain = (bool, int, float, str, list, type(None))
+    named = ("!PLACEHOLDER", "!ref") if references else ()
     return {
         key: list(value) if isinstance(value, list) else value
         for key, value in tree.items()
-        if isinstance(value, plain) and not _tag(value)
+        if (isinstance(value, plain) and not _tag(value)) or _tag(value) in named
     }
+
+
+def shown_values(tree):
+    """Return the text of each value that an option can give, as it stands in the file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.yaml"
+    >>> _ = path.write_text("data: !PLACEHOLDER\\nsplits: [a, b]\\nout: !ref <data>/x\\n")
+    >>> shown_values(read_tree(path))
+    {'data': '(needed)', 'splits': '[a, b]', 'out': '<data>/x'}
+    """
+    shown = {}
+    for key, value in plain_values(tree, references=True).items():
+        text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+        text = "null" if value is None else text
+        shown[key] = "(needed)" if _tag(tree[key]) == "!PLACEHOLDER" else text
+    return shown
 
 
 def check_same_settings(path, overrides, folder):
