@@ -69,5 +69,6 @@ def attempt_options(file, words):
         return None if {"--help", "-h"} & set(words) else "it exits without a word"
     except Exception as error:
         given = [word.partition("=")[0] for word in words]
-        return is_understood(error, [name.lstrip("-") for name in given] + words)
+        told = [repr(word)[1:-1] for word in words]
+        return is_understood(error, [name.lstrip("-") for name in given] + words + told)
     return None

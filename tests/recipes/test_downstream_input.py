@@ -92,12 +92,21 @@ def test_more_layers_than_there_are(task, corpora, out):
     refuse(task, corpora, out, "last_layers is 4: expected 1 to", last_layers=4)
 
 
-def test_a_language_model_that_is_missing(corpora, tmp_path, out):
-    with pytest.raises(FileNotFoundError, match="nowhere.arpa"):
-        TASKS["ASR"].train.main(
-            arguments("ASR", corpora, out, beam_size=2, lm_file=tmp_path / "nowhere.arpa")
-        )
-    assert not list(out.glob("lr_*"))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"beam_size": 2, "lm_file": "nowhere.arpa"}, "lm_file is nowhere.arpa, which is missing"),
+        ({"tokenizer_file": "nowhere"}, "tokenizer_file is nowhere, which is missing"),
+        ({"beam_size": 0, "lm_file": __file__}, "not used where beam_size is 0"),
+        (
+            {"tokenizer": "characters", "tokenizer_file": __file__},
+            "not used where tokenizer is characters",
+        ),
+    ],
+)
+def test_a_file_that_is_missing_or_of_no_use(given, message, corpora, out):
+    refuse("ASR", corpora, out, message, **given)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,19 @@ class WordBrain(CTCBrain):
         return {**words, "cer": cer(references, hypotheses)}
 
 
+def check_files(hparams):
+    """Raise ValueError where a file is given that would not be used, or is none."""
+    for name, setting, unused in (
+        ("tokenizer_file", "tokenizer", "characters"),
+        ("lm_file", "beam_size", 0),
+    ):
+        file = hparams[name]
+        if file is not None and hparams[setting] == unused:
+            raise ValueError(f"{name} is {file}, which is not used where {setting} is {unused}.")
+        if file is not None and not Path(file).is_file():
+            raise ValueError(f"{name} is {file}, which is missing: expected a file.")
+
+
 def make_tokenizer(hparams, texts):
     """Return the tokenizer of the training transcripts, or an earlier run's."""
     kind, file = hparams["tokenizer"], hparams["tokenizer_file"]
@@ -78,6 +91,7 @@ def dataio_prepare(hparams, datasets):
 def main(arguments):
     """Train a recogniser at each learning rate, test the best one and export it."""
     sweep = Sweep(arguments, WordBrain)
+    check_files(sweep.hparams)
     datasets = sweep.prepare()
     tokenizer = dataio_prepare(sweep.hparams, datasets)
     loaders = sweep.make_loaders(datasets)
