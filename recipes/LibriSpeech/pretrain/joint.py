@@ -127,7 +127,7 @@ class JointBrain(PretrainingBrain):
     def beta(self):
         """The weight of the information: 0 while the critic warms up, then rising."""
         start, stop = self.hparams.beta_starts, self.hparams.beta_reached
-        risen = (self.progress - start) / (stop - start)
+        risen = (self.progress - start) / max(stop - start, 1e-9)
         return self.hparams.beta * min(max(risen, 0.0), 1.0)
 
     def compute_forward(self, batch, stage):
