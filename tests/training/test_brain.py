@@ -448,6 +448,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert torch.equal(layer.weight, good)
 
 
+def test_a_figure_that_is_not_finite_stops_a_run_and_lists_do_not(tmp_path):
+    brain, _ = make_brain("frame", tmp_path)
+    brain.check_collapse({"loss": 1.0, "interval": [0.1, 0.2], "steps": 3, "ratio": None})
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(TrainingError, match="loss is .* after epoch .* no checkpoint is kept"):
+            brain.check_collapse({"loss": value})
+
+
 @pytest.mark.parametrize("content", [b"", b"%", b"a: [", None])
 @pytest.mark.parametrize("name", ["CKPT.yaml", "layer.ckpt", "counter.ckpt"])
 def test_a_broken_checkpoint_is_named(name, content, tmp_path):

@@ -49,6 +49,10 @@ def load_reference(hparams):
     manifest, folder = hparams["reference_manifest"], hparams["reference_folder"]
     if manifest is None:
         return None
+    if not Path(manifest).is_file():
+        raise ValueError(
+            f"reference_manifest is {manifest}, which is missing: expected a CSV file."
+        )
     validate_manifests({"reference": manifest}, folder, {})
     return manifest, folder
 
@@ -80,7 +84,7 @@ def main(arguments):
     judged = hparams["representation"]
     encoder = load_encoder(hparams["model"], judged, "model")
     encoder = encoder.to(run_opts["device"] or infer_device())
-    lists, reference = load_lists(hparams), load_reference(hparams)
+    reference, lists = load_reference(hparams), load_lists(hparams)
 
     claim(hparams["output_folder"])
     systems = verification.with_baselines(encoder, judged, hparams["seed"])

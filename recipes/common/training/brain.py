@@ -226,7 +226,7 @@ class ResumableBrain(sb.Brain):
     def check_collapse(self, figures):
         """Raise TrainingError where a figure is not finite, or a representation hardly varies."""
         for name, value in figures.items():
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise TrainingError(
                     f"{name} is {value} after epoch {self.epoch}, of which no checkpoint is kept. "
                     "Lower the learning rate (lr)."
