@@ -366,6 +366,14 @@ def test_only_calls_that_train_the_critic_update_its_statistics(kind):
     assert updates == before + 1
 
 
+@pytest.mark.parametrize("kind", CRITICS)
+def test_statistics_keep_no_graph(kind):
+    x, y, groups = unequal_batch()
+    critic = kind(6, 4, 16)
+    critic(x.requires_grad_(), y.requires_grad_(), groups, mode="objective")
+    assert not any(buffer.requires_grad for buffer in critic.buffers())
+
+
 def test_running_statistics_are_those_of_the_batches_seen():
     rows = 4 + 3 * torch.randn(10, 64, 5)
     standardise = Standardise(5)
