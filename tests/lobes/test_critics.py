@@ -366,10 +366,10 @@ def test_only_calls_that_train_the_critic_update_its_statistics(kind):
     assert updates == before + 1
 
 
-@pytest.mark.parametrize("kind", CRITICS)
+@pytest.mark.parametrize("kind", [*CRITICS, LinearCLUB])
 def test_statistics_keep_no_graph(kind):
     x, y, groups = unequal_batch()
-    critic = kind(6, 4, 16)
+    critic = kind(6, 4) if kind is LinearCLUB else kind(6, 4, 16)
     critic(x.requires_grad_(), y.requires_grad_(), groups, mode="objective")
     assert not any(buffer.requires_grad for buffer in critic.buffers())
 
