@@ -66,3 +66,5 @@ def test_each_split_is_that_of_its_own_manifests(task, corpora, tmp_path):
         used = {name for batch in loaders[split] for name in batch.id}
         assert used and used <= listed[split]
     assert not any(a & b for a, b in itertools.combinations(listed.values(), 2))
+    if "cohort" in datasets:
+        assert {name for batch in loaders["cohort"] for name in batch.id} <= listed["train"]
