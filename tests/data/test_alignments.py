@@ -139,7 +139,7 @@ GRID = text_grid([("words", WORDS), ("phones", PHONES)], short=True)
         ("x.ctm", "a 1 0.1 0.2\n", "line 1: 'a 1 0.1 0.2' is not"),
         ("x.ctm", "a 1 0.1 T 0.2\n", "line 1: 'a 1 0.1 T 0.2' is not"),
         ("x.ctm", "b 1 0.1 0.2 T\n", "none of the 1 utterance"),
-        ("x.ctm", b"a 1 0.1 0.2 \xff", "x.ctm is not text in UTF-8"),
+        ("x.ctm", b"a 1 0.1 0.2 \xff", "x.ctm, line 1: not text in UTF-8"),
         ("b.TextGrid", GRID, "none of the 1 utterance"),
         ("a.TextGrid", "", "a.TextGrid is no TextGrid as text"),
         ("a.TextGrid", '"ooTextFile" "Pitch 1"', "a.TextGrid is no TextGrid as text"),

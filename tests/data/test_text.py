@@ -57,7 +57,7 @@ def test_comments_of_cmudict_are_no_words(lexicon_file):
         ("A AH0\nHELLO\n", "lexicon.txt, line 2: HELLO has no phones"),
         ("", "lexicon.txt has no word"),
         (";;; comment\n\n", "lexicon.txt has no word"),
-        (b"\xc9T EY T\n", "lexicon.txt is not text in UTF-8"),
+        (b"\xc9T EY T\n", "lexicon.txt, line 1: not text in UTF-8"),
     ],
 )
 def test_a_wrong_lexicon_is_named(content, named, lexicon_file):

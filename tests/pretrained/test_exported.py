@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from speechbrain.dataio.dataset import DynamicItemDataset
 
 from lobes.heads import SpeakerHead
 from pretrained import Learn2Diss
@@ -54,11 +55,12 @@ def test_a_run_leaves_a_folder_that_stands_alone(encoders, tmp_path):
         '{"epoch": 2, "train": {"loss": 3.0}, "valid": {"loss": 4.0}}\n'
     )
     (tmp_path / "some.csv").write_text("ID,duration,wav,spk_id\na,1.0,a.wav,1\n")
+    dataset = DynamicItemDataset({"a": {"wav": "a.wav", "duration": 1.0}})
     brain = SimpleNamespace(
         modules=encoders,
         architecture=lambda: list(encoders),
         optimizer_step=12,
-        loaders=dict.fromkeys(("train", "valid", "test"), SimpleNamespace(dataset=["a"])),
+        loaders=dict.fromkeys(("train", "valid", "test"), SimpleNamespace(dataset=dataset)),
         test_figures={"loss": 5.5},
     )
     hparams = {"output_folder": str(tmp_path / "run"), "manifest_folder": str(tmp_path), "seed": 3}

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from lobes.heads import CTCHead, SpeakerHead
 from pretrained import Learn2Diss, SpeakerVerifier, Transcriber
 from pretrained.__main__ import main
-from pretrained.exported import _digest, _file_digest, load_folder, load_model, save_model
+from pretrained.exported import _digest, load_folder, load_model, save_model
+from pretrained.plain_files import digest_file
 from tests.pretrained.exports import (
     LETTERS_FACTS,
     PLAIN,
@@ -106,7 +107,7 @@ def change_config(folder, change, sign):
     change(config)
     if sign:
         config["sha256"] = {
-            "weights": _file_digest(folder / "model.safetensors"),
+            "weights": digest_file(folder / "model.safetensors"),
             "encoders": _digest(
                 {k: v for k, v in config.items() if k.endswith(("_encoder", "_head"))}
             ),

@@ -97,7 +97,7 @@ def test_a_malformed_line_is_named(line, voxceleb1_copy, out):
 def test_a_list_that_is_not_text_is_named(voxceleb1_copy, out):
     path = trials_path(voxceleb1_copy, "veri_dev")
     path.write_bytes(b"1 id\xe9/a/1.wav id1/a/2.wav\n")
-    refuse(voxceleb1_copy, out, f"{path} is not text in UTF-8")
+    refuse(voxceleb1_copy, out, f"{path}, line 1: not text in UTF-8")
 
 
 def test_a_list_without_trials(voxceleb1_copy, out):

@@ -128,9 +128,8 @@ def _read_textgrid(path, wanted):
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
     except (PraatioException, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise CorpusError(
-            f"{path} is no TextGrid as text, or is cut short ({type(error).__name__})."
-        ) from error
+        told = repr(error) if isinstance(error, (PraatioException, ValueError)) else "cut short"
+        raise CorpusError(f"{path} is no TextGrid as text: {told}.") from error
     phones = [tier for tier in grid.tiers if tier.name.strip().lower() in TIERS]
     if len(phones) != 1 or not isinstance(phones[0], textgrid.IntervalTier):
         raise CorpusError(
