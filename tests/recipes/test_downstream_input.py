@@ -6,6 +6,8 @@ from pretrained.exported import save_model
 from pretrained.tokenizers import PieceTokenizer
 from tests.downstream.tasks import LEXICON, TASKS, arguments, encoders
 
+pytestmark = pytest.mark.long
+
 
 def refuse(task, corpora, output, *messages, **changes):
     """Assert that a run is refused with all of the messages, and writes manifests at most."""

@@ -13,6 +13,8 @@ from recipes.common.data.manifest import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.Synthetic import corpus, demo
 
+pytestmark = pytest.mark.long
+
 SPEAKERS = {"train": 2, "valid": 2, "test": 1}
 EACH = corpus.SESSIONS * (corpus.SHARED + corpus.OWN)
 
