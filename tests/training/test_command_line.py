@@ -142,7 +142,6 @@ VALUES = {  # of each run option that works
     "compile_mode": "max-autotune",
     "compile_module_keys": ["a"],
     "compile_using_dynamic_shape_tracing": True,
-    "compile_using_fullgraph": True,
     "debug": True,
     "debug_batches": 7,
     "debug_epochs": -1,

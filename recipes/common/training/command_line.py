@@ -23,6 +23,7 @@ REFUSED = {
     "distributed_launch": SEVERAL_DEVICES,
     "jit": "the encoders cannot be scripted; --compile compiles them",
     "jit_module_keys": "the encoders cannot be scripted; --compile_module_keys compiles some",
+    "compile_using_fullgraph": "the encoders read lengths back, which breaks the graph",
     "skip_nonfinite_grads": STOPPED,
     "nonfinite_patience": STOPPED,
     "remove_vector_weight_decay": "it makes two groups, and SpeechBrain clips the first alone",
