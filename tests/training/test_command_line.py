@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
-from recipes.common.training.command_line import REFUSED, SEVERAL_WORDS, read_command_line
+from recipes.common.training.command_line import (
+    REFUSED,
+    SEVERAL_WORDS,
+    read_command_line,
+    read_value,
+)
 from recipes.common.training.hparams import load_hparams, resolve_hparams
 
 YAML = """
@@ -89,6 +94,12 @@ def test_the_home_is_found_in_paths_alone(file, monkeypatch):
 )
 def test_numbers_and_lists_are_read_as_yaml_reads_them(text, value, file):
     assert read_command_line([file, "--name", text])[2] == {"name": value}
+
+
+def test_counts_are_numbers_and_names_of_lists_are_text():
+    assert read_value("trials", "500") == 500 and read_value("max_items", "5") == 5
+    assert read_value("dev_trials", "2024") == "2024"
+    assert read_value("train_splits", "[2024, a]") == ["2024", "a"]
 
 
 def test_of_an_option_that_is_given_twice_the_last_counts(file):

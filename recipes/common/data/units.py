@@ -67,6 +67,9 @@ class UnitArray:
         self.folder = Path(folder)
         self.description = read_description(self.folder)
         self.index = self.description["index"]
+        path = self.folder / "units.npy"
+        if not path.is_file() or digest_file(path) != self.description["sha256"]:
+            raise ValueError(f"{path} is missing or was changed. {_again(self.folder)}")
         self.units = self._open_array()
         self._check(rows, num_units)
         self.shuffled = shuffle_seed is not None
@@ -89,8 +92,6 @@ class UnitArray:
 
     def _open_array(self):
         path = self.folder / "units.npy"
-        if not path.is_file() or digest_file(path) != self.description["sha256"]:
-            raise ValueError(f"{path} is missing or was changed. {_again(self.folder)}")
         needed = max((start + length for start, length, *_ in self.index.values()), default=0)
         units = np.load(path, mmap_mode="r")
         if units.dtype != np.int16 or units.ndim != 1 or len(units) != needed:

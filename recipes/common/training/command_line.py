@@ -47,7 +47,7 @@ LEAST = {  # values of run options: below, a run divides by zero or learns backw
 # Keys whose values are paths or names, or lists of them: text, even where it has digits alone.
 PATHS = re.compile(
     r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features"
-    r"|splits|trials)$"
+    r"|splits)$|_trials$"
 )
 KINDS = (  # of a value in the file; what an option may be; how that is said
     (bool, bool, "True or False"),
