@@ -50,6 +50,13 @@ def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatc
     claim(folder / ".." / "run")  # its own
 
 
+@pytest.mark.parametrize("name", ["model", "metrics.json", "history.jsonl", "run.lock"])
+def test_a_folder_that_cannot_take_the_results_is_refused_before_training(name, tmp_path):
+    (tmp_path / name).touch() if name == "model" else (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="cannot take the results"):
+        claim(tmp_path)
+
+
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "two", None])
 def test_a_number_of_epochs_that_is_none_is_refused(epochs):
     with pytest.raises(ValueError, match="number_of_epochs is .*: expected a whole number"):

@@ -28,6 +28,7 @@ SPLITS = ("train", "valid", "test")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KERNELS = "64"
 LOCK_SECONDS = 10  # in which the workers of a killed run let go of its folder
+FILES = ("metrics.json", "history.jsonl", "run.lock")
 _locks = {}  # by folder, held until this process ends
 QUICK_UTTERANCES = 40
 
@@ -68,7 +69,7 @@ def claim(folder):
     Raises
     ------
     ValueError
-        Where another run is at work in the folder.
+        Where another run is at work in the folder, or results cannot be written there.
 
     Example
     -------
@@ -78,6 +79,11 @@ def claim(folder):
     if folder in _locks:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "model").is_file() or any((folder / name).is_dir() for name in FILES):
+        raise ValueError(
+            f"{folder} cannot take the results: model must be a folder, if it is there, and "
+            f"{', '.join(FILES)} files. Use another output_folder."
+        )
     lock = FileLock(folder / "run.lock")
     try:
         lock.acquire(timeout=LOCK_SECONDS)
