@@ -53,48 +53,60 @@ class WaveformFrontEnd(nn.Module):
             self.conv_layers.append(layer)
         self.conv_layers[0].layer_norm = nn.GroupNorm(channels, channels)
 
-    def forward(self, wavs, num_samples):
+    def forward(self, wavs, num_samples=None):
         """Return the features of each frame; those of padded frames are arbitrary but finite.
 
         Arguments
         ---------
         wavs : torch.Tensor
             Shape (batch, samples).
-        num_samples : torch.Tensor
-            Shape (batch,), int64, valid samples of each row.
+        num_samples : torch.Tensor, optional
+            Shape (batch,), int64, valid samples of each row; None where nothing is padded.
 
         Returns
         -------
         torch.Tensor
             Shape (batch, frames, channels).
         """
-        x = self.conv_layers[0].conv(wavs[:, None])
-        # A row too short for one output frame is left out: its statistics would be undefined.
-        lens = torch.where(
-            signal.num_frames(num_samples) > 0,
-            1 + (num_samples - CONV_KERNELS[0]) // CONV_STRIDES[0],
-            0,
-        )
-        x = F.gelu(_group_norm(x, lens.tolist(), self.conv_layers[0].layer_norm))
+        norm, lens = self.conv_layers[0].layer_norm, None
+        if num_samples is not None:
+            wavs = wavs.where(signal.length_mask(num_samples, wavs.shape[1]), 0.0)
+            # A row too short for one output frame is left out: its statistics would be undefined.
+            frames = 1 + (num_samples - CONV_KERNELS[0]) // CONV_STRIDES[0]
+            lens = frames.where(signal.num_frames(num_samples) > 0, 0)
+        x = F.gelu(_channel_norm(self.conv_layers[0].conv(wavs[:, None]), norm, lens))
         for layer in self.conv_layers[1:]:
             x = F.gelu(layer.conv(x))
         return x.transpose(1, 2)
 
 
-def _group_norm(x, lens, norm):
-    """Apply a group norm to the first `lens` frames of each row of (batch, channels, frames).
+def _channel_norm(x, norm, lens=None):
+    """Apply a group norm of one channel a group over the first `lens` frames of each row, or all.
 
-    The frames beyond become zero. Statistics are in float32, whatever the precision of x.
+    Statistics are in float32 and the result has the precision of x, of which no copy in float32
+    is made: at base size x takes the most memory of all. Frames beyond are arbitrary but finite.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (batch, channels, frames).
+    norm : nn.GroupNorm
+        Its weight, bias and eps are used.
+    lens : torch.Tensor, optional
+        Shape (batch,), int64; 0 leaves a row out.
     """
-    size = x.shape[2]
-    if min(lens) == size:
-        return norm(x.float()).to(x.dtype)
-    rows = []
-    for row, length in zip(x.split(1), lens, strict=True):
-        if length > 0:
-            row = norm(row[..., :length].float())
-        rows.append(F.pad(row[..., :length].to(x.dtype), (0, size - length)))
-    return torch.cat(rows)
+    with torch.autocast(x.device.type, enabled=False):
+        if lens is None:
+            weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+            return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+        valid = signal.length_mask(lens, x.shape[2])[:, None]
+        count = lens.clamp(min=1)[:, None, None]
+        x = x * valid
+        mean = x.sum(2, keepdim=True, dtype=torch.float32) / count
+        x = (x - mean.to(x.dtype)) * valid
+        deviation = torch.linalg.vector_norm(x, dim=2, keepdim=True, dtype=torch.float32)
+        scale = norm.weight[:, None] * torch.rsqrt(deviation.square() / count + norm.eps)
+        return torch.addcmul(norm.bias[:, None].to(x.dtype), x, scale.to(x.dtype))
 
 
 class FbankFrontEnd(nn.Module):
@@ -135,15 +147,15 @@ class FbankFrontEnd(nn.Module):
             nn.init.kaiming_normal_(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, wavs, num_samples):
+    def forward(self, wavs, num_samples=None):
         """Return the features of each frame; those of padded frames are arbitrary but finite.
 
         Arguments
         ---------
         wavs : torch.Tensor
             Shape (batch, samples).
-        num_samples : torch.Tensor
-            Shape (batch,), int64, valid samples of each row.
+        num_samples : torch.Tensor, optional
+            Shape (batch,), int64, valid samples of each row; None where nothing is padded.
 
         Returns
         -------
@@ -158,16 +170,19 @@ class FbankFrontEnd(nn.Module):
 
         Padded frames are zero, which is also what the convolution pads the ends with.
         """
-        # Beyond the window the transform multiplies by zero, which a NaN in the padding survives.
-        wavs = torch.where(signal.length_mask(num_samples, wavs.shape[1]), wavs, 0.0)
+        valid, count = True, 1 + (wavs.shape[1] - signal.RECEPTIVE_FIELD) // MEL_HOP
+        if num_samples is not None:
+            # Beyond the window the transform multiplies by zero, which a NaN in the padding
+            # survives.
+            wavs = wavs.where(signal.length_mask(num_samples, wavs.shape[1]), 0.0)
+            lens = (1 + (num_samples - signal.RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
+            valid = signal.length_mask(lens, max(count, 0))[:, None]
+            count = lens.clamp(min=1)[:, None, None]
         with torch.autocast(wavs.device.type, enabled=False):
             # Exactly 0 at the floor: a silent band would come out as rounding errors, magnified.
             x = (self.mel(wavs.float()) / LOG_FLOOR).clamp(min=1).log()
-        lens = (1 + (num_samples - signal.RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
-        valid = signal.length_mask(lens, x.shape[2])[:, None]
-        count = lens.clamp(min=1)[:, None, None]
-        x = torch.where(valid, x, 0.0)
-        x = torch.where(valid, x - x.sum(dim=2, keepdim=True) / count, 0.0)
+        x = x * valid
+        x = (x - x.sum(dim=2, keepdim=True) / count) * valid
         variance = x.square().sum(dim=2, keepdim=True) / count
         return x * torch.rsqrt(variance + 1e-5)
 
@@ -359,7 +374,13 @@ class FrameEncoder(nn.Module):
         self.config["erased_directions"] = directions
 
     def forward(
-        self, wavs, wav_lens=None, mask=None, output_hidden_states=False, return_logits=False
+        self,
+        wavs,
+        wav_lens=None,
+        mask=None,
+        output_hidden_states=False,
+        return_logits=False,
+        logits_at=None,
     ):
         """Encode a batch. Padded frames of everything returned are zero.
 
@@ -368,29 +389,34 @@ class FrameEncoder(nn.Module):
         wavs : torch.Tensor
             Shape (batch, samples), 16 kHz, in [-1, 1].
         wav_lens : torch.Tensor, optional
-            Shape (batch,), relative lengths in (0, 1]; None if all are full.
+            Shape (batch,), relative lengths in (0, 1]; None if all are full. See
+            `lobes.signal.valid_samples`.
         mask : torch.Tensor, optional
             Shape (batch, frames), bool, True at frames replaced by the mask embedding.
         output_hidden_states : bool
             Whether to return the hidden states too.
         return_logits : bool
             Whether to return the logits of the prediction head too.
+        logits_at : torch.Tensor, optional
+            Shape (n,), int64, the frames whose logits these are, by their number in
+            batch * frames; None for all.
 
         Returns
         -------
         torch.Tensor or tuple
             Frames (batch, frames, d_model); then, if asked for, the list of num_layers + 1 hidden
             states of that shape, the first being the input of the first layer and the last the
-            frames; then, if asked for, the logits (batch, frames, num_targets).
+            frames; then, if asked for, the logits (batch, frames, num_targets), or
+            (n, num_targets).
 
         Raises
         ------
         ValueError
             Where a shape does not fit, or no row has the 400 samples that make one frame.
         """
-        samples = signal.num_valid_samples(wavs, wav_lens)
-        valid = self._valid_frames(samples, wavs.shape[1])
-        features = self.front_end(wavs, samples)
+        samples = signal.valid_samples(wavs, wav_lens)
+        valid = self._valid_frames(samples)
+        features = self.front_end(wavs, samples.lens if samples.padded else None)
         if features.requires_grad and self.feature_grad_mult != 1.0:
             features.register_hook(lambda grad: grad * self.feature_grad_mult)
         x = self.feature_projection(features)
@@ -407,7 +433,10 @@ class FrameEncoder(nn.Module):
         if output_hidden_states:
             result.append([_zero_padding(x, valid) for x in hidden[:-1]] + [frames])
         if return_logits:
-            result.append(_zero_padding(self.head(last), valid))
+            if logits_at is None:
+                result.append(_zero_padding(self.head(last), valid))
+            else:
+                result.append(self.head(last.flatten(0, 1).index_select(0, logits_at)))
         return frames if len(result) == 1 else tuple(result)
 
     def frame_lens(self, wavs, wav_lens=None):
@@ -425,18 +454,18 @@ class FrameEncoder(nn.Module):
         torch.Tensor
             Shape (batch,), int64.
         """
-        return signal.num_frames(signal.num_valid_samples(wavs, wav_lens))
+        return signal.frame_lengths(signal.valid_samples(wavs, wav_lens)).lens
 
-    def _valid_frames(self, samples, width):
+    def _valid_frames(self, samples):
         """Return (batch, frames) bool, False where padded, or None where nothing is."""
-        lens = signal.num_frames(samples)
-        if not bool((lens > 0).any()):
+        frames = signal.frame_lengths(samples)
+        if not frames.counts.any():
             raise ValueError(
-                f"no row is long enough for one frame: the rows have {samples.tolist()} valid "
-                f"samples, and a frame takes {signal.RECEPTIVE_FIELD}; leave such utterances out"
+                "no row is long enough for one frame: the rows have "
+                f"{samples.counts.tolist()} valid samples, and a frame takes "
+                f"{signal.RECEPTIVE_FIELD}; leave such utterances out"
             )
-        frames = signal.num_frames(width)
-        return None if bool((lens == frames).all()) else signal.length_mask(lens, frames)
+        return frames.valid
 
 
 def _check_choices(config):

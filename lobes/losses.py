@@ -14,22 +14,22 @@ Wilks, Certain generalizations in the analysis of variance, Biometrika 24 (lambd
 import torch
 from torch.nn import functional as F
 
-from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
+from lobes.distributed import all_reduce_sum, gather_rows, row_counts, row_offset, world_size
 
 IGNORED_UNIT = -100  # The label of padded frames.
 
 
-def masked_prediction_loss(logits, units, mask):
-    """Return the mean cross-entropy of the units at masked frames (arXiv 2106.07447, eq. 1).
+def prediction_loss(logits, units, count=None):
+    """Return the mean cross-entropy of the units of frames (arXiv 2106.07447, eq. 1).
 
     Arguments
     ---------
     logits : torch.Tensor
-        Shape (batch, frames, classes).
+        Shape (frames, classes), of the frames that count: the masked ones, say.
     units : torch.Tensor
-        Shape (batch, frames), int64 in [0, classes), or -100 where padded.
-    mask : torch.Tensor
-        Shape (batch, frames), bool, True at frames hidden from the encoder.
+        Shape (frames,), int64 in [0, classes).
+    count : int, optional
+        Frames of all ranks; asked of them if None.
 
     Returns
     -------
@@ -39,38 +39,25 @@ def masked_prediction_loss(logits, units, mask):
     Raises
     ------
     ValueError
-        Where the shapes differ or a unit is not a class.
+        Where the shapes differ.
 
     Example
     -------
-    >>> units = torch.randint(100, (2, 49))
-    >>> loss = masked_prediction_loss(torch.zeros(2, 49, 100), units, torch.ones(2, 49) > 0)
+    >>> loss = prediction_loss(torch.zeros(98, 100), torch.randint(100, (98,)))
     >>> loss.shape, round(loss.item(), 3)
     (torch.Size([]), 4.605)
     """
-    if not logits.shape[:2] == units.shape == mask.shape:
+    if logits.ndim != 2 or units.shape != logits.shape[:1]:
         raise ValueError(
-            "logits, units and mask must agree in (batch, frames), got "
-            f"{tuple(logits.shape)}, {tuple(units.shape)} and {tuple(mask.shape)}"
+            "logits and units must be (frames, classes) and (frames,), got "
+            f"{tuple(logits.shape)} and {tuple(units.shape)}"
         )
-    counted = mask & (units != IGNORED_UNIT)
-    targets = units[counted]
-    _check_units(targets, logits.shape[2])
-    count = all_reduce_sum(counted.sum()).clamp(min=1)
-    total = F.cross_entropy(logits[counted].float(), targets, reduction="sum")
-    return total * world_size() / count
+    count = int(row_counts(units).sum()) if count is None else count
+    total = F.cross_entropy(logits.float(), units, reduction="sum")
+    return total * (world_size() / max(count, 1))
 
 
-def _check_units(units, classes):
-    if len(units) and not (0 <= int(units.min()) and int(units.max()) < classes):
-        raise ValueError(
-            f"units must be in [0, {classes}), the classes of the logits, or {IGNORED_UNIT} where "
-            f"padded; found {int(units.min())} to {int(units.max())}. Set the encoder's "
-            "num_targets to the number of units"
-        )
-
-
-def nt_xent(first, second, temperature=0.1):
+def nt_xent(first, second, temperature=0.1, rows=None):
     """Return the NT-Xent loss of two views of each utterance (arXiv 2002.05709, eq. 1).
 
     Each projection is an anchor once. Its positive is the other view of its utterance, its
@@ -85,6 +72,8 @@ def nt_xent(first, second, temperature=0.1):
         Shape (rows, dim), projections of another crop, in the same order.
     temperature : float
         What the cosine similarities are divided by.
+    rows : numpy.ndarray, optional
+        Shape (ranks,), the number of rows of each rank; asked of them if None.
 
     Returns
     -------
@@ -102,13 +91,14 @@ def nt_xent(first, second, temperature=0.1):
     torch.Size([])
     """
     _check_views(first, second)
+    rows = row_counts(first) if rows is None else rows
+    total = int(rows.sum())
+    if total < 2:
+        raise ValueError("NT-Xent needs at least two utterances: a single one has no negative")
     with torch.autocast(first.device.type, enabled=False):
         first, second = (F.normalize(x.float(), dim=1) for x in (first, second))
-        keys = torch.cat(gather_rows(torch.stack([first, second], dim=1)).unbind(1))
-        total = len(keys) // 2
-        if total < 2:
-            raise ValueError("NT-Xent needs at least two utterances: a single one has no negative")
-        own = torch.arange(len(first), device=first.device) + row_offset(first)
+        keys = torch.cat(gather_rows(torch.stack([first, second], dim=1), rows).unbind(1))
+        own = torch.arange(len(first), device=first.device) + row_offset(rows)
         own, positives = torch.cat([own, own + total]), torch.cat([own + total, own])
         logits = torch.cat([first, second]) @ keys.T / temperature
         logits = logits.scatter(1, own[:, None], float("-inf"))
@@ -157,7 +147,14 @@ def utterance_information(frames, valid, ridge=0.01):
         total = all_reduce_sum(rows.T @ rows) / count
         between = all_reduce_sum(sums.T @ (sums / sizes)) / count
         floor = torch.diag(ridge * total.diagonal())
-        return (torch.logdet(total + floor) - torch.logdet(total - between + floor)) / 2
+        return (_log_det(total + floor) - _log_det(total - between + floor)) / 2
+
+
+def _log_det(x):
+    """Return the logarithm of a covariance's determinant; NaN where it is not positive definite."""
+    # The plain functions ask the device whether it went well.
+    factor, info = torch.linalg.cholesky_ex(x)
+    return 2 * factor.diagonal().log().sum() + torch.where(info == 0, 0.0, torch.nan)
 
 
 @torch.no_grad()

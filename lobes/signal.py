@@ -3,6 +3,9 @@
 Everything here gives a row the same result however far it is padded.
 """
 
+from functools import cached_property
+
+import numpy as np
 import torch
 
 SAMPLE_RATE = 16000  # Hz
@@ -18,12 +21,12 @@ def num_frames(num_samples):
 
     Arguments
     ---------
-    num_samples : int or torch.Tensor
-        Number of samples; a tensor of int64 of any shape.
+    num_samples : int, torch.Tensor or numpy.ndarray
+        Number of samples; a tensor or an array is of int64, of any shape.
 
     Returns
     -------
-    int or torch.Tensor
+    int, torch.Tensor or numpy.ndarray
         max(0, 1 + floor((num_samples - 400) / 320)), of the argument's type.
 
     Example
@@ -32,10 +35,56 @@ def num_frames(num_samples):
     (49, [0, 1])
     """
     frames = 1 + (num_samples - RECEPTIVE_FIELD) // HOP
-    return frames.clamp(min=0) if torch.is_tensor(frames) else max(0, frames)
+    return max(0, frames) if isinstance(frames, int) else frames.clip(min=0)
 
 
-def num_valid_samples(wavs, wav_lens=None):
+class Lengths:
+    """How many positions of each row of a batch are valid, known on the CPU.
+
+    Nothing here waits for a device: what is asked of the numbers is answered on the CPU, and
+    tensors are made from them on the batch's device.
+
+    Arguments
+    ---------
+    counts : numpy.ndarray
+        Shape (batch,), int64, valid positions of each row.
+    width : int
+        Positions of the batch.
+    device : torch.device
+        Where `lens` and `valid` are.
+
+    Example
+    -------
+    >>> lengths = Lengths(np.array([1, 3]), 3, "cpu")
+    >>> lengths.padded, lengths.lens.tolist(), lengths.valid.tolist()
+    (True, [1, 3], [[True, False, False], [True, True, True]])
+    """
+
+    def __init__(self, counts, width, device):
+        self.counts, self.width, self.device = counts, width, device
+
+    @property
+    def padded(self):
+        """Whether a row is shorter than the batch."""
+        return bool((self.counts < self.width).any())
+
+    @cached_property
+    def lens(self):
+        """The numbers as a tensor, shape (batch,), int64."""
+        return to_device(torch.from_numpy(self.counts), self.device)
+
+    @cached_property
+    def valid(self):
+        """Which positions are valid, shape (batch, width), bool; None where all are."""
+        return length_mask(self.lens, self.width) if self.padded else None
+
+
+def to_device(x, device):
+    """Return a tensor of the CPU on a device, without waiting for it."""
+    return x.to(device, non_blocking=True)
+
+
+def valid_samples(wavs, wav_lens=None):
     """Return how many samples of each row are valid.
 
     Arguments
@@ -43,12 +92,13 @@ def num_valid_samples(wavs, wav_lens=None):
     wavs : torch.Tensor
         Shape (batch, samples).
     wav_lens : torch.Tensor, optional
-        Shape (batch,), relative lengths in (0, 1]; None if all are full.
+        Shape (batch,), relative lengths in (0, 1]; None if all are full. Where they are on the
+        CPU, as a loader's are, no device is waited for.
 
     Returns
     -------
-    torch.Tensor
-        Shape (batch,), int64: the relative length times the width, rounded.
+    Lengths
+        The relative length times the width, rounded, of each row; tensors on the device of `wavs`.
 
     Raises
     ------
@@ -57,24 +107,37 @@ def num_valid_samples(wavs, wav_lens=None):
 
     Example
     -------
-    >>> num_valid_samples(torch.zeros(2, 116800), torch.tensor([1.0, 7777 / 116800])).tolist()
-    [116800, 7777]
+    >>> valid_samples(torch.zeros(2, 116800), torch.tensor([1.0, 7777 / 116800])).counts
+    array([116800,   7777])
     """
     if wavs.ndim != 2:
         raise ValueError(f"wavs must be (batch, samples), not of shape {tuple(wavs.shape)}")
+    rows, width = wavs.shape
     if wav_lens is None:
-        return torch.full((len(wavs),), wavs.shape[1], device=wavs.device)
+        return Lengths(np.full(rows, width, np.int64), width, wavs.device)
     if wav_lens.shape != wavs.shape[:1]:
         raise ValueError(
-            f"wav_lens must have one value for each of the {len(wavs)} rows of wavs, "
+            f"wav_lens must have one value for each of the {rows} rows of wavs, "
             f"not shape {tuple(wav_lens.shape)}"
         )
-    if not bool(((wav_lens > 0) & (wav_lens <= 1)).all()):
+    relative = np.asarray(wav_lens.cpu(), np.float64)
+    if not ((relative > 0) & (relative <= 1)).all():
         raise ValueError(
-            f"wav_lens must be relative lengths in (0, 1], not {wav_lens.tolist()}; "
+            f"wav_lens must be relative lengths in (0, 1], not {relative.tolist()}; "
             "divide the numbers of samples by the width of the batch"
         )
-    return torch.round(wav_lens.to(wavs.device).double() * wavs.shape[1]).long()
+    return Lengths(np.rint(relative * width).astype(np.int64), width, wavs.device)
+
+
+def frame_lengths(samples):
+    """Return how many frames of each row are valid, from the `Lengths` of its samples.
+
+    Example
+    -------
+    >>> frame_lengths(valid_samples(torch.zeros(2, 16000), torch.tensor([1.0, 0.5]))).counts
+    array([49, 24])
+    """
+    return Lengths(num_frames(samples.counts), num_frames(samples.width), samples.device)
 
 
 def check_long_enough(samples):
@@ -82,21 +145,21 @@ def check_long_enough(samples):
 
     Arguments
     ---------
-    samples : torch.Tensor
-        Shape (batch,), int64, as `num_valid_samples` returns them.
+    samples : Lengths
+        As `valid_samples` returns them.
 
     Example
     -------
-    >>> check_long_enough(torch.tensor([16000, 399]))
+    >>> check_long_enough(Lengths(np.array([16000, 399]), 16000, "cpu"))
     Traceback (most recent call last):
     ...
     ValueError: row 1 of wavs has 399 valid samples, and one frame takes 400 (25 ms): leave it out
     """
-    short = (samples < RECEPTIVE_FIELD).nonzero().flatten().tolist()
-    if short:
+    short = np.flatnonzero(samples.counts < RECEPTIVE_FIELD)
+    if len(short):
         raise ValueError(
-            f"row {short[0]} of wavs has {samples[short[0]]} valid samples, and one frame takes "
-            f"{RECEPTIVE_FIELD} (25 ms): leave it out"
+            f"row {short[0]} of wavs has {samples.counts[short[0]]} valid samples, and one frame "
+            f"takes {RECEPTIVE_FIELD} (25 ms): leave it out"
         )
 
 

@@ -8,7 +8,7 @@ embedding of an utterance encoder, or log-mel bands, the baseline. So one head f
 import torch
 from torch import nn
 
-from lobes.signal import NUM_MELS, length_mask, masked_mean_std, num_valid_samples
+from lobes.signal import NUM_MELS, length_mask, masked_mean_std, valid_samples
 from lobes.utterance_encoder import LogMel
 
 ORDERS = 3  # log-mel bands and their first and second differences
@@ -119,7 +119,8 @@ class FbankStates(nn.Module):
 
     def forward(self, wavs, wav_lens=None):
         """Return states (batch, frames, 1, 240) and lengths; see `FrameStates.forward`."""
-        return self.from_bands(*self.features(wavs, num_valid_samples(wavs, wav_lens)))
+        bands, lengths = self.features(wavs, valid_samples(wavs, wav_lens))
+        return self.from_bands(bands, lengths.lens)
 
     def from_bands(self, bands, lens):
         """Return states and lengths of what `LogMel` gives.

@@ -86,10 +86,12 @@ class MaskedBatchNorm1d(nn.Module):
         """Normalise with the statistics of the valid frames of all ranks, and track these."""
         dims = [d for d in range(x.ndim) if d != 1]
         # Sum and count travel together; squares are summed after centring, which keeps precision.
-        count = x.new_tensor([x.numel() // x.shape[1]]) if valid is None else valid.sum()[None]
+        per_channel = x.numel() // x.shape[1]
+        count = x.new_full((1,), per_channel) if valid is None else valid.sum()[None]
         totals = all_reduce_sum(torch.cat([signal.masked(x, valid).sum(dims), count.to(x.dtype)]))
         sums, count = totals[:-1], totals[-1].detach()
-        self._count_batch(int(count))
+        # A valid frame in each row is enough: only of a single row the device is asked.
+        self._count_batch(len(x) if len(x) > 1 else int(count))
         mean = sums / count
         centred = x - _per_channel(mean, x)
         variance = all_reduce_sum(signal.masked(centred, valid).square().sum(dims)) / count

@@ -182,12 +182,20 @@ class Transformer(nn.Module):
             keys = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
         bias = None if self.rel_attn_embed is None else self._position_bias(x.shape[1])
         hidden = [self.dropout(self.layer_norm(x + self.pos_conv_embed(x)))]
-        for layer in self.layers:
-            if self.training and torch.rand(()).item() < self.layer_drop:
+        passed_by = self._passed_by()
+        for number, layer in enumerate(self.layers):
+            if number in passed_by:
                 hidden.append(_pass_by(layer, hidden[-1]))
             else:
                 hidden.append(layer(hidden[-1], keys, bias))
         return hidden
+
+    def _passed_by(self):
+        """Draw, on the CPU, the numbers of the layers that are passed by in training."""
+        if not (self.training and self.layer_drop):
+            return ()
+        drawn = torch.rand(len(self.layers)).tolist()
+        return [number for number, value in enumerate(drawn) if value < self.layer_drop]
 
     def _position_bias(self, frames):
         """Return WavLM's bias of each head for each pair of frames, (heads, frames, frames)."""

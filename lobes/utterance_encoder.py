@@ -35,9 +35,10 @@ class LogMel(nn.Module):
 
     Example
     -------
-    >>> features, lens = LogMel()(torch.randn(2, 16000), torch.tensor([16000, 8000]))
-    >>> features.shape, lens.tolist()
-    (torch.Size([2, 80, 101]), [101, 51])
+    >>> wavs = torch.randn(2, 16000)
+    >>> features, lengths = LogMel()(wavs, signal.valid_samples(wavs, torch.tensor([1.0, 0.5])))
+    >>> features.shape, lengths.counts
+    (torch.Size([2, 80, 101]), array([101,  51]))
     """
 
     def __init__(self, hop=160, centre_bands=True):
@@ -48,31 +49,37 @@ class LogMel(nn.Module):
         self.centre_bands = centre_bands
         self.fbank = Fbank(n_mels=signal.NUM_MELS, hop_length=hop / 16)
 
-    def forward(self, wavs, num_samples):
+    def forward(self, wavs, samples):
         """Return the features of each row and its number of frames.
 
         Arguments
         ---------
         wavs : torch.Tensor
             Shape (batch, samples), 16 kHz.
-        num_samples : torch.Tensor
-            Shape (batch,), int64, valid samples of each row.
+        samples : signal.Lengths
+            Valid samples of each row, see `lobes.signal.valid_samples`.
 
         Returns
         -------
-        tuple of torch.Tensor
-            Features (batch, 80, frames), float32, zero where padded; lengths (batch,), int64,
-            1 + num_samples // hop.
+        features : torch.Tensor
+            Shape (batch, 80, frames), float32, zero where padded.
+        lengths : signal.Lengths
+            Valid frames of each row, 1 + samples // hop.
         """
-        lens = 1 + num_samples // self.hop
+        frames = signal.Lengths(
+            1 + samples.counts // self.hop, 1 + samples.width // self.hop, wavs.device
+        )
         with torch.autocast(wavs.device.type, enabled=False):
+            if not samples.padded:
+                return self._centred(
+                    self.decibels(self.power(wavs.float())).transpose(1, 2)
+                ), frames
             # Beyond its end a row sees silence, as an utterance alone does.
-            inside = signal.length_mask(num_samples, wavs.shape[1])
-            power = self.power(wavs.float().where(inside, 0.0))
-            valid = signal.length_mask(lens, power.shape[1])
+            power = self.power(wavs.float().where(samples.valid, 0.0))
+            valid = signal.length_mask(frames.lens, frames.width)
             bands = self.decibels(power.where(valid[..., None], 0.0)).transpose(1, 2)
             bands = self._centred(bands, valid)
-        return bands.where(valid[:, None], 0.0), lens
+        return bands.where(valid[:, None], 0.0), frames
 
     def power(self, wavs):
         """Return the power spectrum of waveforms (batch, samples): (batch, frames, bins)."""
@@ -101,7 +108,7 @@ class LogMel(nn.Module):
         -------
         >>> features, wavs = LogMel(), torch.randn(1, 16000)
         >>> parts = [features.decibels(part) for part in features.power(wavs).split(30, dim=1)]
-        >>> whole, _ = features(wavs, torch.tensor([16000]))
+        >>> whole, _ = features(wavs, signal.valid_samples(wavs))
         >>> torch.allclose(features.join(parts), whole, atol=1e-4)
         True
         """
@@ -211,12 +218,10 @@ class UtteranceEncoder(nn.Module):
         ValueError
             Where a shape does not fit or a row has fewer than the 400 samples of one frame.
         """
-        samples = signal.num_valid_samples(wavs, wav_lens)
+        samples = signal.valid_samples(wavs, wav_lens)
         signal.check_long_enough(samples)
         features, lens = self.features(wavs, samples)
-        time, padding = features.shape[2], None
-        if not bool((lens == time).all()):
-            padding = lens, signal.length_mask(lens, time)
+        padding = (lens.lens, lens.valid) if lens.padded else None
         embedding = self.backbone.embed(self.backbone.frames(features, padding), padding)
         return (embedding, self.projection(embedding)) if project else embedding
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lobes.signal import check_long_enough, num_valid_samples
+from lobes.signal import check_long_enough, valid_samples
 from pretrained.exported import load_model
 from pretrained.windows import encode_windows, read_windows
 
@@ -223,8 +223,8 @@ def _mono(clip, place):
 
 
 def _check_batch(wavs, wav_lens):
-    samples = num_valid_samples(wavs, wav_lens)
+    samples = valid_samples(wavs, wav_lens)
     check_long_enough(samples)
-    for row, (wav, length) in enumerate(zip(wavs, samples.tolist(), strict=True)):
+    for row, (wav, length) in enumerate(zip(wavs, samples.counts, strict=True)):
         if not bool(wav[:length].isfinite().all()):
             raise ValueError(f"row {row} of wavs holds NaN or infinity; leave it out")

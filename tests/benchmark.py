@@ -36,7 +36,7 @@ from torchaudio.models import hubert_pretrain_base
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from lobes.frame_encoder import FrameEncoder
-from lobes.losses import masked_prediction_loss, nt_xent
+from lobes.losses import nt_xent, prediction_loss
 from lobes.signal import num_frames
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
@@ -176,8 +176,8 @@ def training_step(modules, loss):
 def frame_loss(encoder, batch):
     """Return the loss of stage A."""
     mask = batch.mask.data.bool()
-    _, logits = encoder(*batch.sig, mask=mask, return_logits=True)
-    return masked_prediction_loss(logits, batch.units.data, mask)
+    _, logits = encoder(*batch.sig, mask=mask, return_logits=True, logits_at=batch.hidden)
+    return prediction_loss(logits, batch.units_at(batch.hidden))
 
 
 def frame_step(encoder, batch):

@@ -132,7 +132,7 @@ def wings_table(sources):
 
 def files_of_a_batch(stage):
     """Return the files that a training batch of a stage passes, from the manifest to the loss."""
-    from recipes.common.data.crops import collate
+    from recipes.common.data.crops import SpeechBatch
 
     with tempfile.TemporaryDirectory() as folder:
         brain, dataset = ready(stage, Path(folder))
@@ -146,7 +146,7 @@ def files_of_a_batch(stage):
 
         sys.setprofile(note)
         try:
-            batch = collate([dataset[row] for row in rows])
+            batch = SpeechBatch([dataset[row] for row in rows])
             outputs = brain.compute_forward(batch, Stage.TRAIN)
             brain.compute_objectives(outputs, batch, Stage.TRAIN)
         finally:

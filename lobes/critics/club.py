@@ -31,7 +31,8 @@ import math
 import torch
 from torch import nn
 
-from lobes.distributed import all_reduce_sum, gather_rows, row_offset, world_size
+from lobes.critics.groups import GroupIndex, index_groups
+from lobes.distributed import all_reduce_sum, world_size
 
 
 class Standardise(nn.Module):
@@ -89,10 +90,15 @@ class Standardise(nn.Module):
             var = all_reduce_sum((x - mean).square().sum(0)) / count
             if update:
                 self.num_updates += 1
-                weight = max(self.momentum, 1 / self.num_updates.item())
+                weight = newest_weight(self.num_updates, self.momentum)
                 self.running_mean.lerp_(mean.detach(), weight)
                 self.running_var.lerp_(var.detach(), weight)
         return (x - mean) * var.clamp_min(self.min_variance).rsqrt()
+
+
+def newest_weight(num_updates, momentum):
+    """Return the weight of the newest batch in an average: plain at first, a moving one later."""
+    return num_updates.float().reciprocal().clamp(min=momentum)
 
 
 class ResidualMLP(nn.Module):
@@ -152,7 +158,7 @@ class MICritic(nn.Module):
             Shape (rows, x_dim), valid rows only. Ranks may hold different numbers of rows.
         y : torch.Tensor
             Shape (rows, y_dim), row by row the partner of x.
-        groups : torch.Tensor, optional
+        groups : torch.Tensor or GroupIndex, optional
             Shape (rows,), integers: the utterance of each row. A negative never comes from the
             row's own group. Without it each row is a group.
         mode : str
@@ -171,8 +177,9 @@ class MICritic(nn.Module):
         scores = {"estimate": self._estimate, "objective": self._objective}
         if mode not in scores:
             raise ValueError(f"{type(self).__name__}: mode is {mode!r}, not one of {[*scores]}")
-        if len(x) != len(y) or (groups is not None and groups.shape != x.shape[:1]):
-            shapes = [tuple(t.shape) for t in (x, y, groups) if t is not None]
+        named = groups.own if isinstance(groups, GroupIndex) else groups
+        if len(x) != len(y) or (named is not None and named.shape != x.shape[:1]):
+            shapes = [tuple(t.shape) for t in (x, y, named) if t is not None]
             raise ValueError(f"{type(self).__name__}: x, y and groups differ in rows: {shapes}")
         update = mode in self.updating_modes
         with torch.autocast(x.device.type, enabled=False):
@@ -236,7 +243,7 @@ class BaseCLUB(MICritic):
 
     def _estimate(self, x, y, groups):
         mean, log_variance = self._conditional(x)
-        index = GroupIndex(x, groups)
+        index = index_groups(x, groups)
         positive = _log_gaussian(y, mean, log_variance).sum() * _row_weight(x)
         negative = self._negative(y, mean, log_variance, index)
         share = index.num_others[index.own] / index.num_pairs  # of each row in the pairs of all
@@ -348,71 +355,15 @@ class LinearCLUB(BaseCLUB):
     def _fit(self, x, y):
         """Let standardised rows (rows, x_dim), (rows, y_dim) enter the averages; fit q to them."""
         moments = all_reduce_sum(x.T @ torch.cat([x, y], dim=1)) / _num_rows(x)
-        newest = max(self.momentum, 1 / self.standardise_x.num_updates.item())
+        newest = newest_weight(self.standardise_x.num_updates, self.momentum)
         self.covariance.lerp_(moments[:, : x.shape[1]], newest)
         self.cross_covariance.lerp_(moments[:, x.shape[1] :], newest)
         diagonal = torch.full_like(self.covariance[0], self.ridge).diag()
-        self.weight.copy_(torch.linalg.solve(self.covariance + diagonal, self.cross_covariance))
+        # The plain solver asks the device whether it went well.
+        factor, _ = torch.linalg.cholesky_ex(self.covariance + diagonal)
+        self.weight.copy_(torch.cholesky_solve(self.cross_covariance, factor))
         explained = self.weight * (2 * self.cross_covariance - self.covariance @ self.weight)
         self.variance.copy_((1 - explained.sum(0)).clamp_min(self.min_variance))
-
-
-class GroupIndex:
-    """Which rows of all ranks are negatives of which of this rank's rows.
-
-    Arguments
-    ---------
-    rows : torch.Tensor
-        Shape (rows, ...), this rank's rows.
-    groups : torch.Tensor, optional
-        Shape (rows,), integers. Without it each row is a group.
-
-    Raises
-    ------
-    ValueError
-        Where all rows belong to one group.
-
-    Attributes
-    ----------
-    start : int
-        The number of rows on the ranks before this one: row i is number `start` + i of all.
-    own : torch.Tensor
-        Shape (rows,), the group of this rank's rows, from 0.
-    everyone : torch.Tensor
-        Shape (rows of all ranks,), the group of every row.
-    sizes, num_others : torch.Tensor
-        Shape (groups,), the number of rows inside and outside each group.
-    num_pairs : int
-        The number of ordered pairs of rows of different groups.
-
-    Example
-    -------
-    >>> index = GroupIndex(torch.zeros(4, 2), torch.tensor([7, 7, 3, 5]))
-    >>> index.num_pairs
-    10
-    >>> index.negatives.shape
-    torch.Size([4, 4])
-    """
-
-    def __init__(self, rows, groups=None):
-        self.start = row_offset(rows)
-        if groups is None:
-            groups = self.start + torch.arange(len(rows), device=rows.device)
-        self.everyone = gather_rows(groups).unique(return_inverse=True)[1]
-        self.own = self.everyone[self.start : self.start + len(rows)]
-        self.sizes = torch.bincount(self.everyone)
-        self.num_others = len(self.everyone) - self.sizes
-        self.num_pairs = int((self.sizes * self.num_others).sum())
-        if self.num_pairs == 0:
-            raise ValueError(
-                f"no negative pair among {len(self.everyone)} rows of {len(self.sizes)} group(s): "
-                "the groups of a batch must name at least two utterances"
-            )
-
-    @property
-    def negatives(self):
-        """Whether each pair is of different groups, bool (rows, rows of all ranks)."""
-        return self.own.unsqueeze(1) != self.everyone
 
 
 def _log_gaussian(y, mean, log_variance):
@@ -447,7 +398,7 @@ def repeat_rows(x, rows):
 
 
 def _num_rows(x):
-    return all_reduce_sum(torch.tensor(len(x), device=x.device))
+    return all_reduce_sum(torch.full((), len(x), device=x.device))
 
 
 def _row_weight(x):

@@ -4,8 +4,9 @@ import math
 
 import torch
 
-from lobes.critics.club import GroupIndex, MICritic, ResidualMLP, _row_weight
-from lobes.distributed import gather_rows
+from lobes.critics.club import MICritic, ResidualMLP, _row_weight
+from lobes.critics.groups import index_groups
+from lobes.distributed import gather_rows, row_counts
 
 
 class InfoNCE(MICritic):
@@ -57,18 +58,19 @@ class InfoNCE(MICritic):
         torch.Tensor
             Shape (rows, other rows).
         """
-        return self._scores(self.standardise_x(x.float()), self.standardise_y(y.float()))
+        x, y = self.standardise_x(x.float()), self.standardise_y(y.float())
+        return self._scores(x, y, row_counts(y))
 
-    def _scores(self, x, y):
+    def _scores(self, x, y, rows):
         """Score this rank's rows with the rows of all ranks: (rows, rows of all ranks)."""
         x = self.embed_x(torch.cat([x, x.square()], dim=1))
-        y = gather_rows(self.embed_y(torch.cat([y, y.square()], dim=1)))
+        y = gather_rows(self.embed_y(torch.cat([y, y.square()], dim=1)), rows)
         products = x[:, :-1] @ y[:, :-1].T
         return products / math.sqrt(self.hidden_dim) + x[:, -1:] + y[:, -1]
 
     def _estimate(self, x, y, groups):
-        index = GroupIndex(x, groups)
-        scores = self._scores(x, y)
+        index = index_groups(x, groups)
+        scores = self._scores(x, y, index.rows)
         excluded = ~index.negatives
         excluded.diagonal(index.start).fill_(False)  # its own y
         candidates = scores.masked_fill(excluded, -math.inf)

@@ -35,7 +35,7 @@ class SpeakerBrain(DownstreamBrain):
         """Return the speakers' numbers, (batch,), and track how many have the highest score."""
         speakers = torch.as_tensor(batch.speaker, device=scores.device)
         right = scores.argmax(1) == speakers
-        self.meter.add("accuracy", right.sum().double(), len(right))
+        self.meter.add("accuracy", right.sum(), len(right))
         return speakers
 
     def cross_entropy(self, logits, speakers):

@@ -8,7 +8,14 @@ import torch
 
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import num_frames
-from recipes.common.data.crops import add_crops, add_frame_items, collate, span_mask, two_crops
+from recipes.common.data.crops import (
+    SpeechBatch,
+    add_crops,
+    add_frame_items,
+    add_speech,
+    span_mask,
+    two_crops,
+)
 from recipes.common.data.loaders import KeptBatches, load_split, make_loader
 from recipes.common.data.sampler import Clock
 from recipes.common.data.units import UnitArray, write_units
@@ -49,6 +56,7 @@ def dataset_with_items(librispeech, tmp_path, units, epoch=1):
     dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
     clock = Clock()
     clock.epoch = epoch
+    add_speech(dataset)
     add_frame_items(dataset, hparams, clock, units)
     add_crops(dataset, hparams, clock, mark_seed)
     dataset.set_output_keys(["id", "sig", "units", "mask", "first", "second"])
@@ -94,6 +102,7 @@ def test_both_crops_of_an_utterance_get_one_voice(librispeech, tmp_path):
     prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
     hparams = {**SETTINGS, "data_folder": librispeech}
     dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
+    add_speech(dataset)
     add_crops(dataset, hparams, Clock(), lambda crop, _: crop, lambda crop, seed: 0 * crop + seed)
     dataset.set_output_keys(["first", "second"])
     voices = [(item["first"][0].item(), item["second"][0].item()) for item in dataset]
@@ -109,6 +118,7 @@ def test_each_crop_is_augmented_by_draws_of_its_own(librispeech, tmp_path):
     def augment(crop, seed):
         return 0 * crop + seed % 10007
 
+    add_speech(dataset)
     add_crops(dataset, hparams, Clock(), augment, lambda crop, _: crop)
     dataset.set_output_keys(["first", "second"])
     draws = [item[key][0].item() for item in dataset for key in ("first", "second")]
@@ -119,7 +129,7 @@ def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
     dataset = dataset_with_items(librispeech, tmp_path, FrameNumbers())
     short = dict(dataset[0])
     short.update(sig=short["sig"][:8000], units=short["units"][:24], mask=short["mask"][:24])
-    batch = collate([short, dataset[1]])
+    batch = SpeechBatch([short, dataset[1]])
     assert (batch.units.data[0, 24:] == IGNORED_UNIT).all()
     assert not batch.mask.data[0, 24:].any()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recipes.common.data.crops import collate
+from recipes.common.data.crops import SpeechBatch
 from tests.downstream.tasks import hparams_of, moved, started, state_of
 
 
@@ -18,7 +18,7 @@ def speaker_batch():
         {"id": f"u{i}", "duration": 0.5, "sig": 0.1 * torch.randn(8000), "speaker": i}
         for i in range(3)
     ]
-    return collate(rows)
+    return SpeechBatch(rows)
 
 
 SPEAKERS = {"a": 0, "b": 1, "c": 2}

@@ -4,9 +4,10 @@ import math
 
 import torch
 
-from lobes.critics.club import CLUB, GroupIndex, _log_gaussian, _row_weight, repeat_rows
+from lobes.critics.club import CLUB, _log_gaussian, _row_weight, repeat_rows
+from lobes.critics.groups import index_groups
 from lobes.critics.infonce import InfoNCE
-from lobes.distributed import gather_rows
+from lobes.distributed import gather_rows, row_counts
 
 
 class SampledCLUB(CLUB):
@@ -38,7 +39,7 @@ class SampledCLUB(CLUB):
         self.num_negatives = num_negatives
 
     def _negative(self, y, mean, log_variance, index):
-        rows = repeat_rows(gather_rows(y), sample_negatives(index, self.num_negatives))
+        rows = repeat_rows(gather_rows(y, index.rows), sample_negatives(index, self.num_negatives))
         return _log_gaussian(rows, mean.unsqueeze(1), log_variance.unsqueeze(1)).mean(1)
 
 
@@ -69,10 +70,11 @@ class MINE(InfoNCE):
     """
 
     def _estimate(self, x, y, groups):
-        index = GroupIndex(x, groups)
-        scores = self._scores(x, y)
+        index = index_groups(x, groups)
+        scores = self._scores(x, y, index.rows)
         negatives = scores.masked_fill(~index.negatives, -math.inf)
-        log_totals = gather_rows(negatives.flatten().logsumexp(0, keepdim=True))
+        log_total = negatives.flatten().logsumexp(0, keepdim=True)
+        log_totals = gather_rows(log_total, row_counts(log_total))
         log_mean = log_totals.logsumexp(0) - math.log(index.num_pairs)
         return scores.diagonal(index.start).sum() * _row_weight(x) - log_mean
 

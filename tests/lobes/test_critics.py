@@ -13,7 +13,8 @@ from sklearn.linear_model import Ridge
 from torch.distributions import Normal
 
 from lobes.critics.classifier import PseudoSpeakerCritic
-from lobes.critics.club import CLUB, GroupIndex, LinearCLUB, Standardise, repeat_rows
+from lobes.critics.club import CLUB, LinearCLUB, Standardise, repeat_rows
+from lobes.critics.groups import GroupIndex
 from lobes.critics.infonce import InfoNCE
 from recipes.common.training.run import leave_together
 from tests.lobes.reference_critics import MINE, SampledCLUB, sample_negatives
@@ -84,7 +85,7 @@ class ExactInfoNCE(InfoNCE):
         super().__init__(DIM, DIM, hidden_dim=1)
         self.rho = rho
 
-    def _scores(self, x, y):
+    def _scores(self, x, y, rows):
         return log_ratio(self.rho, x, y)
 
 
@@ -269,7 +270,7 @@ def test_lower_bounds_equal_loops_over_pairs_of_different_groups(given):
     x, y, groups = unequal_batch()
     infonce, mine = InfoNCE(6, 4, 16).eval(), MINE(6, 4, 16).eval()
     mine.load_state_dict(infonce.state_dict())
-    scores, names = infonce._scores(x, y), groups.tolist() if given else range(len(x))
+    scores, names = infonce._scores(x, y, None), groups.tolist() if given else range(len(x))
     exps = [
         [scores[i, j].exp() for j, h in enumerate(names) if g != h] for i, g in enumerate(names)
     ]
@@ -291,7 +292,7 @@ def test_log_likelihood_is_the_density_with_its_constant():
 
 def test_sampled_rows_are_uniform_over_the_other_groups():
     x, _, groups = unequal_batch()
-    index = GroupIndex(x, groups)
+    index = GroupIndex(groups, x.device)
     drawn = sample_negatives(index, 20000)
     shares = torch.stack([row.bincount(minlength=len(x)) for row in drawn]) / 20000
     others = groups.unsqueeze(1) != groups

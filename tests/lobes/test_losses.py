@@ -7,12 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lobes.losses import (
-    masked_prediction_loss,
-    nt_xent,
-    retrieval_accuracy,
-    utterance_information,
-)
+from lobes.losses import nt_xent, prediction_loss, retrieval_accuracy, utterance_information
 from lobes.signal import length_mask
 from lobes.tdnn import MaskedBatchNorm1d
 from recipes.common.training.run import leave_together
@@ -23,19 +18,8 @@ def seed():
     torch.manual_seed(0)
 
 
-def prediction_batch(rows=5, frames=20, classes=7):
-    lens = torch.tensor([20, 3, 11, 8, 15])[:rows]
-    units = torch.randint(classes, (rows, frames)).masked_fill(~length_mask(lens, frames), -100)
-    return torch.randn(rows, frames, classes), units, torch.rand(rows, frames) < 0.5
-
-
-def slow_prediction_loss(logits, units, mask):
-    losses = []
-    for row in range(len(units)):
-        for frame in range(units.shape[1]):
-            if mask[row, frame] and units[row, frame] != -100:
-                losses.append(-logits[row, frame].log_softmax(0)[units[row, frame]])
-    return torch.stack(losses).mean()
+def prediction_batch(frames=20, classes=7):
+    return torch.randn(frames, classes), torch.randint(classes, (frames,))
 
 
 def slow_nt_xent(first, second, temperature):
@@ -50,49 +34,29 @@ def slow_nt_xent(first, second, temperature):
     return torch.stack(losses).mean()
 
 
-def test_the_loss_of_one_masked_frame_is_its_cross_entropy():
-    logits = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(0))
-    units, mask = torch.arange(5)[None], torch.zeros(1, 5, dtype=torch.bool)
-    mask[0, 3] = True
-    expected = -logits[0, 3].log_softmax(0)[3]
-    torch.testing.assert_close(masked_prediction_loss(logits, units, mask), expected)
+def test_prediction_loss_is_the_mean_cross_entropy():
+    logits, units = prediction_batch()
+    slow = [-row.log_softmax(0)[unit] for row, unit in zip(logits, units, strict=True)]
+    torch.testing.assert_close(prediction_loss(logits, units), torch.stack(slow).mean())
+    torch.testing.assert_close(prediction_loss(logits, units, 40), torch.stack(slow).mean() / 2)
 
 
-def test_prediction_loss_counts_masked_valid_frames_only():
-    logits, units, mask = prediction_batch()
-    logits.requires_grad_()
-    loss = masked_prediction_loss(logits, units, mask)
-    torch.testing.assert_close(loss, slow_prediction_loss(logits, units, mask))
+def test_prediction_loss_without_a_frame_is_zero():
+    logits = torch.randn(0, 7, requires_grad=True)
+    loss = prediction_loss(logits, torch.zeros(0, dtype=torch.long))
     loss.backward()
-    assert (logits.grad[~(mask & (units != -100))] == 0).all()
-    assert (logits.grad[mask & (units != -100)] != 0).all()
-
-
-def test_prediction_loss_without_a_masked_frame_is_zero():
-    logits, units, mask = prediction_batch()
-    logits.requires_grad_()
-    loss = masked_prediction_loss(logits, units, torch.zeros_like(mask))
-    loss.backward()
-    assert loss.item() == 0 and (logits.grad == 0).all()
+    assert loss.item() == 0 and logits.grad.shape == (0, 7)
 
 
 def test_prediction_loss_is_float32_under_bfloat16():
-    logits, units, mask = prediction_batch()
-    assert masked_prediction_loss(logits.bfloat16(), units, mask).dtype == torch.float32
-
-
-@pytest.mark.parametrize("unit", [7, -1])
-def test_prediction_loss_refuses_a_unit_that_is_no_class(unit):
-    logits, units, mask = prediction_batch()
-    units[0, 0], mask[0, 0] = unit, True
-    with pytest.raises(ValueError, match=r"units must be in \[0, 7\)"):
-        masked_prediction_loss(logits, units, mask)
+    logits, units = prediction_batch()
+    assert prediction_loss(logits.bfloat16(), units).dtype == torch.float32
 
 
 def test_prediction_loss_refuses_other_shapes():
-    logits, units, mask = prediction_batch()
-    with pytest.raises(ValueError, match="must agree"):
-        masked_prediction_loss(logits, units[:, 1:], mask)
+    logits, units = prediction_batch()
+    with pytest.raises(ValueError, match="must be"):
+        prediction_loss(logits, units[1:])
 
 
 @pytest.mark.parametrize("temperature", [0.03, 0.1, 1.0])
@@ -160,8 +124,8 @@ def batch_of(rows):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(5, 20, 7, generator=generator)
     valid = length_mask(torch.tensor([20, 3, 11, 8, 15]), 20)
-    units = torch.randint(7, (5, 20), generator=generator).masked_fill(~valid, -100)
-    mask = torch.rand(5, 20, generator=generator) < 0.5
+    units = torch.randint(7, (5, 20), generator=generator)
+    mask = (torch.rand(5, 20, generator=generator) < 0.5) & valid
     return [t[rows] for t in (x, valid, units, mask)]
 
 
@@ -171,7 +135,7 @@ def all_losses(model, rows):
     frames = model["frame_norm"](x.transpose(1, 2), valid)
     logits = model["linear"](frames.transpose(1, 2))
     pooled = model["row_norm"](logits.mean(1))
-    loss = masked_prediction_loss(logits, units, mask) - utterance_information(logits, valid, 0.1)
+    loss = prediction_loss(logits[mask], units[mask]) - utterance_information(logits, valid, 0.1)
     return loss + nt_xent(pooled, model["linear"](pooled) + pooled, 0.5)
 
 

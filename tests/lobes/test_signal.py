@@ -5,7 +5,7 @@ import torch
 from speechbrain.lobes.models.ECAPA_TDNN import AttentiveStatisticsPooling as SpeechBrainPooling
 from torch import nn
 
-from lobes.signal import length_mask, masked_mean, masked_mean_std, num_valid_samples
+from lobes.signal import length_mask, masked_mean, masked_mean_std, valid_samples
 from lobes.tdnn import AttentiveStatisticsPooling, MaskedBatchNorm1d
 
 LENS = torch.tensor([50, 7, 31, 1])
@@ -27,19 +27,22 @@ def valid_frames(x):
     return x.transpose(1, 2)[VALID]
 
 
-def test_num_valid_samples_rounds():
+def test_valid_samples_are_rounded():
     lens = torch.tensor([7777 / 116800, 1.0])
-    assert num_valid_samples(torch.zeros(2, 116800), lens).tolist() == [7777, 116800]
-    assert num_valid_samples(torch.zeros(2, 9)).tolist() == [9, 9]
+    found = valid_samples(torch.zeros(2, 116800), lens)
+    assert found.counts.tolist() == found.lens.tolist() == [7777, 116800]
+    assert found.padded and found.valid.sum(1).tolist() == [7777, 116800]
+    full = valid_samples(torch.zeros(2, 9))
+    assert full.counts.tolist() == [9, 9] and not full.padded and full.valid is None
 
 
 @pytest.mark.parametrize(
     "lens, message",
     [([1.0], "one value for each"), ([1.0, 0.0], r"\(0, 1\]"), ([160.0, 100.0], r"\(0, 1\]")],
 )
-def test_num_valid_samples_refuses_wrong_lengths(lens, message):
+def test_valid_samples_refuses_wrong_lengths(lens, message):
     with pytest.raises(ValueError, match=message):
-        num_valid_samples(torch.zeros(2, 160), torch.tensor(lens))
+        valid_samples(torch.zeros(2, 160), torch.tensor(lens))
 
 
 def test_masked_mean_and_std_equal_those_of_each_row_alone():

@@ -10,7 +10,7 @@ from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.processing.features import InputNormalization
 from torch.nn import functional as F
 
-from lobes.signal import length_mask, num_valid_samples
+from lobes.signal import valid_samples
 from lobes.tdnn import reflect_pad
 from lobes.utterance_encoder import LogMel, UtteranceEncoder
 from pretrained.toolkits.names import import_ecapa_state_dict as import_weights
@@ -93,7 +93,7 @@ def test_training_statistics_are_those_of_valid_frames(backbone):
     encoder(wavs, lens)
     frames = []
     for row in rows:
-        features, _ = encoder.features(row[None], torch.tensor([len(row)]))
+        features, _ = encoder.features(row[None], valid_samples(row[None]))
         if backbone == "ecapa":
             features = torch.relu(block.conv(reflect_pad(features, 2)))
         frames.append(features[0])
@@ -160,8 +160,8 @@ def test_import_names_what_does_not_fit_and_changes_nothing():
 def test_features_of_one_row_are_speechbrains(samples):
     wavs = speech_like(samples)[None]
     expected = InputNormalization(norm_type="sentence", std_norm=False)(Fbank(n_mels=80)(wavs))
-    features, lens = LogMel()(wavs, torch.tensor([samples]))
-    assert lens.tolist() == [expected.shape[1]]
+    features, lengths = LogMel()(wavs, valid_samples(wavs))
+    assert lengths.counts.tolist() == [expected.shape[1]]
     torch.testing.assert_close(features.transpose(1, 2), expected, atol=1e-4, rtol=1e-5)
 
 
@@ -169,14 +169,16 @@ def test_features_ignore_the_loud_end_that_a_padded_frame_would_see():
     """A click at the very end lies in the middle of the first frame beyond the end."""
     wav = 1e-4 * torch.randn(160 * 20 + 159)
     wav[-1] = 1.0
-    alone, _ = LogMel()(wav[None], torch.tensor([len(wav)]))
-    features, _ = LogMel()(F.pad(wav, (0, 900))[None], torch.tensor([len(wav)]))
+    alone, _ = LogMel()(wav[None], valid_samples(wav[None]))
+    padded = F.pad(wav, (0, 900))[None]
+    features, _ = LogMel()(padded, valid_samples(padded, torch.tensor([len(wav) / len(padded[0])])))
     torch.testing.assert_close(features[..., :21], alone, atol=1e-4, rtol=1e-5)
     assert (features[..., 21:] == 0).all()
 
 
 def test_features_are_float32_under_autocast():
-    wavs, samples = speech_like(16000)[None], torch.tensor([16000])
+    wavs = speech_like(16000)[None]
+    samples = valid_samples(wavs)
     expected, _ = LogMel()(wavs, samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features, _ = LogMel()(wavs, samples)
@@ -239,8 +241,8 @@ def test_config_rebuilds_the_architecture(backbone):
 def test_frames_and_pooling_compose_to_the_embedding(backbone):
     encoder = encoder_with_statistics(backbone)
     _, wavs, lens = padded_batch((0.5, 1.0))
-    bands, frame_lens = encoder.features(wavs, num_valid_samples(wavs, lens))
-    padding = frame_lens, length_mask(frame_lens, bands.shape[2])
+    bands, lengths = encoder.features(wavs, valid_samples(wavs, lens))
+    padding = frame_lens, _ = lengths.lens, lengths.valid
     frames = encoder.backbone.frames(bands, padding)
     hop = encoder.features.hop
     pooled_channels = {"ecapa": 96, "tdnn": 96 + 80}[backbone]
@@ -287,8 +289,9 @@ def test_fragments_build_by_themselves_and_included(name, width, request):
 @pytest.mark.parametrize("centre_bands", [True, False])
 def test_log_mel_drops_the_level_and_where_asked_the_long_term_spectrum(centre_bands):
     wavs = torch.randn(1, 16000)
-    bands, _ = LogMel(320, centre_bands)(wavs, torch.tensor([16000]))
-    louder, _ = LogMel(320, centre_bands)(10 * wavs, torch.tensor([16000]))
+    samples = valid_samples(wavs)
+    bands, _ = LogMel(320, centre_bands)(wavs, samples)
+    louder, _ = LogMel(320, centre_bands)(10 * wavs, samples)
     assert torch.allclose(bands, louder, atol=1e-3)
     assert abs(bands.mean()) < 1e-3
     assert bool((bands.mean(2).abs().max() < 1e-3) == centre_bands)

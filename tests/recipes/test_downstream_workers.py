@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from recipes.common.data.crops import collate
+from recipes.common.data.crops import SpeechBatch
 from recipes.common.data.manifest import read_manifest
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.training.run import manifest_paths
@@ -43,10 +43,10 @@ def test_spawned_workers_load_what_the_main_process_does(cache_folder, corpora, 
     changes = {"upstream": "frozen", "cache_folder": cache_folder}
     dataset = loaders_of("ASR", corpora, tmp_path, **changes)["train"].dataset
     loader = DataLoader(
-        dataset, 8, num_workers=2, collate_fn=collate, multiprocessing_context="spawn"
+        dataset, 8, num_workers=2, collate_fn=SpeechBatch, multiprocessing_context="spawn"
     )
     item = "sig" if cache_folder == "null" else "states"
-    expected = DataLoader(dataset, 8, collate_fn=collate)
+    expected = DataLoader(dataset, 8, collate_fn=SpeechBatch)
     for found, own in zip(loader, expected, strict=True):
         assert found.id == own.id and found.text == own.text
         for key in (item, "tokens"):

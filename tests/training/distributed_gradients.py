@@ -20,7 +20,7 @@ from speechbrain.utils.distributed import ddp_init_group
 from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
-from recipes.common.data.crops import collate
+from recipes.common.data.crops import SpeechBatch
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import leave_together
@@ -88,7 +88,7 @@ def gradients(brain):
     """Return every parameter's gradient after one step's loss, and the critics' after theirs."""
     whole = list(examples())
     parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
-    batch = collate(parts[rank()])
+    batch = SpeechBatch(parts[rank()])
     brain.modules.train()
     # Late enough that beta has risen: the information is in the loss
     brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
@@ -115,7 +115,7 @@ def weights_after_an_epoch(brain):
     for turned in range(3):
         own = parts[rank()]
         brain.step += 1
-        brain.fit_batch(collate(own[turned % len(own) :] + own[: turned % len(own)]))
+        brain.fit_batch(SpeechBatch(own[turned % len(own) :] + own[: turned % len(own)]))
     assert brain.optimizer_step == 2
     return {
         name.replace(".module.", "."): parameter.detach().clone()
@@ -130,7 +130,8 @@ def step_critics(brain, batch):
         with torch.no_grad():
             outputs = brain.compute_forward(batch, Stage.TRAIN)
         pairs = brain.draw_pairs(outputs.frames, outputs.embeddings, batch, 0)
-        objective = critic(*pairs, mode="objective")
+        groups = brain.groups(outputs.counts["rows"])
+        objective = critic(*pairs, groups, mode="objective")
         if objective.requires_grad:
             (-objective).backward()
         found |= {f"{name} step: {key}": value for key, value in collect(brain).items()}

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from speechbrain import Stage
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import DataLoader
 
-from recipes.common.data.crops import collate
-from recipes.common.training.brain import TrainingError
+from recipes.common.data.crops import SpeechBatch
+from recipes.common.training.brain import ResumableBrain, TrainingError
 from recipes.common.training.checkpoints import AtomicCheckpointer
 from recipes.common.training.history import record_epoch
 from recipes.common.training.hparams import load_hparams
@@ -27,7 +28,7 @@ def make_brain(stage, folder):
     brain.modules.train()
     brain.step = 51
     brain.on_stage_start(Stage.TRAIN, 1)
-    return brain, collate(list(steps.examples()))
+    return brain, SpeechBatch(list(steps.examples()))
 
 
 def forward(brain, batch):
@@ -75,7 +76,7 @@ def test_the_information_trains_the_encoders_it_is_told_to(name, tmp_path):
     outputs, _ = forward(brain, batch)
     closed = brain.frame_information(outputs.frames, batch.units.data >= 0)
     assert closed.requires_grad == (name == "frame_encoder")
-    brain.information(*outputs.pairs).backward()
+    brain.information(*outputs.pairs, outputs.groups).backward()
     trained = {key: has_gradient(brain.modules[key]) for key in brain.architecture()}
     assert trained == {key: key == name for key in brain.architecture()}
 
@@ -136,7 +137,7 @@ def test_the_information_is_added_to_the_loss(stage, tmp_path):
     without = forward(brain, batch)[1]
     brain.hparams.beta = 0.3
     outputs, with_it = forward(brain, batch)
-    critics = brain.information(*outputs.pairs)
+    critics = brain.information(*outputs.pairs, outputs.groups)
     closed = brain.frame_information(outputs.frames, batch.units.data >= 0)
     assert critics.abs() > 1e-3 and closed > 0.1
     information = critics + brain.hparams.gamma * closed
@@ -156,7 +157,7 @@ def test_steps_on_the_information_alone_lower_it(stage, tmp_path):
     for _ in range(6):
         outputs = brain.compute_forward(batch, Stage.TRAIN)
         pairs = brain.draw_pairs(outputs.frames, outputs.embeddings, batch, "encoders")
-        information = brain.information(*pairs)
+        information = brain.information(*pairs, brain.groups(outputs.counts["rows"]))
         optimizer.zero_grad()
         information.backward()
         optimizer.step()
@@ -199,9 +200,10 @@ def test_draws_are_of_valid_frames_and_their_own_utterance(frames_per_pair, tmp_
     padded = batch.units.data < 0
     frames = torch.stack([rows, padded], -1).float()
     embeddings = torch.arange(count).repeat(2)[:, None].float()
-    x, y, groups = brain.draw_pairs(frames, embeddings, batch, "test")
+    x, y = brain.draw_pairs(frames, embeddings, batch, "test")
+    groups = brain.groups(np.array([count]))
     assert padded.any() and (x[:, 1] == 0).all()
-    assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(groups.float(), y[:, 0])
+    assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(groups.own.float(), y[:, 0])
 
 
 def test_without_a_number_the_mean_is_over_all_valid_frames(tmp_path):
@@ -209,7 +211,7 @@ def test_without_a_number_the_mean_is_over_all_valid_frames(tmp_path):
     brain.hparams.frames_per_pair = None
     brain.hparams.pairs_per_utterance = 1
     frames = torch.randn(*batch.units.data.shape, 4)
-    x, _, _ = brain.draw_pairs(frames, torch.zeros(2 * len(frames), 1), batch, "test")
+    x, _ = brain.draw_pairs(frames, torch.zeros(2 * len(frames), 1), batch, "test")
     spoken = zip(frames, batch.units.data >= 0, strict=True)
     torch.testing.assert_close(x, torch.stack([row[valid].mean(0) for row, valid in spoken]))
 
@@ -222,7 +224,7 @@ def test_draws_are_means_of_several_frames(tmp_path):
     variances = {}
     for count in (1, 16):
         brain.hparams.frames_per_pair = count
-        x, _, _ = brain.draw_pairs(frames, embeddings, batch, "test")
+        x, _ = brain.draw_pairs(frames, embeddings, batch, "test")
         variances[count] = x.var().item()
     assert variances[16] == pytest.approx(variances[1] / 16, rel=0.3)
 
@@ -236,7 +238,8 @@ def test_units_are_predicted_at_every_valid_frame_without_masks_too(tmp_path):
     _, with_it = forward(brain, batch)
     units = batch.units.data
     valid = units >= 0
-    expected = torch.nn.functional.cross_entropy(outputs.plain_logits[valid], units[valid])
+    places = torch.cat([batch.hidden, batch.visible])
+    expected = torch.nn.functional.cross_entropy(outputs.plain_logits, units.flatten()[places])
     assert not valid.all()
     torch.testing.assert_close(with_it - without, 0.7 * expected, rtol=1e-4, atol=1e-5)
 
@@ -334,11 +337,33 @@ def same_tensors(first, second):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     brain, batch = make_brain("utterance", tmp_path)
-    before = weights(brain.modules["utterance_encoder"])
-    batch.first.data[0, 100] = float("nan")
-    with pytest.raises(TrainingError, match="epoch 20, step 51"):
-        brain.fit_batch(batch)
-    assert same(brain.modules["utterance_encoder"], before)
+    brain.hparams.log_steps = 53
+    for brain.step in (51, 52, 53):
+        if brain.step == 52:
+            batch.first.data[0, 100] = float("nan")
+        loss = brain.fit_batch(batch)
+        if brain.step < 53:
+            brain.update_average(loss, 0.0)
+    with pytest.raises(TrainingError, match="nan at step 52 of epoch 20"):
+        brain.update_average(loss, 0.0)
+
+
+def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(tmp_path):
+    brain, _ = make_brain("utterance", tmp_path)
+    brain.update_average(torch.tensor(float("inf")), 0.0)
+    with pytest.raises(TrainingError, match="inf at step 51"):
+        brain._save_intra_epoch_ckpt()
+    assert brain.checkpointer.find_checkpoint() is None
+
+
+def test_losses_are_averaged_as_by_speechbrain_whenever_they_are_read(tmp_path):
+    brain, _ = make_brain("utterance", tmp_path)
+    losses, expected, found = torch.rand(7), 0.0, 0.0
+    for brain.step, loss in enumerate(losses, 1):
+        expected = super(ResumableBrain, brain).update_average(loss, expected)
+        brain.hparams.log_steps = 3
+        found = brain.update_average(loss, found)
+    assert brain.read_losses(found) == pytest.approx(expected)
 
 
 def steps_of(brain, batches, factor):

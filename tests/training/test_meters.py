@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lobes.signal import length_mask
+from recipes.common.data.crops import SpeechBatch
 from recipes.common.training.meters import FrameMeter, UtteranceMeter, nearest_visible_units
 
 
@@ -49,12 +50,15 @@ def test_figures_of_frames_agree_with_a_loop_over_valid_frames():
     lens = torch.tensor([9, 5])
     units = torch.randint(4, (2, 9), generator=generator)
     units[~length_mask(lens, 9)] = -100
-    mask = torch.rand(2, 9, generator=generator) < 0.4
+    mask = (torch.rand(2, 9, generator=generator) < 0.4) & length_mask(lens, 9)
     frames = torch.randn(2, 9, 3, generator=generator)
     logits = torch.randn(2, 9, 4, generator=generator)
     meter = FrameMeter()
-    meter.update(frames[:1], logits[:1], units[:1], mask[:1])
-    meter.update(frames[1:], logits[1:], units[1:], mask[1:])
+    for row, length in enumerate(lens.tolist()):
+        own = {"id": str(row), "units": units[row, :length], "mask": mask[row, :length]}
+        batch = SpeechBatch([own])
+        at = torch.cat([batch.hidden, batch.visible])
+        meter.update(frames[row : row + 1, :length], logits[row, :length][at], batch)
 
     places = [(row, place) for row in range(2) for place in range(int(lens[row]))]
     hidden = [place for place in places if mask[place]]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lobes.distributed import unwrap
 from lobes.losses import IGNORED_UNIT
 from pretrained.exported import load_model, save_model
-from recipes.common.data.crops import collate
+from recipes.common.data.crops import SpeechBatch
 from recipes.common.training.hparams import load_hparams, read_tree
 from recipes.common.training.meters import FrameMeter, UtteranceMeter
 from recipes.LibriSpeech.pretrain.utterance import embedding_moments
@@ -36,43 +36,44 @@ def loss_of(brain, outputs, batch):
 def test_the_encoder_sees_the_mask(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
     brain.modules.eval()
-    valid = batch.units.data >= 0
-    first = logits_of(brain.compute_forward(batch, Stage.TRAIN))
+    places = torch.cat([batch.hidden, batch.visible])
+    first = logits_of(brain.compute_forward(batch, Stage.VALID))
     expected = brain.modules.frame_encoder(
         *batch.sig, mask=batch.mask.data.bool(), return_logits=True
     )[1]
-    assert torch.equal(first[valid], expected[valid])
-    batch.mask.data.copy_(~batch.mask.data.bool() & valid)
-    inverted = logits_of(brain.compute_forward(batch, Stage.TRAIN))
-    assert (first - inverted)[valid].norm() > 0.1 * first[valid].norm()
+    torch.testing.assert_close(first, expected.flatten(0, 1)[places])
+    batch.mask.data.copy_(~batch.mask.data.bool() & (batch.units.data >= 0))
+    inverted = logits_of(brain.compute_forward(batch, Stage.VALID))
+    assert (first - inverted).norm() > 0.1 * first.norm()
 
 
 @pytest.mark.parametrize("stage", PREDICTING)
 def test_the_loss_is_of_the_masked_frames_alone(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
-    outputs = brain.compute_forward(batch, Stage.TRAIN)
     mask, units = batch.mask.data.bool(), batch.units.data.clone()
-    logits = logits_of(outputs)
-    expected = F.cross_entropy(logits[mask], units[mask])
+    assert len(logits_of(brain.compute_forward(batch, Stage.TRAIN))) == mask.sum()
+    outputs = brain.compute_forward(batch, Stage.VALID)  # predicts the others too
+    logits, hidden = logits_of(outputs), int(mask.sum())
+    expected = F.cross_entropy(logits[:hidden], units[mask])
     assert float(loss_of(brain, outputs, batch)) == pytest.approx(float(expected), rel=1e-5)
     before = loss_of(brain, outputs, batch).item()
     outside = ~mask & (units >= 0)
     with torch.no_grad():
-        logits[outside] = torch.randn_like(logits[outside])
+        logits[hidden:] = torch.randn_like(logits[hidden:])
         assert loss_of(brain, outputs, batch).item() == before
         batch.units.data.copy_(torch.where(outside, (units + 1) % steps.UNITS, units))
         assert loss_of(brain, outputs, batch).item() == before
         batch.units.data.copy_(torch.where(mask, (units + 1) % steps.UNITS, units))
         assert loss_of(brain, outputs, batch).item() != before
         batch.units.data.copy_(units)
-        logits[mask] = torch.randn_like(logits[mask])
+        logits[:hidden] = torch.randn_like(logits[:hidden])
         assert loss_of(brain, outputs, batch).item() != before
 
 
 def same_crops(**changes):
     """Return a batch in which the second crop of each utterance is the first."""
     rows = list(steps.examples())
-    return collate([{**row, "second": row["first"].clone(), **changes} for row in rows])
+    return SpeechBatch([{**row, "second": row["first"].clone(), **changes} for row in rows])
 
 
 @pytest.mark.parametrize("stage", ["utterance", "joint"])
@@ -98,15 +99,15 @@ def test_the_contrast_is_between_the_crops_of_one_utterance(stage, tmp_path):
 @pytest.mark.parametrize("stage", PREDICTING)
 def test_figures_of_frames_are_those_of_a_loop_over_valid_frames(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
-    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    outputs = brain.compute_forward(batch, Stage.VALID)
     frames = outputs.masked if stage == "joint" else outputs[0]
-    logits, units = logits_of(outputs), batch.units.data
-    mask = batch.mask.data.bool()
+    units, mask = batch.units.data, batch.mask.data.bool()
     with torch.no_grad():
         frames[units < 0] = 1e6  # what padding holds is of no concern
-        logits[units < 0] = torch.randn_like(logits[units < 0])
     meter = FrameMeter(False)
-    meter.update(frames, logits, units, mask)
+    meter.update(frames, logits_of(outputs), batch)
+    logits = torch.zeros(*units.shape, steps.UNITS)
+    logits.flatten(0, 1)[torch.cat([batch.hidden, batch.visible])] = logits_of(outputs).detach()
     rows = [
         (bool(mask[b, t]), int(logits[b, t].argmax()), int(units[b, t]), frames[b, t].double())
         for b in range(len(units))
@@ -148,7 +149,7 @@ def plain_batches(seeds):
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         wavs = [torch.randn(n, generator=generator) * 0.1 for n in (9000, 14000, 16000)]
-        batches.append(collate([{"id": str(n), "sig": wav} for n, wav in enumerate(wavs)]))
+        batches.append(SpeechBatch([{"id": str(n), "sig": wav} for n, wav in enumerate(wavs)]))
     return batches
 
 

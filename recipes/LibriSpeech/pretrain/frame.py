@@ -5,9 +5,12 @@ HuBERT (https://arxiv.org/abs/2106.07447), equation 1, on masked frames alone.
 
 from pathlib import Path
 
+import torch
+from speechbrain import Stage
 from speechbrain.utils.distributed import run_on_main
 
-from lobes.losses import masked_prediction_loss
+from lobes.distributed import SharedCounts
+from lobes.losses import prediction_loss
 from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
 from recipes.common.data.loaders import stage_loaders
@@ -37,16 +40,21 @@ class FrameBrain(PretrainingBrain):
         return stage_loaders(hparams, datasets, units=units)
 
     def compute_forward(self, batch, stage):
-        """Return the frames and, for each, the logits of its unit."""
-        batch = batch.to(self.device)
-        wavs, wav_lens = batch.sig
-        mask = batch.mask.data.bool()
-        return self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
+        """Return the frames, the logits of `predicted_frames`, and the count of masked ones."""
+        batch = batch.to(self.device, non_blocking=True)
+        counts = SharedCounts(hidden=len(batch.hidden))
+        frames, logits = self.modules.frame_encoder(
+            *batch.sig,
+            mask=batch.mask.data.bool(),
+            return_logits=True,
+            logits_at=predicted_frames(batch, stage),
+        )
+        return frames, logits, counts
 
     def compute_objectives(self, predictions, batch, stage):
         """Return the cross-entropy at the masked frames."""
-        _, logits = predictions
-        return masked_prediction_loss(logits, batch.units.data, batch.mask.data.bool())
+        _, logits, counts = predictions
+        return masked_loss(logits, batch, counts)
 
     def make_meters(self, all_ranks):
         """Return the meter of the frame encoder."""
@@ -54,7 +62,41 @@ class FrameBrain(PretrainingBrain):
 
     def measure(self, outputs, batch):
         """Add a batch to the meter."""
-        self.meters["frame"].update(*outputs, batch.units.data, batch.mask.data.bool())
+        frames, logits, _ = outputs
+        self.meters["frame"].update(frames, logits, batch)
+
+
+def predicted_frames(batch, stage):
+    """Return the frames whose units are predicted: the masked ones, then in evaluation the others.
+
+    Arguments
+    ---------
+    batch : SpeechBatch
+    stage : Stage
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n,), int64, see `SpeechBatch`.
+    """
+    if stage == Stage.TRAIN:
+        return batch.hidden
+    return torch.cat([batch.hidden, batch.visible])
+
+
+def masked_loss(logits, batch, counts):
+    """Return the cross-entropy at the masked frames, the first of the logits.
+
+    Arguments
+    ---------
+    logits : torch.Tensor
+        Shape (n, num_targets), of `predicted_frames`.
+    batch : SpeechBatch
+    counts : SharedCounts
+        With `hidden`, the number of masked frames.
+    """
+    units = batch.units_at(batch.hidden)
+    return prediction_loss(logits[: len(units)], units, counts.total("hidden"))
 
 
 def check_layer(layer, teacher):

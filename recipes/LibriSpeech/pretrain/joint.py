@@ -24,10 +24,11 @@ import torch
 from speechbrain import Stage
 
 from lobes.critics.club import repeat_rows
-from lobes.distributed import row_offset, unwrap
+from lobes.critics.groups import GroupIndex
+from lobes.distributed import SharedCounts, rank, row_offset, unwrap
 from lobes.erasure import check_directions
-from lobes.losses import masked_prediction_loss, nt_xent, utterance_information
-from lobes.signal import masked_mean
+from lobes.losses import nt_xent, prediction_loss, utterance_information
+from lobes.signal import masked_mean, to_device
 from pretrained.toolkits.importing import import_weights
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
@@ -35,7 +36,13 @@ from recipes.common.data.seeding import derive_rng
 from recipes.common.data.units import UnitArray, manifest_rows, read_description
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
-from recipes.LibriSpeech.pretrain.frame import check_layer, corpus_units, load_encoder
+from recipes.LibriSpeech.pretrain.frame import (
+    check_layer,
+    corpus_units,
+    load_encoder,
+    masked_loss,
+    predicted_frames,
+)
 
 FREE_SETTINGS = {
     "dropout",
@@ -56,13 +63,18 @@ class JointOutputs:
     Attributes
     ----------
     masked, logits : torch.Tensor
-        Frames (batch, frames, d_model) with masks, and logits (batch, frames, num_targets).
+        Frames (batch, frames, d_model) with masks, and logits of `predicted_frames`.
     frames, plain_logits : torch.Tensor
-        Likewise of the same utterances without masks.
+        Likewise of the same utterances without masks; the logits are of all valid frames, the
+        masked ones first.
     embeddings, projections : torch.Tensor
         Of the first crops, then of the second: (2 * batch, E) and (2 * batch, P).
+    counts : SharedCounts
+        Of `rows`, `hidden` and all `frames`.
+    groups : GroupIndex
+        Of what `draw_pairs` returns; set by `compute_objectives`.
     pairs : tuple of torch.Tensor
-        What the critic estimates on, see `draw_pairs`; set by `compute_objectives`.
+        What the critic estimates on, see `draw_pairs`; set likewise.
     parts : dict
         The terms of the loss by name, likewise.
     """
@@ -73,6 +85,8 @@ class JointOutputs:
     plain_logits: torch.Tensor
     embeddings: torch.Tensor
     projections: torch.Tensor
+    counts: SharedCounts
+    groups: GroupIndex | None = None
     pairs: tuple = ()
     parts: dict | None = None
 
@@ -112,7 +126,7 @@ class JointBrain(PretrainingBrain):
     def init_optimizers(self):
         """Give the encoders, the critic and the lower bound an optimizer each."""
         encoders = [p for name in ENCODERS for p in self.modules[name].parameters()]
-        self.optimizer = self.opt_class(encoders)
+        self.optimizer = self.make_optimizer(encoders)
         self.critics = {name: self.modules[name] for name in CRITIC_FIGURES}
         self.critic_optimizers = {
             name: self.hparams.critic_optimizer(critic.parameters())
@@ -132,26 +146,33 @@ class JointBrain(PretrainingBrain):
 
     def compute_forward(self, batch, stage):
         """Encode utterances with masks and without, and both crops of each: `JointOutputs`."""
-        batch = batch.to(self.device)
-        wavs, wav_lens = batch.sig
-        mask = batch.mask.data.bool()
-        masked, logits = self.modules.frame_encoder(wavs, wav_lens, mask=mask, return_logits=True)
-        frames, plain_logits = self.modules.frame_encoder(wavs, wav_lens, return_logits=True)
-        embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
-        return JointOutputs(masked, logits, frames, plain_logits, embeddings, projections)
+        batch = batch.to(self.device, non_blocking=True)
+        hidden, everywhere = len(batch.hidden), predicted_frames(batch, Stage.VALID)
+        counts = SharedCounts(rows=len(batch), hidden=hidden, frames=len(everywhere))
+        of_masked = {"mask": batch.mask.data.bool(), "logits_at": predicted_frames(batch, stage)}
+        of_plain = {"logits_at": everywhere}
+        masked, plain = (
+            self.modules.frame_encoder(*batch.sig, return_logits=True, **what)
+            for what in (of_masked, of_plain)
+        )
+        utterances = self.modules.utterance_encoder(*both_crops(batch), project=True)
+        return JointOutputs(*masked, *plain, *utterances, counts)
 
     def compute_objectives(self, predictions, batch, stage):
         """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
-        units, mask = batch.units.data, batch.mask.data.bool()
-        everywhere = torch.ones_like(mask)
         frames, embeddings = predictions.frames, predictions.embeddings
+        counts, projections = predictions.counts, predictions.projections.chunk(2)
+        units = batch.units_at(predicted_frames(batch, Stage.VALID))
+        predictions.groups = self.groups(counts["rows"])
         predictions.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
         predictions.parts = parts = {
-            "frame_loss": masked_prediction_loss(predictions.logits, units, mask),
-            "plain_frame_loss": masked_prediction_loss(predictions.plain_logits, units, everywhere),
-            "utterance_loss": nt_xent(*predictions.projections.chunk(2), self.hparams.temperature),
-            "club": self.information(*predictions.pairs),
-            "utterance_information": self.frame_information(frames, units >= 0),
+            "frame_loss": masked_loss(predictions.logits, batch, counts),
+            "plain_frame_loss": prediction_loss(
+                predictions.plain_logits, units, counts.total("frames")
+            ),
+            "utterance_loss": nt_xent(*projections, self.hparams.temperature, counts["rows"]),
+            "club": self.information(*predictions.pairs, predictions.groups),
+            "utterance_information": self.frame_information(frames, batch.units.data >= 0),
         }
         loss = parts["frame_loss"] + self.hparams.plain_weight * parts["plain_frame_loss"]
         loss = loss + self.hparams.alpha * parts["utterance_loss"]
@@ -185,7 +206,7 @@ class JointBrain(PretrainingBrain):
         for step in range(self.hparams.critic_steps):
             pairs = self.draw_pairs(frames, embeddings, batch, step)
             for name, critic in self.critics.items():
-                objective = critic(*pairs, mode="objective")
+                objective = critic(*pairs, outputs.groups, mode="objective")
                 self.check_loss_isfinite(objective)
                 if name in self.critic_optimizers:
                     (-objective).backward()
@@ -193,6 +214,12 @@ class JointBrain(PretrainingBrain):
                     self.critic_optimizers[name].zero_grad(set_to_none=True)
                 if step == 0:
                     self.meters["joint"].add(CRITIC_FIGURES[name], objective, 1)
+
+    def groups(self, rows):
+        """Return the `GroupIndex` of the pairs of each utterance, from the rows of each rank."""
+        pairs = self.hparams.pairs_per_utterance
+        own = row_offset(rows) + np.arange(rows[rank()])
+        return GroupIndex(own.repeat(pairs), self.device, rows * pairs)
 
     def draw_pairs(self, frames, embeddings, batch, purpose):
         """Pair means over random valid frames with a crop's embedding of their utterance.
@@ -205,8 +232,8 @@ class JointBrain(PretrainingBrain):
             Shape (batch, frames, d_model).
         embeddings : torch.Tensor
             Of the first crops, then of the second, shape (2 * batch, E).
-        batch : PaddedBatch
-            `units` tells which frames are valid.
+        batch : SpeechBatch
+            Tells which frames are valid.
         purpose : int or str
             Of the draw, which is another for each step and purpose.
 
@@ -216,24 +243,25 @@ class JointBrain(PretrainingBrain):
             Means, shape (batch * pairs_per_utterance, d_model).
         y : torch.Tensor
             Embeddings, shape (batch * pairs_per_utterance, E).
-        groups : torch.Tensor
-            Number of each row's utterance among those of all ranks.
         """
         pairs, count = self.hparams.pairs_per_utterance, self.hparams.frames_per_pair
         seed = self.hparams.seed, "pairs", self.epoch, self.step, purpose
         rngs = [derive_rng(*seed, utterance) for utterance in batch.id]
-        valid = batch.units.data >= 0
-        rows = torch.arange(len(rngs), device=frames.device).repeat_interleave(pairs)
+        rows = np.arange(len(rngs)).repeat(pairs)
         if count is None:
-            x = repeat_rows(masked_mean(frames.transpose(1, 2), valid), rows)
+            means = masked_mean(frames.transpose(1, 2), batch.units.data >= 0)
+            x = repeat_rows(means, self.on_device(rows))
         else:
-            drawn = zip(rngs, valid.sum(1).tolist(), strict=True)
+            drawn = zip(rngs, batch.frame_counts, strict=True)
             places = [rng.integers(frame_count, size=(pairs, count)) for rng, frame_count in drawn]
-            places = torch.from_numpy(np.concatenate(places)).to(frames.device)
-            x = repeat_rows(frames.flatten(0, 1), rows[:, None] * frames.shape[1] + places).mean(1)
-        crops = [rng.integers(2, size=pairs) for rng in rngs]
-        crops = torch.from_numpy(np.concatenate(crops)).to(frames.device)
-        return x, repeat_rows(embeddings, rows + crops * len(rngs)), rows + row_offset(frames)
+            places = rows[:, None] * frames.shape[1] + np.concatenate(places)
+            x = repeat_rows(frames.flatten(0, 1), self.on_device(places)).mean(1)
+        crops = np.concatenate([rng.integers(2, size=pairs) for rng in rngs])
+        return x, repeat_rows(embeddings, self.on_device(rows + crops * len(rngs)))
+
+    def on_device(self, indices):
+        """Return an array as a tensor on the Brain's device, which is not waited for."""
+        return to_device(torch.from_numpy(indices), self.device)
 
     def make_meters(self, all_ranks):
         """Return the meters of both encoders, and one of what joins them."""
@@ -245,17 +273,16 @@ class JointBrain(PretrainingBrain):
 
     def measure(self, outputs, batch):
         """Add a batch to the meters; in evaluation the critics are read as well."""
-        mask = batch.mask.data.bool()
-        self.meters["frame"].update(outputs.masked, outputs.logits, batch.units.data, mask)
+        self.meters["frame"].update(outputs.masked, outputs.logits, batch)
         self.meters["utterance"].update(outputs.embeddings, *outputs.projections.chunk(2))
         joint = self.meters["joint"]
         for name, part in outputs.parts.items():
             joint.add(name, part, 1)
         if self.stage == Stage.TRAIN:
-            joint.add("beta", torch.tensor(self.beta, device=self.device), 1)
+            joint.add("beta", self.beta, 1)
         else:
             for name, critic in self.critics.items():
-                objective = unwrap(critic)(*outputs.pairs, mode="objective")
+                objective = unwrap(critic)(*outputs.pairs, outputs.groups, mode="objective")
                 joint.add(CRITIC_FIGURES[name], objective, 1)
 
     def last_settings(self):

@@ -7,13 +7,12 @@ embeddings are whitened by half: see `UtteranceEncoder.whiten`.
 
 import torch
 
-from lobes.distributed import unwrap
+from lobes.distributed import SharedCounts, unwrap
 from lobes.losses import nt_xent
-from lobes.signal import SAMPLE_RATE
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
-from recipes.common.training.brain import PretrainingBrain
+from recipes.common.training.brain import PretrainingBrain, seconds_of
 from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import UtteranceMeter
 
@@ -32,14 +31,15 @@ class UtteranceBrain(PretrainingBrain):
         return {**stage_loaders(hparams, datasets, augment=hparams["augment"]), "plain": plain}
 
     def compute_forward(self, batch, stage):
-        """Return the embeddings and the projections of the first crops, then of the second."""
-        batch = batch.to(self.device)
-        return self.modules.utterance_encoder(*both_crops(batch), project=True)
+        """Return embeddings and projections of the first crops, then of the second, and counts."""
+        batch = batch.to(self.device, non_blocking=True)
+        counts = SharedCounts(rows=len(batch))
+        return *self.modules.utterance_encoder(*both_crops(batch), project=True), counts
 
     def compute_objectives(self, predictions, batch, stage):
         """Return NT-Xent between the two crops of each utterance."""
-        _, projections = predictions
-        return nt_xent(*projections.chunk(2), self.hparams.temperature)
+        _, projections, counts = predictions
+        return nt_xent(*projections.chunk(2), self.hparams.temperature, counts["rows"])
 
     def make_meters(self, all_ranks):
         """Return the meter of the utterance encoder."""
@@ -47,13 +47,12 @@ class UtteranceBrain(PretrainingBrain):
 
     def measure(self, outputs, batch):
         """Add a batch to the meter."""
-        embeddings, projections = outputs
+        embeddings, projections, _ = outputs
         self.meters["utterance"].update(embeddings, *projections.chunk(2))
 
     def audio_seconds(self, batch):
         """Return how much audio the crops hold, s."""
-        wavs, wav_lens = both_crops(batch)
-        return wav_lens.sum() * wavs.shape[1] / SAMPLE_RATE
+        return seconds_of(batch.first) + seconds_of(batch.second)
 
     def last_step(self):
         """Whiten the embeddings by half."""

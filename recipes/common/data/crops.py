@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.batch import PaddedBatch, PaddedData
 
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
@@ -16,9 +16,59 @@ from pretrained.audio import read_speech
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 
-def collate(examples):
-    """Return a `PaddedBatch` in which padded frames have no unit."""
-    return PaddedBatch(examples, per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}})
+class SpeechBatch(PaddedBatch):
+    """A `PaddedBatch` whose lengths stay on the CPU, so that no device is waited for.
+
+    Arguments
+    ---------
+    examples : list of dict
+        Items of utterances. Padded frames have no unit.
+
+    Attributes
+    ----------
+    frame_counts : numpy.ndarray
+        Where there are units: shape (batch,), int64, valid frames of each row.
+    hidden, visible : torch.Tensor
+        Where there are masks: shape (n,), int64, the masked frames and the other valid ones, by
+        their number in batch * frames.
+
+    Example
+    -------
+    >>> mask = torch.tensor([True, False, True])
+    >>> rows = [{"id": n, "units": torch.arange(n), "mask": mask[:n]} for n in (2, 3)]
+    >>> batch = SpeechBatch(rows)
+    >>> batch.hidden.tolist(), batch.units_at(batch.visible).tolist()
+    ([0, 3, 5], [1, 1])
+    """
+
+    def __init__(self, examples):
+        super().__init__(examples, per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}})
+        if "units" in examples[0]:
+            self.frame_counts = np.array([len(row["units"]) for row in examples])
+        if "mask" in examples[0]:
+            mask, units = self.mask.data.bool().numpy(), self.units.data.numpy()
+            self.hidden = torch.from_numpy(np.flatnonzero(mask))
+            self.visible = torch.from_numpy(np.flatnonzero(~mask & (units != IGNORED_UNIT)))
+
+    def units_at(self, places):
+        """Return the units of frames by their number in batch * frames, (n,) int64."""
+        return self.units.data.flatten().index_select(0, places)
+
+    def to(self, *args, **kwargs):
+        """Move or cast the data in place; takes what `torch.Tensor.to` does."""
+        lengths = {k: v.lengths for k, v in vars(self).items() if isinstance(v, PaddedData)}
+        super().to(*args, **kwargs)
+        for key, value in lengths.items():
+            setattr(self, key, PaddedData(getattr(self, key).data, value))
+        if hasattr(self, "hidden"):
+            self.hidden = self.hidden.to(*args, **kwargs)
+            self.visible = self.visible.to(*args, **kwargs)
+        return self
+
+
+def add_speech(dataset):
+    """Give each utterance the item `speech`, its samples: decoded once for all that take it."""
+    dataset.add_dynamic_item(read_speech, takes="wav", provides="speech")
 
 
 def add_frame_items(dataset, hparams, clock, units):
@@ -29,7 +79,7 @@ def add_frame_items(dataset, hparams, clock, units):
     Arguments
     ---------
     dataset : DynamicItemDataset
-        Changed in place.
+        With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
         `max_seconds`, `mask_prob`, `mask_length`, `seed`.
     clock : Clock
@@ -46,10 +96,10 @@ def add_frame_items(dataset, hparams, clock, units):
         mask_length=hparams["mask_length"],
         seed=hparams["seed"],
     )
-    dataset.add_dynamic_item(items, takes=["id", "wav"], provides=["sig", "units", "mask"])
+    dataset.add_dynamic_item(items, takes=["id", "speech"], provides=["sig", "units", "mask"])
 
 
-def frame_items(utterance, path, *, clock, units, max_frames, mask_prob, mask_length, seed):
+def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_length, seed):
     """Return an utterance's samples, units and mask; see `add_frame_items`.
 
     Returns
@@ -57,7 +107,6 @@ def frame_items(utterance, path, *, clock, units, max_frames, mask_prob, mask_le
     tuple
         Samples, (samples,) float32; units, (frames,) int64; mask, (frames,) bool.
     """
-    wav = read_speech(path)
     frames, start = num_frames(len(wav)), 0
     if frames > max_frames:
         rng = derive_rng(seed, "crop", clock.epoch, utterance)
@@ -75,7 +124,7 @@ def add_crops(dataset, hparams, clock, augment, change_voice=None):
     Arguments
     ---------
     dataset : DynamicItemDataset
-        Changed in place.
+        With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
         `min_crop_seconds`, `max_crop_seconds`, `seed`.
     clock : Clock
@@ -94,12 +143,11 @@ def add_crops(dataset, hparams, clock, augment, change_voice=None):
         change_voice=change_voice,
         seed=hparams["seed"],
     )
-    dataset.add_dynamic_item(items, takes=["id", "wav"], provides=["first", "second"])
+    dataset.add_dynamic_item(items, takes=["id", "speech"], provides=["first", "second"])
 
 
-def crop_items(utterance, path, *, clock, shortest, longest, augment, change_voice, seed):
+def crop_items(utterance, wav, *, clock, shortest, longest, augment, change_voice, seed):
     """Return two crops of an utterance, (samples,) float32 each; see `add_crops`."""
-    wav = read_speech(path)
     rng = derive_rng(seed, "crops", clock.epoch, utterance)
     crops = []
     for place, (start, stop) in enumerate(two_crops(len(wav), shortest, longest, rng)):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lobes.distributed import rank, world_size
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
-from recipes.common.data.crops import add_crops, add_frame_items, collate
+from recipes.common.data.crops import SpeechBatch, add_crops, add_frame_items, add_speech
 from recipes.common.data.manifest import load_dataset
 from recipes.common.data.sampler import Clock, LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
@@ -75,7 +75,7 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
         dataset,
         batch_sampler=sampler,
         num_workers=hparams["num_workers"],
-        collate_fn=collate,
+        collate_fn=SpeechBatch,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -103,6 +103,7 @@ def stage_loaders(hparams, datasets, units=None, augment=None):
     loaders = {}
     for split, dataset in datasets.items():
         clock, training, keys = Clock(), split == "train", ["id"]
+        add_speech(dataset)
         if units is not None:
             add_frame_items(dataset, hparams, clock, units)
             keys += ["sig", "units", "mask"]

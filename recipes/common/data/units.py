@@ -23,7 +23,7 @@ from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 from pretrained.audio import read_speech
 from pretrained.plain_files import digest_file, read_json
-from recipes.common.data.crops import collate
+from recipes.common.data.crops import SpeechBatch
 from recipes.common.data.files import replace_text, stamp
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import derive_rng, derive_seed
@@ -317,7 +317,7 @@ class FeatureStream:
             self.dataset,
             batch_sampler=wanted,
             num_workers=self.hparams["num_workers"],
-            collate_fn=collate,
+            collate_fn=SpeechBatch,
         )
         for batch in tqdm(loader, desc=name, dynamic_ncols=True):
             yield from zip(batch.id, self._features(batch.features), strict=True)

@@ -61,7 +61,7 @@ class CTCBrain(DownstreamBrain):
             zero_infinity=True,
         )
         # Too few frames for the symbols: no alignment, a loss of 0, and nothing to learn from.
-        self.meter.add("unaligned", (losses == 0).sum().double(), len(losses))
+        self.meter.add("unaligned", (losses == 0).sum(), len(losses))
         loss, count = losses.sum(), token_lens.sum()
         self.meter.add("ctc_loss", loss, count)
         if stage != Stage.TRAIN:

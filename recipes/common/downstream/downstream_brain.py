@@ -4,6 +4,7 @@ import speechbrain as sb
 import torch
 
 from lobes.distributed import all_reduce_sum, unwrap, world_size
+from lobes.signal import to_device
 from recipes.common.training.brain import ResumableBrain
 
 OPTIMIZERS = ("optimizer", "upstream_optimizer")
@@ -47,12 +48,12 @@ class DownstreamBrain(ResumableBrain):
 
     def figures(self):
         """Return what the task tells of this stage; nothing of a training without batches."""
-        empty = self.stage == sb.Stage.TRAIN and not self.meter.totals
+        empty = self.stage == sb.Stage.TRAIN and self.meter.empty
         return {} if empty else self.summarise()
 
     def audio_seconds(self, batch):
         """Return how much audio a batch holds, s."""
-        return torch.as_tensor(batch.duration).sum()
+        return float(sum(batch.duration))
 
     def facts(self):
         """Return what an exported folder tells, beside the weights, for the head to be used.
@@ -67,7 +68,8 @@ class DownstreamBrain(ResumableBrain):
         if self.hparams.upstream == "finetune":
             groups.append(list(self.modules.upstream.parameters()))
         self.optimizers_dict = {
-            name: self.opt_class(group) for name, group in zip(OPTIMIZERS, groups, strict=False)
+            name: self.make_optimizer(group)
+            for name, group in zip(OPTIMIZERS, groups, strict=False)
         }
         self.optimizer = self.optimizers_dict["optimizer"]
         for name, optimizer in self.optimizers_dict.items():
@@ -97,7 +99,8 @@ class DownstreamBrain(ResumableBrain):
         if self.cache is None:
             return self.run_upstream(*batch.sig)
         states, relative = batch.states
-        return states, (relative.double() * states.shape[1]).round().long()
+        lens = (relative.double() * states.shape[1]).round().long()
+        return states, to_device(lens, states.device)
 
     def run_upstream(self, wavs, wav_lens):
         """Return states and lengths, without gradient as long as the head learns alone."""
@@ -108,7 +111,7 @@ class DownstreamBrain(ResumableBrain):
 
     def mean_over_ranks(self, total, count):
         """Return this rank's share of the mean over the global batch, of a sum over its items."""
-        count = all_reduce_sum(torch.as_tensor(count, device=total.device))
+        count = all_reduce_sum(to_device(torch.as_tensor(count), total.device))
         return total * world_size() / count.clamp(min=1)
 
     def heads(self):

@@ -1,20 +1,22 @@
 """What all Brains here share: the schedule, the seeds, the checkpoints, the logs, the alarms."""
 
+import inspect
 import math
 import time
 from pathlib import Path
 
+import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
-from lobes.distributed import all_reduce_sum, alone, rank, unwrap
+from lobes.distributed import alone, rank, sum_over_ranks, unwrap, world_size
 from lobes.signal import SAMPLE_RATE
 from recipes.common.data.seeding import derive_seed
 from recipes.common.training.checkpoints import AtomicCheckpointer
 from recipes.common.training.history import draw_curves, read_history, record_epoch
-from recipes.common.training.meters import Meter
+from recipes.common.training.meters import Meter, to_arrays
 
 logger = get_logger(__name__)
 MIN_DEVIATION = 1e-3
@@ -22,6 +24,11 @@ MIN_DEVIATION = 1e-3
 
 class TrainingError(RuntimeError):
     """Training cannot go on: a loss that is not finite, or a representation that collapsed."""
+
+
+def seconds_of(padded):
+    """Return how much audio a `PaddedData` of waveforms holds, s, padding apart."""
+    return float(padded.lengths.numpy().sum()) * padded.data.shape[1] / SAMPLE_RATE
 
 
 class ResumableBrain(sb.Brain):
@@ -32,6 +39,9 @@ class ResumableBrain(sb.Brain):
 
     The learning rate rises linearly over the first `warmup` of the run and falls linearly to 0 at
     its end. It and dropout depend on (seed, epoch, step) alone.
+
+    A step reads nothing back from the device. Losses and figures stay there for `log_steps` steps;
+    a loss that is not finite is found then, and before any checkpoint is written.
 
     Arguments
     ---------
@@ -44,6 +54,7 @@ class ResumableBrain(sb.Brain):
     def __init__(self, *args, loaders, **kwargs):
         super().__init__(*args, **kwargs)
         self.loaders = loaders
+        self.unread = []
         self.train_sampler = loaders["train"].batch_sampler
 
     def on_fit_start(self):
@@ -137,9 +148,8 @@ class ResumableBrain(sb.Brain):
         """
 
     def audio_seconds(self, batch):
-        """Return how much audio a batch holds, s: a tensor of no dimension."""
-        wavs, wav_lens = batch.sig
-        return wav_lens.sum() * wavs.shape[1] / SAMPLE_RATE
+        """Return how much audio a batch holds, s."""
+        return seconds_of(batch.sig)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the meters; in training skip the batches that a checkpoint has behind it."""
@@ -159,6 +169,67 @@ class ResumableBrain(sb.Brain):
         self.progress = self.share_done()
         self.set_learning_rate(self.optimizer, self.hparams.lr)
 
+    def make_optimizer(self, parameters):
+        """Return an optimizer of the class that the hyperparameters name, fused on a GPU."""
+        can_fuse = "fused" in inspect.signature(self.opt_class).parameters
+        fused = {"fused": True} if can_fuse and self.device_type == "cuda" else {}
+        return self.opt_class(parameters, **fused)
+
+    def fit_batch(self, batch):
+        """Train on a batch, as SpeechBrain does, and return its loss, which stays on the device."""
+        should_step = self.step % self.grad_accumulation_factor == 0
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach()
+
+    def update_average(self, loss, average):
+        """Return the average loss, of training as it was when losses were last read."""
+        if self.stage != sb.Stage.TRAIN:
+            return super().update_average(loss, average)
+        self.unread.append((self.step, loss, True))
+        return self.read_losses(average) if self.step % self.hparams.log_steps == 0 else average
+
+    def check_loss_isfinite(self, loss):
+        """Have a loss that enters no average looked at with the others."""
+        self.unread.append((self.step, loss.detach(), False))
+
+    def read_losses(self, average):
+        """Take losses and figures off the device; stop all ranks if a loss is not finite.
+
+        Arguments
+        ---------
+        average : float
+            Of the losses before.
+
+        Returns
+        -------
+        float
+            Of all losses of this epoch.
+        """
+        for meter in (*self.meters.values(), self.audio):
+            meter.read()
+        unread, self.unread = self.unread, []
+        steps = [step for step, _, _ in unread]
+        losses = [float(loss) for loss in to_arrays([loss for _, loss, _ in unread])]
+        wrong = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
+        if sum_over_ranks(np.array(len(wrong))) > 0:
+            found = f"{losses[wrong[0]]} at step {steps[wrong[0]]}" if wrong else "not finite"
+            raise TrainingError(
+                f"The loss is {found} of epoch {self.epoch}{'' if wrong else ' on another rank'}. "
+                "The weights of the last checkpoint are sound. Lower the learning rate (lr), or "
+                "look for an utterance with extreme values."
+            )
+        for (step, _, averaged), loss in zip(unread, losses, strict=True):
+            average += (loss - average) / step if averaged else 0.0
+        return average
+
     def ends_epoch(self):
         """Return whether this batch is the last of the epoch."""
         return self.step == len(self.train_sampler)
@@ -166,6 +237,12 @@ class ResumableBrain(sb.Brain):
     def no_sync(self, use=True):
         """Have the ranks add up their gradients wherever a step follows."""
         return super().no_sync(use and not self.ends_epoch())
+
+    def init_optimizers(self):
+        """Give all that is trained one optimizer."""
+        self.optimizer = self.make_optimizer(self.modules.parameters())
+        self.optimizers_dict = {"opt_class": self.optimizer}
+        self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Add the batch to the meters; at the end of an epoch take a step with what is left."""
@@ -184,30 +261,23 @@ class ResumableBrain(sb.Brain):
             self.measure(outputs, batch)
         return loss.detach().cpu()
 
-    def check_loss_isfinite(self, loss):
-        """Stop all ranks at the first loss that is not finite, before it reaches a weight."""
-        if all_reduce_sum((~torch.isfinite(loss.detach())).float()) > 0:
-            raise TrainingError(
-                f"The loss is {loss.item()} at epoch {self.epoch}, step {self.step}. The weights "
-                "of the last checkpoint are sound. Lower the learning rate (lr), or look for an "
-                "utterance with extreme values."
-            )
-
     def figures(self):
         """Return what the meters of this stage tell, by name."""
         return {
             name: value
             for meter in self.meters.values()
-            if meter.totals
+            if not meter.empty
             for name, value in meter.figures().items()
         }
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Report a stage; after validation also save, log, draw and look for a collapse."""
+        if stage == sb.Stage.TRAIN:
+            stage_loss = self.read_losses(stage_loss)
         figures = {"loss": float(stage_loss), **self.figures()}
         if stage == sb.Stage.TRAIN:
             seconds = time.monotonic() - self.stage_began
-            audio = float(self.audio.total("seconds")) if self.audio.totals else 0.0
+            audio = 0.0 if self.audio.empty else float(self.audio.total("seconds"))
             figures["audio_seconds_per_second"] = audio / seconds
             self.train_figures = figures
             return
@@ -252,11 +322,16 @@ class ResumableBrain(sb.Brain):
         draw_curves(rows, output / "curves.png")
 
     def _should_save_intra_epoch_ckpt(self, *since):
-        """Save after a step alone: gradients that are being added up are in no checkpoint."""
+        """Save after a step alone: gradients that are being added up are in no checkpoint.
+
+        Ranks ask the first one, whose clock counts, only where losses are read as well.
+        """
         after_step = self.step % self.grad_accumulation_factor == 0
-        return super()._should_save_intra_epoch_ckpt(*since) and after_step
+        asked = world_size() == 1 or self.step % self.hparams.log_steps == 0
+        return after_step and asked and super()._should_save_intra_epoch_ckpt(*since)
 
     def _save_intra_epoch_ckpt(self):
+        self.avg_train_loss = self.read_losses(self.avg_train_loss)
         marks = {"batches": self.batches(), "brain_intra_epoch_ckpt": True}
         self.checkpointer.save_and_keep_only(
             meta={"architecture": self.architecture(), **marks},

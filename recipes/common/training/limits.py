@@ -7,6 +7,7 @@ WHOLE = {  # lowest and highest
     "seed": (0, 2**32 - 1),
     "number_of_epochs": (1, NO_END),
     "num_workers": (0, NO_END),
+    "log_steps": (1, NO_END),
     "num_targets": (2, 2**15),
     "kmeans_passes": (1, NO_END),
     "teacher_layer": (0, NO_END),

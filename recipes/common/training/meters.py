@@ -1,13 +1,16 @@
 """Meters: what a stage of a Brain tells of itself, kept batch by batch."""
 
+import numpy as np
 import torch
 
-from lobes.distributed import all_reduce_sum
+from lobes.distributed import sum_over_ranks
 from lobes.losses import IGNORED_UNIT, retrieval_accuracy
 
 
 class Meter:
     """Averages over the batches of a stage, as sums and counts in float64.
+
+    What is added stays on its device until `read`, or until a figure is asked for.
 
     Arguments
     ---------
@@ -25,7 +28,7 @@ class Meter:
 
     def __init__(self, all_ranks=False):
         self.all_ranks = all_ranks
-        self.totals, self.counts = {}, {}
+        self.totals, self.counts, self.unread = {}, {}, []
 
     def add(self, name, total, count):
         """Add to an average.
@@ -34,35 +37,71 @@ class Meter:
         ---------
         name : str
             What is averaged.
-        total : torch.Tensor
+        total : torch.Tensor or float
             A sum over items, of any shape.
         count : torch.Tensor or int
             The number of items.
         """
-        self.totals[name] = self.totals.get(name, 0) + total.detach().double()
-        self.counts[name] = self.counts.get(name, 0) + torch.as_tensor(count).to(total.device)
+        self.unread.append((name, total, count))
+
+    def read(self):
+        """Take what was added off its device, in one go."""
+        added, self.unread = self.unread, []
+        values = to_arrays([value for _, *pair in added for value in pair])
+        for (name, *_), total, count in zip(added, values[::2], values[1::2], strict=True):
+            self.totals[name] = self.totals.get(name, 0.0) + total
+            self.counts[name] = self.counts.get(name, 0.0) + count
+
+    @property
+    def empty(self):
+        """Whether nothing was added."""
+        return not (self.totals or self.unread)
 
     def total(self, name):
-        """Return a sum."""
-        return all_reduce_sum(self.totals[name]) if self.all_ranks else self.totals[name]
+        """Return a sum: float64, of the shape of what was added."""
+        self.read()
+        return self._of_all(self.totals[name])
 
     def average(self, name):
-        """Return an average, float64, of the shape of its sums."""
-        count = self.counts[name].double()
-        count = all_reduce_sum(count) if self.all_ranks else count
-        return self.total(name) / count.clamp(min=1)
+        """Return an average: float64, of the shape of its sums."""
+        return self.total(name) / np.maximum(self._of_all(self.counts[name]), 1)
+
+    def _of_all(self, values):
+        return sum_over_ranks(values) if self.all_ranks else values
 
     def figures(self):
         """Return the averages that are single numbers."""
+        self.read()
         names = [name for name, total in self.totals.items() if not total.ndim]
         return {name: float(self.average(name)) for name in names}
+
+
+def to_arrays(values):
+    """Return numbers and tensors as arrays of float64, all of a device's in one transfer.
+
+    On the way from a device they are float32, which holds a whole number up to 16,777,216.
+
+    Example
+    -------
+    >>> to_arrays([2, torch.tensor([0.5, 1.0])])
+    [array(2.), array([0.5, 1. ])]
+    """
+    tensors = [v.detach() for v in values if torch.is_tensor(v)]
+    there = [x for x in tensors if x.device.type != "cpu"]
+    if there:
+        row = torch.cat([x.flatten().float() for x in there]).cpu()
+        parts = row.split([x.numel() for x in there])
+        brought = iter([part.view(x.shape) for part, x in zip(parts, there, strict=True)])
+        tensors = [x if x.device.type == "cpu" else next(brought) for x in tensors]
+    here = iter(tensors)
+    return [np.asarray(next(here) if torch.is_tensor(v) else v, np.float64) for v in values]
 
 
 class FrameMeter(Meter):
     """What is told of a frame encoder: how well it predicts units, and how much frames vary."""
 
     @torch.no_grad()
-    def update(self, frames, logits, units, mask):
+    def update(self, frames, logits, batch):
         """Add a batch.
 
         Arguments
@@ -70,29 +109,26 @@ class FrameMeter(Meter):
         frames : torch.Tensor
             Shape (batch, frames, d_model).
         logits : torch.Tensor
-            Shape (batch, frames, num_targets).
-        units : torch.Tensor
-            Shape (batch, frames), int64, -100 where padded.
-        mask : torch.Tensor
-            Shape (batch, frames), bool, True at frames hidden from the encoder.
+            Shape (n, num_targets), of the masked frames and then, if any, of the visible ones.
+        batch : SpeechBatch
+            With `units` and `mask`.
         """
-        valid = units != IGNORED_UNIT
-        hidden, visible = mask & valid, ~mask & valid
-        predicted = logits.argmax(-1)
-        copied = nearest_visible_units(units, mask, valid.sum(1))
-        for name, guess, where in (
-            ("masked_accuracy", predicted, hidden),
-            ("unmasked_accuracy", predicted, visible),
-            ("copy_accuracy", copied, hidden),
-        ):
-            self.add(name, (guess == units)[where].sum(), where.sum())
-        classes = logits.shape[-1]
-        for name, labels in (("predicted", predicted), ("true", units)):
-            share = torch.bincount(labels[hidden], minlength=classes)
-            self.add(name, share, hidden.sum())
-        rows = frames[valid].double()
-        self.add("mean", rows.sum(0), valid.sum())
-        self.add("square", rows.square().sum(0), valid.sum())
+        units, mask = batch.units.data, batch.mask.data.bool()
+        valid, hidden = units != IGNORED_UNIT, len(batch.hidden)
+        predicted, true = logits.argmax(-1), batch.units_at(batch.hidden)
+        copied = nearest_visible_units(units, mask, valid.sum(1)).flatten()
+        copied = copied.index_select(0, batch.hidden)
+        for name, guess in (("masked", predicted[:hidden]), ("copy", copied)):
+            self.add(f"{name}_accuracy", (guess == true).sum(), hidden)
+        if len(predicted) > hidden:
+            right = predicted[hidden:] == batch.units_at(batch.visible)
+            self.add("unmasked_accuracy", right.sum(), len(right))
+        for name, labels in (("predicted", predicted[:hidden]), ("true", true)):
+            counts = labels.new_zeros(logits.shape[-1])
+            self.add(name, counts.index_add_(0, labels, torch.ones_like(labels)), hidden)
+        rows, count = frames.float() * valid.unsqueeze(2), hidden + len(batch.visible)
+        self.add("mean", rows.sum((0, 1)), count)
+        self.add("square", rows.square().sum((0, 1)), count)
 
     def figures(self):
         """Return what was found.
@@ -100,17 +136,18 @@ class FrameMeter(Meter):
         Returns
         -------
         dict
-            Accuracy at masked and unmasked frames; of copying the nearest visible unit and of the
-            most frequent unit, at masked frames; the perplexity of the predicted and of the true
-            units; the frames' standard deviation, averaged over dimensions.
+            Accuracy at masked and, in evaluation, at visible frames; of copying the nearest visible
+            unit and of the most frequent unit, at masked frames; the perplexity of the predicted
+            and of the true units; the frames' standard deviation, averaged over dimensions.
         """
         figures = super().figures()
         figures["majority_accuracy"] = float(self.average("true").max())
         for name in ("predicted", "true"):
             share = self.average(name)
-            figures[f"{name}_perplexity"] = float(torch.special.entr(share).sum().exp())
-        variance = self.average("square") - self.average("mean").square()
-        figures["frame_deviation"] = float(variance.clamp(min=0).sqrt().mean())
+            share = share[share > 0]
+            figures[f"{name}_perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
+        variance = self.average("square") - self.average("mean") ** 2
+        figures["frame_deviation"] = float(np.sqrt(variance.clip(min=0)).mean())
         return figures
 
 
@@ -130,8 +167,8 @@ class UtteranceMeter(Meter):
         """
         count = len(first)
         self.add("retrieval_accuracy", retrieval_accuracy(first, second) * count, count)
-        self.add("retrieval_chance", torch.tensor(1.0, device=first.device), count)
-        rows = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+        self.add("retrieval_chance", 1, count)
+        rows = torch.nn.functional.normalize(embeddings.float(), dim=-1)
         self.add("mean", rows.sum(0), len(rows))
         self.add("square", rows.square().sum(0), len(rows))
 
@@ -146,8 +183,8 @@ class UtteranceMeter(Meter):
             length, averaged over dimensions and multiplied by sqrt(E): 1 where they spread over
             the whole sphere.
         """
-        variance = self.average("square") - self.average("mean").square()
-        deviation = variance.clamp(min=0).sqrt().mean() * len(variance) ** 0.5
+        variance = self.average("square") - self.average("mean") ** 2
+        deviation = np.sqrt(variance.clip(min=0)).mean() * len(variance) ** 0.5
         return {**super().figures(), "embedding_deviation": float(deviation)}
 
 

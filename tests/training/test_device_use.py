@@ -1,0 +1,98 @@
+"""What a training step asks of its device: hardly a value, no tensor elsewhere, no float64."""
+
+from collections import Counter
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from recipes.common.data.crops import SpeechBatch
+from tests.training import distributed_gradients as steps
+from tests.training.test_brain import make_brain
+
+STAGES = ["frame", "utterance", "joint", "joint network", "joint classifier"]
+READS = {
+    "aten::_local_scalar_dense",  # item(), float(), bool()
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::bincount",
+    "aten::unique_dim",
+    "aten::_unique2",
+    "aten::equal",
+    "aten::_linalg_check_errors",
+}
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the operations that make the host wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().partition(".")[0]
+        boolean = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
+            torch.is_tensor(index) and index.dtype == torch.bool for index in args[1]
+        )
+        if name in READS or boolean:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def reads_of(step):
+    """Return what a step reads, by operation."""
+    with CountReads() as mode:
+        step()
+    return dict(mode.found)
+
+
+def test_what_reads_is_counted():
+    x = torch.arange(3.0)
+    assert reads_of(lambda: float(x[1])) == {"aten::_local_scalar_dense": 1}
+    assert reads_of(lambda: x[x > 1]) and reads_of(lambda: x.bool().nonzero())
+    assert not reads_of(lambda: (x * 2).sum())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_reads_no_value(stage, tmp_path):
+    brain, batch = make_brain(stage, tmp_path)
+    assert len(set(batch.sig.lengths.tolist())) > 1
+    optimizers = {"optimizer": brain.optimizer, **getattr(brain, "critic_optimizers", {})}
+    for optimizer in optimizers.values():
+        optimizer.step = lambda: None  # torch's counters are on the host
+    assert reads_of(lambda: brain.fit_batch(batch)) == {}
+
+
+class RefuseFloat64(TorchDispatchMode):
+    """Raises where a tensor of float64 is made on the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if torch.is_tensor(x) and x.is_meta:
+                assert x.dtype != torch.float64, f"{func.name()} makes float64"
+        return result
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_path, monkeypatch):
+    """The meta device computes nothing, so that reading raises, as does mixing devices."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    brain = steps.build(stage, tmp_path)
+    brain.modules.to("meta")
+    brain.device = "meta"
+    brain.init_optimizers()
+    brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
+    brain.modules.train()
+    brain.step = 51
+    brain.on_stage_start(steps.Stage.TRAIN, 1)
+    with RefuseFloat64():
+        loss = brain.fit_batch(SpeechBatch(list(steps.examples())))
+    assert loss.is_meta and brain.optimizer_step == 1
+    with pytest.raises(RuntimeError):
+        torch.ones(2, device="meta") + torch.ones(2)
+    with pytest.raises(RuntimeError):
+        float(loss)
