@@ -230,6 +230,5 @@ class _GatherRows(torch.autograd.Function):
 
 
 def unwrap(module):
-    """Return the module inside DistributedDataParallel and torch.compile, or the module itself."""
-    module = module.module if isinstance(module, DistributedDataParallel) else module
-    return getattr(module, "_orig_mod", module)
+    """Return the module inside DistributedDataParallel, or the module itself."""
+    return module.module if isinstance(module, DistributedDataParallel) else module

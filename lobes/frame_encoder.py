@@ -373,6 +373,19 @@ class FrameEncoder(nn.Module):
         self.erasure = Erasure(d_model, directions).to(self.mask_embedding.device)
         self.config["erased_directions"] = directions
 
+    def compile(self, **options):
+        """Compile, in place, the parts between which lengths and layer drop decide what runs.
+
+        Names in state dicts stay as they are. Layers share what is compiled.
+
+        Arguments
+        ---------
+        **options
+            As `torch.compile` takes them.
+        """
+        for part in (self.front_end, self.feature_projection, *self.transformer.layers, self.head):
+            part.compile(**options)
+
     def forward(
         self,
         wavs,

@@ -196,6 +196,12 @@ class UtteranceEncoder(nn.Module):
         self.features = LogMel(HOPS[backbone], centre_bands)
         self.projection = ProjectionHead(embedding_dim, projection_dim)
 
+    def compile(self, **options):
+        """Compile, in place, what follows the features; see `FrameEncoder.compile`."""
+        for part in (*self.backbone.children(), self.projection):
+            for block in part if isinstance(part, nn.ModuleList) else [part]:
+                block.compile(**options)
+
     def forward(self, wavs, wav_lens=None, project=False):
         """Embed a batch.
 

@@ -43,6 +43,8 @@ class Learn2Diss:
         `frame_encoder`, `utterance_encoder` or both; the missing one is None.
     device : str or torch.device
         Where to encode.
+    compile : bool
+        Whether the encoders are compiled, at the first batch: of use where many follow.
 
     Example
     -------
@@ -60,15 +62,17 @@ class Learn2Diss:
     (torch.Size([2, 49, 32]), [49, 24], torch.Size([2, 24]))
     """
 
-    def __init__(self, encoders, device="cpu"):
+    def __init__(self, encoders, device="cpu", compile=False):
         self.device = torch.device(device)
         self.frame_encoder = encoders.get("frame_encoder")
         self.utterance_encoder = encoders.get("utterance_encoder")
         for encoder in encoders.values():
             encoder.to(self.device).eval()
+            if compile:
+                encoder.compile()
 
     @classmethod
-    def from_pretrained(cls, folder, device="cpu"):
+    def from_pretrained(cls, folder, device="cpu", compile=False):
         """Load an exported folder; see `pretrained.exported.load_model`, and for what it raises.
 
         Arguments
@@ -77,12 +81,14 @@ class Learn2Diss:
             As a recipe leaves it in `<output_folder>/model`: a local path.
         device : str or torch.device
             Where to encode.
+        compile : bool
+            Whether the encoders are compiled.
 
         Returns
         -------
         Learn2Diss
         """
-        return cls(load_model(folder), device)
+        return cls(load_model(folder), device, compile)
 
     @torch.no_grad()
     def encode(self, wavs, wav_lens=None, output_hidden_states=False):

@@ -169,6 +169,21 @@ class ResumableBrain(sb.Brain):
         self.progress = self.share_done()
         self.set_learning_rate(self.optimizer, self.hparams.lr)
 
+    def _compile(self):
+        """Compile the modules that the run options name, in place: their names stay as they are.
+
+        Lengths differ from batch to batch. Unless all shapes are to be traced as dynamic at once,
+        those that are seen to change become so.
+        """
+        options = {"mode": self.compile_mode}
+        options["dynamic"] = self.compile_using_dynamic_shape_tracing or None
+        for name in self.compile_module_keys or (self.modules if self.compile else []):
+            if name not in self.modules:
+                raise ValueError(
+                    f"compile_module_keys: there is no {name}, only {', '.join(self.modules)}."
+                )
+            self.modules[name].compile(**options)
+
     def make_optimizer(self, parameters):
         """Return an optimizer of the class that the hyperparameters name, fused on a GPU."""
         can_fuse = "fused" in inspect.signature(self.opt_class).parameters

@@ -16,14 +16,14 @@ from recipes.common.training.hparams import check_options, plain_values, read_tr
 SEVERAL_WORDS = ("compile_module_keys", "jit_module_keys")
 # Run options of SpeechBrain's that do not work here, and why.
 SEVERAL_DEVICES = "start a process for each device with torchrun"
-STOPPED = "training stops at the first loss that is not finite, before it reaches a weight"
+STOPPED = "training stops at a loss that is not finite, before a checkpoint is made of it"
 REFUSED = {
     "data_parallel_backend": SEVERAL_DEVICES,
     "data_parallel_count": SEVERAL_DEVICES,
     "distributed_launch": SEVERAL_DEVICES,
     "jit": "the encoders cannot be scripted; --compile compiles them",
     "jit_module_keys": "the encoders cannot be scripted; --compile_module_keys compiles some",
-    "compile_using_fullgraph": "the encoders read lengths back, which breaks the graph",
+    "compile_using_fullgraph": "parts of the encoders are compiled, each for itself",
     "skip_nonfinite_grads": STOPPED,
     "nonfinite_patience": STOPPED,
     "remove_vector_weight_decay": "it makes two groups, and SpeechBrain clips the first alone",
