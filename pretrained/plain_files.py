@@ -24,9 +24,9 @@ def whole_file(path):
     -------
     >>> path = getfixture("tmp_path") / "a.txt"
     >>> with whole_file(path) as file:
-    ...     _ = file.write(b"te") + file.write(b"xt")
+    ...     _ = file.write(b"one ") + file.write(b"text")
     >>> path.read_text()
-    'text'
+    'one text'
     """
     partial = Path(f"{path}.partial")
     try:
