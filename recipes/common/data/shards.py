@@ -84,7 +84,7 @@ def pack(data_folder, manifest_folder, out_folder):
     data_folder, out_folder = Path(data_folder), Path(out_folder)
     paths = sorted(Path(manifest_folder).glob("*.csv"))
     if not paths:
-        raise CorpusError(f"{manifest_folder} holds no manifest: expected SPLIT.csv, as recipes write them.")
+        raise CorpusError(f"{manifest_folder} holds no manifest: expected SPLIT.csv of a recipe.")
     rows = {path.stem: read_manifest(path) for path in paths}
     _check_files([(split, row) for split in rows for row in rows[split]], data_folder)
     shards = {split: plan_shards(split, rows[split], data_folder) for split in rows}
