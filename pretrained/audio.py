@@ -17,6 +17,7 @@ import soundfile
 import torch
 
 from lobes.signal import RECEPTIVE_FIELD, SAMPLE_RATE
+from pretrained.audio_files import AudioError, open_audio
 
 BLOCK_SECONDS = 10
 ZERO_CROSSINGS = 10  # of the resampling filter, on either side
@@ -34,30 +35,6 @@ CUT = re.compile(
 )
 
 
-class AudioError(ValueError):
-    """An audio file that cannot be used.
-
-    Arguments
-    ---------
-    path : str or Path
-    problem : str
-        What is wrong with it and what was expected, as a predicate of the path.
-
-    Example
-    -------
-    >>> print(AudioError("a.wav", "is silent"))
-    a.wav is silent
-    """
-
-    def __str__(self):
-        return " ".join(map(str, self.args))
-
-    @property
-    def problem(self):
-        """What is wrong with the file, without its path."""
-        return self.args[-1]
-
-
 def read_speech(path):
     """Read an audio file as 16 kHz mono: channels are averaged, other rates resampled.
 
@@ -66,7 +43,8 @@ def read_speech(path):
     Arguments
     ---------
     path : str or Path
-        Of a format that soundfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and others.
+        Of a format that soundfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and others. Or a member of
+        a tar shard, `SHARD.tar:OFFSET:SIZE`.
 
     Returns
     -------
@@ -80,7 +58,7 @@ def read_speech(path):
     >>> read_speech(path).shape
     torch.Size([16000])
     """
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(open_audio(path)) as file:
         rate, length, parts = file.samplerate, file.frames, []
         # Of an MP3 the length is an estimate, and GSM 6.10 is not read without one.
         while len(part := file.read(length, dtype="float32", always_2d=True)):
@@ -111,7 +89,7 @@ def check_audio(path, any_rate=False):
     Arguments
     ---------
     path : str or Path
-        An audio file.
+        An audio file, or a member of a tar shard.
     any_rate : bool
         Let rates other than 16 kHz and several channels pass.
 
@@ -154,7 +132,7 @@ def read_blocks(path):
     ---------
     path : str or Path
         Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others. Or such a file,
-        opened in binary mode.
+        opened in binary mode, or a member of a tar shard.
 
     Yields
     ------
@@ -194,12 +172,13 @@ def _opened(path):
     """Open an audio file; what soundfile raises until it is closed becomes an AudioError."""
     if isinstance(path, io.TextIOBase):
         raise TypeError(f"{path} is opened as text: expected a path, or a file opened as 'rb'")
-    if hasattr(path, "read"):
-        _check_open(path)
-    elif not Path(path).is_file():
+    source = open_audio(path)
+    if hasattr(source, "read"):
+        _check_open(source)
+    elif not Path(source).is_file():
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             if file.format == "RAW":  # libsndfile takes any .au or .snd for samples, and others
                 raise AudioError(path, "cannot be used: it has no header that tells what it holds.")
             rate = file.samplerate
@@ -229,7 +208,7 @@ def _check_open(file):
 
 def _mono_blocks(file, path):
     """Yield blocks of the mean of the channels, at the file's rate; an AudioError if unusable."""
-    if _is_cut(file, path):
+    if _is_cut(file):
         raise AudioError(path, "is cut short: its header announces more samples than it holds.")
     rate, samples, lowest, highest = file.samplerate, 0, math.inf, -math.inf
     while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
@@ -255,7 +234,7 @@ def _mono_blocks(file, path):
         )
 
 
-def _is_cut(file, path):
+def _is_cut(file):
     """Tell whether a file holds less than it announces: libsndfile gives what there is, and a log.
 
     Of PVF, PAF, IRCAM and XI files it knows no length that they announce.
@@ -266,8 +245,8 @@ def _is_cut(file, path):
             return True  # the whole's size counts where the data's own is not told
     frames = [int(count) for count in FRAMES.findall(log)]
     if file.format == "NIST":
-        frames.append(_nist_frames(path))
-    return max(frames, default=0) > file.frames or bool(CUT.search(log)) or _lacks_end(file, path)
+        frames.append(_nist_frames(file.name))
+    return max(frames, default=0) > file.frames or bool(CUT.search(log)) or _lacks_end(file)
 
 
 def _nist_frames(path):
@@ -276,11 +255,11 @@ def _nist_frames(path):
     return int(found[1]) if found else 0
 
 
-def _lacks_end(file, path):
+def _lacks_end(file):
     """Tell whether an Ogg file lacks the page that is marked as its last."""
     if file.format != "OGG":
         return False
-    tail = _read_at(path, -OGG_PAGE, OGG_PAGE)
+    tail = _read_at(file.name, -OGG_PAGE, OGG_PAGE)
     flags = tail.rfind(b"OggS") + 5
     return not (flags < len(tail) and tail[flags] & 4)
 

@@ -3,16 +3,48 @@
 import hashlib
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path, content):
-    """Write a file beside its place and put it there once it lies on the disk.
+@contextmanager
+def whole_file(path):
+    """Open a file to be written beside its place; at the end, once on the disk, it is put there.
 
     Arguments
     ---------
     path : str or Path
         A file that is there is replaced; where writing fails it stays, and nothing is left.
+
+    Yields
+    ------
+    io.BufferedWriter
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> with whole_file(path) as file:
+    ...     _ = file.write(b"one ") + file.write(b"text")
+    >>> path.read_text()
+    'one text'
+    """
+    partial = Path(f"{path}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path, content):
+    """Write a file as `whole_file` does.
+
+    Arguments
+    ---------
+    path : str or Path
     content : bytes
         All of the file.
 
@@ -23,15 +55,8 @@ def write_whole(path, content):
     >>> path.read_text(), len(list(path.parent.iterdir()))
     ('text', 1)
     """
-    partial = Path(f"{path}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def read_utf8(path):

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # In this order: what a later command needs is made by an earlier one.
 PAGES = (
     "recipes/LibriSpeech/pretrain/README.md",
+    "recipes/README.md",
     "recipes/LibriSpeech/report/README.md",
     "recipes/LibriSpeech/PR/README.md",
     "recipes/LibriSpeech/ASR/README.md",
@@ -50,12 +51,14 @@ FIRST.append(
     "python ../align.py --data_folder LibriSpeech --lexicon lexicon.txt "
     "--output_folder ALIGNMENTS --splits dev-clean test-clean"
 )
+WRITTEN = ("O", "ALIGNMENTS", "CORPUS", "SHARDS", "a.wav", "b.wav")
 OTHER_CORPORA = ("AudioFolder", "Synthetic", "speechocean762")  # each has runs of its own
 DATA = ("LibriSpeech", "voxceleb1", "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
     r"tests\.(digests|fuzzing|mutation)": "takes long, and is run by itself",
     r"\.\.\.": "is cut short in the text",
+    r"/CORPUS/": "is of a corpus that a reader adds",
     r"(ablate|judge|results)\.py --(models|data_folder)": "takes hours",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
 }
@@ -107,7 +110,7 @@ def lay_out(corpora, work):
     return {
         **{name: corpora / name for name in ("LibriSpeech", "voxceleb1")},
         **{name: lexicon for name in ("lexicon.txt", "librispeech-lexicon.txt", "LEXICON", "L")},
-        **{name: work / name for name in ("O", "ALIGNMENTS", "CORPUS", "a.wav", "b.wav")},
+        **{name: work / name for name in WRITTEN},
         "speechocean762": work / "speechocean762",
         "DIR": corpora / "LibriSpeech" / "dev-clean",
         "*.flac": " ".join(map(str, files[:2])),
@@ -182,7 +185,7 @@ def run(command, folder, clone, names):
     began = time.monotonic()
     done = subprocess.run(
         shlex.split(" ".join(words).replace("python", sys.executable, 1)),
-        cwd=clone if "-m pretrained" in command else folder,
+        cwd=clone if " -m " in command else folder,
         env=env,
         capture_output=True,
         text=True,

@@ -22,6 +22,7 @@ from pretrained.toolkits.names import export_state_dict
 from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder
 from recipes.common.data.alignments import read_alignments, write_ctm
 from recipes.common.data.manifest import read_manifest, validate_manifests, write_manifest
+from recipes.common.data.shards import pack
 from recipes.common.data.text import read_lexicon
 from recipes.common.data.units import UnitArray, write_units
 from recipes.common.downstream.decoding import _read_arpa_words
@@ -94,6 +95,28 @@ def read_manifests(folder):
     named = {name: folder / f"{name}.csv" for name in ("train", "test")}
     validate_manifests(named, folder / "corpus", {name: [name] for name in named})
     return [read_manifest(path) for path in named.values()]
+
+
+def make_shards(folder):
+    make_manifest(folder)
+    (folder / "manifests").mkdir()
+    for path in folder.glob("*.csv"):
+        path.rename(folder / "manifests" / path.name)
+    pack(folder / "corpus", folder / "manifests", folder / "shards")
+
+
+def read_shards(folder):
+    """Return the samples of each utterance; check and reading are to agree."""
+    rows = [row for name in ("train", "test")
+            for row in read_manifest(folder / "shards" / "manifest" / f"{name}.csv")]  # fmt: skip
+    samples = {}
+    for row in rows:
+        path = str(folder / "shards" / row["wav"].removeprefix("$data_root/"))
+        _, problem = check_audio(path)
+        if problem is not None:
+            raise AudioError(path, problem)
+        samples[row["ID"]] = read_speech(path).tolist()
+    return samples
 
 
 def make_trials(folder):
@@ -300,6 +323,7 @@ def read_containers(folder):
 
 TARGETS = {
     "manifest": Target(make_manifest, ["*.csv"], read_manifests),
+    "shards": Target(make_shards, ["shards/*.tar", "shards/manifest/*.csv"], read_shards),
     "trials": Target(make_trials, ["veri.txt"], lambda f: read_trials(f / "veri.txt")),
     "transcripts": Target(
         make_librispeech,

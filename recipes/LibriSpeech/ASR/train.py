@@ -11,6 +11,9 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 import sys
 from pathlib import Path
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 from speechbrain import Stage
 from speechbrain.utils.distributed import run_on_main
 

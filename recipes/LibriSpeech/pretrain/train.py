@@ -11,6 +11,9 @@ On several GPUs: torchrun --nproc_per_node=8 train.py ...
 import sys
 import time
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 

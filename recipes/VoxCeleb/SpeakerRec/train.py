@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import main_process_only

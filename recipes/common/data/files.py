@@ -5,6 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+from pretrained.audio_files import split_member
 from pretrained.plain_files import read_utf8, write_whole
 
 REPOSITORY = Path(__file__).parents[3]
@@ -119,6 +120,8 @@ def is_of_macos(path):
 def stamp(path):
     """Return the size and the time of a file, by which audio that was replaced is known.
 
+    Of a member of a tar shard it is the member's size and the shard's time.
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "a.wav"
@@ -126,8 +129,9 @@ def stamp(path):
     >>> stamp(path)[0]
     4
     """
-    state = Path(path).stat()
-    return [state.st_size, state.st_mtime_ns]
+    shard, _, size = split_member(path) or (path, 0, None)
+    state = Path(shard).stat()
+    return [state.st_size if size is None else size, state.st_mtime_ns]
 
 
 @cache

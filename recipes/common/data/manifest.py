@@ -21,6 +21,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
+from pretrained.audio_files import why_absent
 from recipes.common.data.files import CorpusError, digest_code, read_text, replace_text
 
 logger = get_logger(__name__)
@@ -64,11 +65,22 @@ def write_manifest(rows, path):
     if problems:
         raise CorpusError(f"{path}: " + "\n".join(problems))
     columns = REQUIRED + tuple(name for name in OPTIONAL if any(name in row for row in rows))
+    replace_text(path, csv_text(sorted(rows, key=lambda row: row["ID"]), columns))
+
+
+def csv_text(rows, columns):
+    """Return the text of a manifest, its rows as they are ordered.
+
+    Example
+    -------
+    >>> csv_text([{"ID": "b", "duration": 1.5}, {"ID": "a", "duration": 2.0}], ["ID", "duration"])
+    'ID,duration\\nb,1.5\\na,2.0\\n'
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: row["ID"]))
-    replace_text(path, text.getvalue())
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _unwritable(rows):
@@ -176,8 +188,8 @@ def validate_manifests(paths, data_root, disjoint_speakers):
     for name, path in paths.items():
         for row in rows[name]:
             audio = Path(data_root) / row["wav"].removeprefix(ROOT)
-            if not audio.is_file():
-                raise CorpusError(f"{path}: {row['ID']}: {audio} is missing.")
+            if problem := why_absent(audio):
+                raise CorpusError(f"{path}: {row['ID']}: {audio} {problem}")
             if seen.setdefault(row["ID"], name) != name:
                 raise CorpusError(f"{path}: ID {row['ID']} is in {paths[seen[row['ID']]]} too.")
     groups = {}
