@@ -32,9 +32,9 @@ from pretrained.toolkits.importing import import_weights
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_rng
-from recipes.common.data.units import UnitArray, manifest_rows, read_description
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
+from recipes.common.units.unit_array import UnitArray, columns, read_description
 from recipes.LibriSpeech.pretrain.frame import check_layer, corpus_units, load_encoder
 
 FREE_SETTINGS = {
@@ -96,16 +96,15 @@ class JointBrain(PretrainingBrain):
         start_from(modules, "utterance_encoder", hparams["utterance_model"])
 
     @staticmethod
-    def make_loaders(hparams, datasets):
+    def make_loaders(hparams, datasets, device):
         """Open the units of stage A, or cluster a layer of the public encoder; make the loaders."""
         if hparams["frame_weights"]:
             folder = Path(hparams["output_folder"]) / "units"
             teacher = copy.deepcopy(hparams["modules"]["frame_encoder"])
-            units = corpus_units(folder, hparams, datasets, teacher)
+            units = corpus_units(folder, hparams, datasets, teacher, device)
         else:
-            rows = [row for data in datasets.values() for row in manifest_rows(data)]
             folder = os.path.normpath(hparams["units_folder"])
-            units = UnitArray(folder, rows, hparams["num_targets"])
+            units = UnitArray(folder, columns(*datasets.values()), hparams["num_targets"])
         loaders = stage_loaders(hparams, datasets, units, hparams["augment"])
         return {**loaders, "plain": plain_loader(datasets["train"], hparams)}
 

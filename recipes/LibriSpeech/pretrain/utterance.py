@@ -26,7 +26,7 @@ class UtteranceBrain(PretrainingBrain):
         """Start at random: nothing comes before this stage."""
 
     @staticmethod
-    def make_loaders(hparams, datasets):
+    def make_loaders(hparams, datasets, device):
         """Make a loader for each split, and one of plain training utterances."""
         plain = plain_loader(datasets["train"], hparams)
         return {**stage_loaders(hparams, datasets, augment=hparams["augment"]), "plain": plain}
