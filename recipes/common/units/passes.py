@@ -14,11 +14,12 @@ import shutil
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from speechbrain.utils.distributed import ddp_barrier, ddp_broadcast
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -198,17 +199,32 @@ class SharedWork:
         self.on_main(self.wait, paths)
         return paths
 
-    def share_loader(self, name, made_of, loader, compute):
-        """Share the batches of a DataLoader in `MOMENT_JOBS` jobs at most; see `share`.
 
-        Arguments
-        ---------
-        loader : torch.utils.data.DataLoader
-            Whose batches are always the same. Each job has long ones and short ones of them.
-        """
-        batches = list(loader.batch_sampler)
-        jobs = [batches[first::MOMENT_JOBS] for first in range(min(MOMENT_JOBS, len(batches)))]
-        return self.share(name, made_of, jobs, lambda own: _with_batches(loader, own), compute)
+def share_moments(folder, encoders, loader, compute):
+    """Have the ranks pass a loader's batches through encoders; return what came of it.
+
+    Arguments
+    ---------
+    folder : Path
+        Of a `SharedWork`.
+    encoders : list of torch.nn.Module
+        What the results depend on, beside the batches.
+    loader : torch.utils.data.DataLoader
+        Whose batches are always the same.
+    compute : callable
+        As `SharedWork.share` takes it, for a sixteenth of the batches, of all lengths.
+
+    Returns
+    -------
+    list of dict
+        The tensors of each sixteenth, the same on every rank.
+    """
+    batches = list(loader.batch_sampler)
+    jobs = [batches[first::MOMENT_JOBS] for first in range(min(MOMENT_JOBS, len(batches)))]
+    made_of = hashlib.sha256(json.dumps([digest_weights(*encoders), batches]).encode()).hexdigest()
+    with SharedWork(folder) as work:
+        load = partial(_with_batches, loader)
+        return [load_file(path) for path in work.share("moments", made_of, jobs, load, compute)]
 
 
 def cut_jobs(batches):
