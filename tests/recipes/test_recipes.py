@@ -20,8 +20,8 @@ TRAIN = PRETRAIN / "train.py"
 STAGES = ("frame", "utterance", "joint")
 POINTS = {
     "frame": "kmeans,labelling,epoch,save,validation,end",
-    "utterance": "epoch,save,validation,end",
-    "joint": "epoch,save,validation,end",
+    "utterance": "epoch,save,validation,moments,end",
+    "joint": "epoch,save,validation,moments,end",
 }
 SMALL = {
     "frame": ["--num_targets", "16", "--kmeans_passes", "2"],

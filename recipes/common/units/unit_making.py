@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.logger import get_logger
 
+from lobes.signal import FRAME_RATE
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.units.kmeans import fit_kmeans
@@ -134,10 +135,11 @@ def _sample(durations, hparams):
 
 
 def _tell_room(folder, size, durations):
-    hours = durations.sum() / 3600
-    gigabytes = hours * 3600 * 50 * size * 2 / 1e9
+    seconds = durations.sum()
+    gigabytes = seconds * FRAME_RATE * size * torch.float16.itemsize / 1e9
     logger.info(
-        f"k-means: features of {hours:.1f} h take {gigabytes:.1f} GB in {folder} until it is fitted"
+        f"k-means: features of {seconds / 3600:.1f} h take {gigabytes:.1f} GB in {folder} until it "
+        "is fitted"
     )
 
 
