@@ -64,17 +64,19 @@ class Erasure(nn.Module):
         Erasure
             Itself.
         """
+        # In float64, and so on the CPU: not every device has it.
         mean, covariance, means, embeddings = (
-            x.double() for x in (mean, covariance, means, embeddings)
+            x.cpu().double() for x in (mean, covariance, means, embeddings)
         )
         to_white, to_plain = _whitening(covariance)
         other = embeddings - embeddings.mean(0)
         other = other @ _whitening(other.T @ other / len(other))[0]
         correlations = ((means - mean) @ to_white).T @ other / len(means)
         told = torch.linalg.svd(correlations, full_matrices=False)[0][:, : len(self.up)]
-        self.centre.copy_(mean)
-        self.down[:, : told.shape[1]] = to_white @ told
-        self.up[: told.shape[1]] = told.T @ to_plain
+        own = self.centre.dtype
+        self.centre.copy_(mean.to(own))
+        self.down[:, : told.shape[1]] = (to_white @ told).to(own)
+        self.up[: told.shape[1]] = (told.T @ to_plain).to(own)
         return self
 
 

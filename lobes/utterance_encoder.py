@@ -242,9 +242,9 @@ class UtteranceEncoder(nn.Module):
         Arguments
         ---------
         mean : torch.Tensor
-            Of embeddings, shape (E,).
+            Of embeddings, shape (E,), on the CPU.
         covariance : torch.Tensor
-            Of embeddings, shape (E, E), float64.
+            Of embeddings, shape (E, E), float64, on the CPU.
         power : float
             In [0, 1]. Eigenvalues c of the covariance become c^(1 - power), in units of their
             mean: 0 only takes the mean off, 1 whitens.
@@ -260,7 +260,10 @@ class UtteranceEncoder(nn.Module):
         to_white = vectors * values.pow(-power / 2) @ vectors.T
         to_plain = vectors * values.pow(power / 2) @ vectors.T
         fc, hidden = self.backbone.fc, self.projection.hidden
-        hidden.bias += (hidden.weight.double() @ mean.double()).float()
-        hidden.weight.copy_(hidden.weight.double() @ to_plain)
-        fc.bias.copy_(to_white @ (fc.bias.double() - mean.double()))
-        fc.weight.copy_((to_white @ fc.weight[..., 0].double())[..., None])
+        # In float64, and so on the CPU: not every device has it.
+        inner, weight, bias = (x.cpu().double() for x in (hidden.weight, fc.weight, fc.bias))
+        mean = mean.double()
+        hidden.bias += (inner @ mean).float().to(hidden.bias.device)
+        hidden.weight.copy_((inner @ to_plain).float())
+        fc.bias.copy_((to_white @ (bias - mean)).float())
+        fc.weight.copy_((to_white @ weight[..., 0])[..., None].float())

@@ -181,7 +181,7 @@ def ready(stage, folder):
         hparams=hparams,
         run_opts={"device": "cpu"},
         checkpointer=hparams["checkpointer"](),
-        loaders=BRAINS[stage].make_loaders(hparams, datasets),
+        loaders=BRAINS[stage].make_loaders(hparams, datasets, "cpu"),
     )
     hparams["epoch_counter"].current = 2
     brain.on_fit_start()

@@ -18,7 +18,12 @@ from recipes.common.data.crops import (
 )
 from recipes.common.data.loaders import KeptBatches, load_split, make_loader
 from recipes.common.data.sampler import Clock
-from recipes.common.data.units import UnitArray, write_units
+from recipes.common.units.unit_array import (
+    UnitArray,
+    Utterances,
+    index_utterances,
+    write_units,
+)
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 SETTINGS = {
@@ -136,11 +141,11 @@ def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
 
 @pytest.mark.long
 def test_two_spawned_workers_give_the_batches_of_none(librispeech, tmp_path):
-    rows = [{"id": name, "wav": __file__, "duration": 9.0} for name in speech_ids(librispeech)]
-    write_units(
-        tmp_path, rows, lambda _: [(r["id"], np.arange(449)) for r in rows], {"num_units": 449}
-    )
-    units = UnitArray(tmp_path, rows, num_units=449)
+    names = speech_ids(librispeech)
+    utterances = Utterances(names, [__file__] * len(names), np.full(len(names), 9.0))
+    parts = [([place], np.arange(449)) for place in range(len(names))]
+    write_units(tmp_path, index_utterances(utterances), parts, {"num_units": 449})
+    units = UnitArray(tmp_path, utterances, num_units=449)
     dataset = dataset_with_items(librispeech, tmp_path, units)
     settings = {**SETTINGS, "max_batch_seconds": 4.0, "num_workers": 0}
     alone = list(make_loader(dataset, settings, Clock()))
@@ -153,12 +158,13 @@ def test_two_spawned_workers_give_the_batches_of_none(librispeech, tmp_path):
 
 
 def test_pickled_units_do_not_carry_the_corpus(tmp_path):
-    rows = [{"id": "a", "wav": __file__, "duration": 2000.0}]
-    write_units(tmp_path, rows, lambda _: [("a", np.arange(99999) % 90)], {"num_units": 90})
-    units = UnitArray(tmp_path, rows, num_units=90)
+    utterances = Utterances(["a"], [__file__], np.array([2000.0]))
+    parts = [([0], np.arange(99999) % 90)]
+    write_units(tmp_path, index_utterances(utterances), parts, {"num_units": 90})
+    units = UnitArray(tmp_path, utterances, num_units=90)
     pickled = pickle.dumps(units)
     assert len(pickled) < 2000 and np.array_equal(pickle.loads(pickled)["a"], units["a"])
-    shuffled = UnitArray(tmp_path, rows, num_units=90, shuffle_seed=1)
+    shuffled = UnitArray(tmp_path, utterances, num_units=90, shuffle_seed=1)
     assert np.array_equal(pickle.loads(pickle.dumps(shuffled))["a"], shuffled["a"])
     assert not np.array_equal(shuffled["a"], units["a"])
 

@@ -24,9 +24,14 @@ from recipes.common.data.alignments import read_alignments, write_ctm
 from recipes.common.data.manifest import read_manifest, validate_manifests, write_manifest
 from recipes.common.data.shards import pack
 from recipes.common.data.text import read_lexicon
-from recipes.common.data.units import UnitArray, write_units
 from recipes.common.downstream.decoding import _read_arpa_words
 from recipes.common.training.hparams import check_same_settings
+from recipes.common.units.unit_array import (
+    UnitArray,
+    Utterances,
+    index_utterances,
+    write_units,
+)
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.speechocean762.speechocean762_prepare import prepare_speechocean762
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb, read_trials
@@ -211,24 +216,23 @@ def read_both(folder):
     return read_alignments(folder / "alignments", rows)
 
 
-def unit_rows(folder):
-    rows = [{"id": f"u{n}", "wav": folder / f"{n}.wav", "duration": 0.5} for n in range(3)]
-    return [{**row, "wav": str(row["wav"])} for row in rows]
+def unit_utterances(folder):
+    wavs = [str(folder / f"{n}.wav") for n in range(3)]
+    return Utterances([f"u{n}" for n in range(3)], wavs, np.full(3, 0.5))
 
 
 def make_unit_folder(folder):
     for number in range(3):
         write_audio(folder / f"{number}.wav", number)
-    rows = unit_rows(folder)
-    label = lambda own: [(row["id"], np.arange(24) % 7) for row in own]  # noqa: E731
     (folder / "units").mkdir()
-    write_units(folder / "units", rows, label, {"num_units": 7})
+    index, parts = index_utterances(unit_utterances(folder)), [(range(3), np.arange(72) % 7)]
+    write_units(folder / "units", index, parts, {"num_units": 7})
 
 
 def read_units(folder):
-    rows = unit_rows(folder)
-    units = UnitArray(folder / "units", rows, 7)
-    return [units[row["id"]].tolist() for row in rows]
+    utterances = unit_utterances(folder)
+    units = UnitArray(folder / "units", utterances, 7)
+    return [units[name].tolist() for name in utterances.ids]
 
 
 def make_model(folder):

@@ -14,10 +14,11 @@ import traceback
 from pathlib import Path
 
 import recipes.common.training.checkpoints
-from recipes.common.data import units
 from recipes.common.downstream import features
 from recipes.common.downstream import sweep as downstream
 from recipes.common.training import brain
+from recipes.common.units import kmeans as fitting
+from recipes.common.units import passes, unit_making
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
@@ -82,12 +83,17 @@ def die_at(owner, name, call):
 
 def kmeans():
     """Inside the k-means fit."""
-    die_at(units.MiniBatchKMeans, "partial_fit", 2)
+    die_at(fitting, "_step", 2)
 
 
 def labelling():
     """While units are written."""
-    die_at(units.KMeansQuantizer, "forward", 20)
+    die_at(unit_making, "_units_of", 2)
+
+
+def moments():
+    """While the ranks take the moments of the last step."""
+    die_at(passes, "save", 2)
 
 
 def caching():

@@ -20,8 +20,8 @@ TRAIN = PRETRAIN / "train.py"
 STAGES = ("frame", "utterance", "joint")
 POINTS = {
     "frame": "kmeans,labelling,epoch,save,validation,end",
-    "utterance": "epoch,save,validation,end",
-    "joint": "epoch,save,validation,end",
+    "utterance": "epoch,save,validation,moments,end",
+    "joint": "epoch,save,validation,moments,end",
 }
 SMALL = {
     "frame": ["--num_targets", "16", "--kmeans_passes", "2"],
@@ -121,7 +121,7 @@ def test_the_last_step_is_fitted_on_training_utterances(brain, left_alone, libri
         given["num_targets"] = 16
     hparams = load_hparams(PRETRAIN / "hparams" / f"{stage}_tiny.yaml", given)
     datasets = split_datasets(hparams)
-    plain = brain.make_loaders(hparams, datasets)["plain"].dataset
+    plain = brain.make_loaders(hparams, datasets, "cpu")["plain"].dataset
     assert sorted(plain.data_ids) == sorted(datasets["train"].data_ids)
 
 

@@ -1,5 +1,6 @@
 """The stages' Brains: which step reaches which weights, and what stops a run."""
 
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ def make_brain(stage, folder):
     brain.step = 51
     brain.on_stage_start(Stage.TRAIN, 1)
     return brain, SpeechBatch(list(steps.examples()))
+
+
+def loader_of(batches):
+    """Return a DataLoader that gives the batches themselves."""
+    return DataLoader(batches, batch_size=1, collate_fn=itemgetter(0))
 
 
 def forward(brain, batch):
@@ -256,7 +262,7 @@ def test_the_critic_sees_frames_without_masks(tmp_path):
 def test_moments_for_erasing_are_those_of_each_utterance_alone(tmp_path):
     brain, batch = make_brain("joint", tmp_path)
     encoders = [brain.modules[name].eval() for name in ("frame_encoder", "utterance_encoder")]
-    found = joint_moments(*encoders, [batch, batch])
+    found = joint_moments(*encoders, loader_of([batch, batch]), tmp_path / "moments")
     with torch.no_grad():
         wavs = [example["sig"][None] for example in steps.examples()] * 2
         frames, embeddings = ([encoder(wav)[0] for wav in wavs] for encoder in encoders)
@@ -271,7 +277,7 @@ def test_moments_for_erasing_are_those_of_each_utterance_alone(tmp_path):
 def test_directions_are_erased_at_the_end_and_from_the_control_none(beta, erased, tmp_path):
     brain, batch = make_brain("joint", tmp_path)
     brain.hparams.beta, brain.hparams.erased_directions = beta, 5
-    brain.loaders = {"plain": [batch]}
+    brain.loaders = {"plain": loader_of([batch])}
     brain.checkpointer.save_checkpoint(meta={"epoch": 3})
     brain.finalise()
     assert brain.architecture()["frame_encoder"]["erased_directions"] == erased
@@ -281,7 +287,7 @@ def test_directions_are_erased_at_the_end_and_from_the_control_none(beta, erased
 @pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
 def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
-    brain.loaders = {"plain": [batch]}
+    brain.loaders = {"plain": loader_of([batch])}
     brain.hparams.erased_directions = 5
     with pytest.raises(RuntimeError, match="Call finalise"):
         brain.evaluate([batch])
@@ -304,7 +310,7 @@ def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(sta
     assert same_tensors(made, all_tensors(again))
     longer, _ = make_brain(stage, tmp_path)
     longer.checkpointer.save_checkpoint(meta={"epoch": 4})  # training has gone on since
-    longer.loaders, longer.hparams.erased_directions = {"plain": [batch]}, 5
+    longer.loaders, longer.hparams.erased_directions = {"plain": loader_of([batch])}, 5
     taken = []
     longer.last_step = lambda: taken.append(stage)
     longer.finalise()
@@ -315,7 +321,7 @@ def test_the_last_step_is_taken_once_and_what_it_made_is_evaluated_each_time(sta
 def test_another_number_of_directions_is_erased_anew(tmp_path):
     for directions in (5, 7):
         brain, batch = make_brain("joint", tmp_path)
-        brain.loaders, brain.hparams.erased_directions = {"plain": [batch]}, directions
+        brain.loaders, brain.hparams.erased_directions = {"plain": loader_of([batch])}, directions
         if directions == 5:
             brain.checkpointer.save_checkpoint(meta={"epoch": 3})
         brain.finalise()

@@ -16,7 +16,7 @@ from recipes.common.training.hparams import load_hparams, read_tree
 from recipes.common.training.meters import FrameMeter, UtteranceMeter
 from recipes.LibriSpeech.pretrain.utterance import embedding_moments
 from tests.training import distributed_gradients as steps
-from tests.training.test_brain import make_brain
+from tests.training.test_brain import loader_of, make_brain
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PREDICTING = ["frame", "joint"]
@@ -164,12 +164,12 @@ def test_whitening_is_fitted_on_training_data_by_half_with_its_mean(tmp_path):
         for row, length in enumerate((batch.sig.lengths * batch.sig.data.shape[1]).round())
     ]
     rows = torch.cat(alone).double().detach()
-    mean, covariance = embedding_moments(encoder, train)
+    mean, covariance = embedding_moments(encoder, loader_of(train), tmp_path / "moments")
     torch.testing.assert_close(mean, rows.mean(0), rtol=1e-4, atol=1e-6)
     centred = rows - rows.mean(0)
     torch.testing.assert_close(covariance, centred.T @ centred / len(rows), rtol=1e-3, atol=1e-6)
 
-    brain.loaders = {"plain": train, "train": valid, "valid": valid, "test": valid}
+    brain.loaders = {"plain": loader_of(train), "train": valid, "valid": valid, "test": valid}
     brain.last_step()
     after = torch.cat([encoder(*batch.sig) for batch in train]).double()
     assert after.mean(0).norm() < 1e-3 * after.norm(dim=1).mean()

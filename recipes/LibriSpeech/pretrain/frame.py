@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 from speechbrain import Stage
-from speechbrain.utils.distributed import run_on_main
 
 from lobes.distributed import SharedCounts
 from lobes.losses import prediction_loss
 from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
 from recipes.common.data.loaders import stage_loaders
-from recipes.common.data.units import UnitArray, make_units, manifest_rows
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter
+from recipes.common.units.unit_array import UnitArray, columns
+from recipes.common.units.unit_making import make_units
 
 
 class FrameBrain(PretrainingBrain):
@@ -32,11 +32,12 @@ class FrameBrain(PretrainingBrain):
             check_layer(hparams["teacher_layer"], teacher)
 
     @staticmethod
-    def make_loaders(hparams, datasets):
+    def make_loaders(hparams, datasets, device):
         """Make the units of all splits, and a loader for each."""
         folder = hparams["teacher"]
         teacher = load_encoder(folder, "frame_encoder") if folder else None
-        units = corpus_units(Path(hparams["output_folder"]) / "units", hparams, datasets, teacher)
+        own = Path(hparams["output_folder"]) / "units"
+        units = corpus_units(own, hparams, datasets, teacher, device)
         return stage_loaders(hparams, datasets, units=units)
 
     def compute_forward(self, batch, stage):
@@ -120,8 +121,8 @@ def load_encoder(folder, name):
     return encoders[name]
 
 
-def corpus_units(folder, hparams, datasets, teacher=None):
-    """Make the units of a corpus, on the main process, and open them.
+def corpus_units(folder, hparams, datasets, teacher=None, device="cpu"):
+    """Make the units of a corpus, with all ranks, and open them.
 
     Arguments
     ---------
@@ -133,12 +134,13 @@ def corpus_units(folder, hparams, datasets, teacher=None):
         "train", "valid" and "test": DynamicItemDataset.
     teacher : FrameEncoder, optional
         The encoder whose hidden layer is clustered; MFCC without one.
+    device : str or torch.device
+        This rank's.
 
     Returns
     -------
     UnitArray
     """
-    run_on_main(make_units, args=[folder, datasets, hparams, teacher])
-    rows = [row for data in datasets.values() for row in manifest_rows(data)]
+    make_units(folder, datasets, hparams, teacher, device)
     seed = hparams["seed"] if hparams["shuffle_units"] else None
-    return UnitArray(folder, rows, hparams["num_targets"], shuffle_seed=seed)
+    return UnitArray(folder, columns(*datasets.values()), hparams["num_targets"], seed)

@@ -17,6 +17,7 @@ form: see `FrameEncoder.erase`.
 import copy
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,10 @@ from pretrained.toolkits.importing import import_weights
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_rng
-from recipes.common.data.units import UnitArray, manifest_rows, read_description
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
+from recipes.common.units.passes import share_moments
+from recipes.common.units.unit_array import UnitArray, columns, read_description
 from recipes.LibriSpeech.pretrain.frame import (
     check_layer,
     corpus_units,
@@ -110,16 +112,15 @@ class JointBrain(PretrainingBrain):
         start_from(modules, "utterance_encoder", hparams["utterance_model"])
 
     @staticmethod
-    def make_loaders(hparams, datasets):
+    def make_loaders(hparams, datasets, device):
         """Open the units of stage A, or cluster a layer of the public encoder; make the loaders."""
         if hparams["frame_weights"]:
             folder = Path(hparams["output_folder"]) / "units"
             teacher = copy.deepcopy(hparams["modules"]["frame_encoder"])
-            units = corpus_units(folder, hparams, datasets, teacher)
+            units = corpus_units(folder, hparams, datasets, teacher, device)
         else:
-            rows = [row for data in datasets.values() for row in manifest_rows(data)]
             folder = os.path.normpath(hparams["units_folder"])
-            units = UnitArray(folder, rows, hparams["num_targets"])
+            units = UnitArray(folder, columns(*datasets.values()), hparams["num_targets"])
         loaders = stage_loaders(hparams, datasets, units, hparams["augment"])
         return {**loaders, "plain": plain_loader(datasets["train"], hparams)}
 
@@ -293,7 +294,8 @@ class JointBrain(PretrainingBrain):
         """Erase, unless beta is 0, the directions of frames that tell most of the embeddings."""
         if self.erases():
             encoders = [unwrap(self.modules[name]) for name in ENCODERS]
-            moments = joint_moments(*encoders, self.loaders["plain"])
+            folder = Path(self.hparams.output_folder) / "moments"
+            moments = joint_moments(*encoders, self.loaders["plain"], folder)
             encoders[0].erase(self.hparams.erased_directions, *moments)
 
     def prepare_for(self, checkpoint):
@@ -306,9 +308,8 @@ class JointBrain(PretrainingBrain):
         return bool(self.hparams.beta and self.hparams.erased_directions)
 
 
-@torch.no_grad()
-def joint_moments(frame_encoder, utterance_encoder, loader):
-    """Return what `FrameEncoder.erase` takes of frames and embeddings.
+def joint_moments(frame_encoder, utterance_encoder, loader, folder):
+    """Return what `FrameEncoder.erase` takes of frames and embeddings, with all ranks.
 
     Arguments
     ---------
@@ -316,8 +317,10 @@ def joint_moments(frame_encoder, utterance_encoder, loader):
         In evaluation mode.
     utterance_encoder : UtteranceEncoder
         In evaluation mode.
-    loader : iterable of PaddedBatch
-        With `sig`.
+    loader : torch.utils.data.DataLoader
+        Of batches with `sig`.
+    folder : Path
+        Takes what ranks give each other, and is removed.
 
     Returns
     -------
@@ -330,19 +333,36 @@ def joint_moments(frame_encoder, utterance_encoder, loader):
     embeddings : torch.Tensor
         Shape (utterances, E).
     """
-    device = next(frame_encoder.parameters()).device
-    sums, lens, embeddings, squares = [], [], [], 0
-    for batch in loader:
-        sig = batch.to(device).sig
-        frames = frame_encoder(*sig).double()  # 0 where padded
-        squares = squares + frames.flatten(0, 1).T @ frames.flatten(0, 1)
-        sums.append(frames.sum(1))
-        lens.append(frame_encoder.frame_lens(*sig))
-        embeddings.append(utterance_encoder(*sig).double())
-    sums, lens = torch.cat(sums), torch.cat(lens)
+    encoders = [frame_encoder, utterance_encoder]
+    parts = share_moments(folder, encoders, loader, partial(sums_of, *encoders))
+    squares = sum(part["squares"] for part in parts)
+    sums, lens, embeddings = (
+        torch.cat([part[name] for part in parts]) for name in ("sums", "lens", "embeddings")
+    )
     mean = sums.sum(0) / lens.sum()
     covariance = squares / lens.sum() - mean[:, None] * mean
-    return mean, covariance, sums / lens[:, None], torch.cat(embeddings)
+    return mean, covariance, sums / lens[:, None], embeddings.double()
+
+
+def sums_of(frame_encoder, utterance_encoder, batches):
+    """Return what `joint_moments` needs of some batches.
+
+    Returns
+    -------
+    dict
+        Of each utterance `sums` and `lens` of its frames and `embeddings`; of all frames `squares`.
+        Sums are in float64, and so on the CPU: not every device has it.
+    """
+    device = next(frame_encoder.parameters()).device
+    found, squares = [], 0
+    for batch in batches:
+        lens = frame_encoder.frame_lens(*batch.sig)
+        sig = batch.to(device).sig
+        frames = frame_encoder(*sig).cpu().double()  # 0 where padded
+        squares = squares + frames.flatten(0, 1).T @ frames.flatten(0, 1)
+        found.append((frames.sum(1), lens, utterance_encoder(*sig).cpu()))
+    sums, lens, embeddings = (torch.cat(column) for column in zip(*found, strict=True))
+    return {"sums": sums, "lens": lens, "embeddings": embeddings, "squares": squares}
 
 
 def check_receivers(names, critic_kind):

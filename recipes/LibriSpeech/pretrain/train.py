@@ -15,7 +15,7 @@ import recipes  # noqa: F401, before torch is loaded
 
 # isort: split
 import speechbrain as sb
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import ddp_init_group, infer_device, run_on_main
 
 from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
@@ -51,7 +51,7 @@ def main(arguments):
     run.claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
-    loaders = stage.make_loaders(hparams, datasets)
+    loaders = stage.make_loaders(hparams, datasets, run_opts["device"] or infer_device())
 
     brain = stage(
         modules=hparams["modules"],

@@ -5,6 +5,8 @@ https://arxiv.org/abs/2002.05709, equation 1) on their projected embeddings. At 
 embeddings are whitened by half: see `UtteranceEncoder.whiten`.
 """
 
+from pathlib import Path
+
 import torch
 
 from lobes.distributed import SharedCounts, unwrap
@@ -15,6 +17,7 @@ from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.training.brain import PretrainingBrain, seconds_of
 from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import UtteranceMeter
+from recipes.common.units.passes import share_moments
 
 
 class UtteranceBrain(PretrainingBrain):
@@ -25,7 +28,7 @@ class UtteranceBrain(PretrainingBrain):
         """Start at random: nothing comes before this stage."""
 
     @staticmethod
-    def make_loaders(hparams, datasets):
+    def make_loaders(hparams, datasets, device):
         """Make a loader for each split, and one of plain training utterances."""
         plain = plain_loader(datasets["train"], hparams)
         return {**stage_loaders(hparams, datasets, augment=hparams["augment"]), "plain": plain}
@@ -57,19 +60,21 @@ class UtteranceBrain(PretrainingBrain):
     def last_step(self):
         """Whiten the embeddings by half."""
         encoder = unwrap(self.modules.utterance_encoder)
-        encoder.whiten(*embedding_moments(encoder, self.loaders["plain"]))
+        folder = Path(self.hparams.output_folder) / "moments"
+        encoder.whiten(*embedding_moments(encoder, self.loaders["plain"], folder))
 
 
-@torch.no_grad()
-def embedding_moments(encoder, loader):
-    """Return the mean and the covariance of embeddings.
+def embedding_moments(encoder, loader, folder):
+    """Return the mean and the covariance of embeddings, with all ranks.
 
     Arguments
     ---------
     encoder : UtteranceEncoder
         In evaluation mode.
-    loader : iterable of PaddedBatch
-        With `sig`.
+    loader : torch.utils.data.DataLoader
+        Of batches with `sig`.
+    folder : Path
+        Takes what ranks give each other, and is removed.
 
     Returns
     -------
@@ -79,7 +84,12 @@ def embedding_moments(encoder, loader):
         Shape (E, E), float64.
     """
     device = next(encoder.parameters()).device
-    rows = torch.cat([encoder(*batch.to(device).sig).double() for batch in loader])
+
+    def compute(batches):
+        return {"rows": torch.cat([encoder(*batch.to(device).sig).cpu() for batch in batches])}
+
+    parts = share_moments(folder, [encoder], loader, compute)
+    rows = torch.cat([part["rows"] for part in parts]).double()
     return rows.mean(0), torch.cov(rows.T, correction=0)
 
 

@@ -1,0 +1,99 @@
+"""The features that units are made from: MFCC, or a hidden layer of a frame encoder."""
+
+import torch
+from torch.utils.data import DataLoader
+
+from lobes.signal import FRAME_RATE, SAMPLE_RATE, length_mask, num_frames
+from lobes.targets import mfcc
+from pretrained.audio import read_speech
+from recipes.common.data.crops import SpeechBatch
+from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.data.seeding import derive_rng
+
+MFCC_SIZE = 39
+
+
+class UnitFeatures:
+    """The features of a dataset's utterances, by batches.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Of a manifest. It gets the item `features`.
+    hparams : dict
+        `max_batch_seconds`, `num_workers`, `seed`.
+    teacher : FrameEncoder, optional
+        In evaluation mode, on its device; it gives the features. MFCC without one.
+    layer : int
+        Which of the teacher's hidden states, 0 being the first layer's input.
+    """
+
+    def __init__(self, dataset, hparams, teacher=None, layer=0):
+        self.dataset = dataset
+        self.hparams = hparams
+        self.teacher = teacher
+        self.layer = layer
+        self.size = MFCC_SIZE if teacher is None else teacher.config["d_model"]
+
+    def plan(self, places, durations):
+        """Return the batches of some utterances: lists of their places in the dataset.
+
+        Arguments
+        ---------
+        places : numpy.ndarray
+            Of the utterances.
+        durations : numpy.ndarray
+            Seconds of each of these.
+        """
+        settings = self.hparams["max_batch_seconds"], self.hparams["seed"]
+        batches = [places[batch].tolist() for batch in LengthSortedBatches(durations, *settings)]
+        # Shuffled, so that any part of the batches is a fair sample of the lengths.
+        order = derive_rng(self.hparams["seed"], "units").permutation(len(batches))
+        return [batches[place] for place in order]
+
+    def load(self, batches):
+        """Yield the batches, read by workers."""
+        item = read_mfcc if self.teacher is None else read_speech
+        self.dataset.add_dynamic_item(item, takes="wav", provides="features")
+        self.dataset.set_output_keys(["id", "duration", "features"])
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=self.hparams["num_workers"],
+            collate_fn=SpeechBatch,
+        )
+
+    @torch.no_grad()
+    def of(self, batch):
+        """Return the frames of a batch's utterances, one utterance after the other.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (frames, size), on the teacher's device.
+
+        Raises
+        ------
+        ValueError
+            Where the audio is of another length than the manifest says.
+        """
+        data, lens = batch.features
+        if self.teacher is None:
+            counts = (lens * data.shape[1]).round().long()
+        else:
+            counts = self.teacher.frame_lens(data, lens)
+            device = next(self.teacher.parameters()).device
+            data = self.teacher(data.to(device), lens.to(device), output_hidden_states=True)[1]
+            data = data[self.layer]
+        expected = num_frames((batch.duration * SAMPLE_RATE).round().long())
+        for row in (counts != expected).nonzero().flatten().tolist()[:1]:
+            raise ValueError(
+                f"{batch.id[row]}: its audio has {counts[row]} frames at {FRAME_RATE} Hz, by its "
+                f"duration in the manifest {expected[row]}. Prepare the corpus anew."
+            )
+        return data[length_mask(counts, data.shape[1]).to(data.device)]
+
+
+def read_mfcc(path):
+    """Return the MFCC of an audio file: shape (frames, 39)."""
+    return mfcc(read_speech(path))

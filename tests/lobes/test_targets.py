@@ -1,0 +1,29 @@
+"""Features and quantizers of units."""
+
+import pytest
+import torch
+
+from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
+
+
+def test_the_nearest_centre_names_the_unit():
+    centres, frames = torch.randn(9, 5), torch.randn(2, 30, 5)
+    expected = torch.cdist(frames, centres[None]).argmin(-1)
+    assert torch.equal(KMeansQuantizer(centres)(frames), expected)
+
+
+def test_random_projection_spreads_over_its_units_and_repeats():
+    frames = torch.randn(3000, 39)
+    first, second = (RandomProjectionQuantizer(39, 32, seed=s)(frames) for s in (0, 0))
+    assert torch.equal(first, second) and len(first.unique()) > 25
+    assert not torch.equal(first, RandomProjectionQuantizer(39, 32, seed=1)(frames))
+
+
+@pytest.mark.parametrize("frame", [1, 2, 17, 40, 47])
+@pytest.mark.parametrize("offset", [130, 200, 270])
+def test_a_click_shows_in_the_frame_whose_samples_hold_it(frame, offset):
+    wav = 1e-4 * torch.randn(16000, generator=torch.Generator().manual_seed(frame))
+    wav[320 * frame + offset] = 0.5
+    energy = mfcc(wav)[:, 0]
+    assert energy.argmax() == frame
+    assert energy.topk(2).values.diff().abs() > 1
