@@ -13,13 +13,13 @@ from recipes.common.data.manifest import (
     BadAudioError,
     draw_splits,
     fingerprint,
-    load_dataset,
     prepare_splits,
-    read_manifest,
     scan_audio,
     validate_manifests,
     write_manifest,
 )
+from recipes.common.data.table import read_manifest
+from recipes.common.data.utterances import load_dataset
 
 OPTIONS = {"skip_prep": False, "skip_bad": False, "num_workers": 1}
 

@@ -21,7 +21,8 @@ from pretrained.toolkits.layouts import to_huggingface
 from pretrained.toolkits.names import export_state_dict
 from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder
 from recipes.common.data.alignments import read_alignments, write_ctm
-from recipes.common.data.manifest import read_manifest, validate_manifests, write_manifest
+from recipes.common.data.manifest import validate_manifests, write_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.data.text import read_lexicon
 from recipes.common.data.units import UnitArray, write_units
 from recipes.common.downstream.decoding import _read_arpa_words

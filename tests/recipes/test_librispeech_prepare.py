@@ -6,7 +6,9 @@ import pytest
 import soundfile
 
 from recipes.common.data.files import CorpusError
-from recipes.common.data.manifest import BadAudioError, load_dataset, read_manifest
+from recipes.common.data.manifest import BadAudioError
+from recipes.common.data.table import read_manifest
+from recipes.common.data.utterances import load_dataset
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 SPLITS = ["train-clean-100", "dev-clean", "test-clean"]

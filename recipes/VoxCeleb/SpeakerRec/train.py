@@ -20,8 +20,8 @@ from speechbrain.utils.distributed import main_process_only
 from torch.nn import functional as F
 
 from lobes.distributed import alone
-from recipes.common.data.manifest import read_manifest
 from recipes.common.data.seeding import derive_rng
+from recipes.common.data.table import read_manifest
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer, eer_threshold

@@ -28,7 +28,7 @@ def add_frame_items(dataset, hparams, clock, units):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         Changed in place.
     hparams : dict
         `max_seconds`, `mask_prob`, `mask_length`, `seed`.
@@ -74,7 +74,7 @@ def add_crops(dataset, hparams, clock, augment, change_voice=None):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         Changed in place.
     hparams : dict
         `min_crop_seconds`, `max_crop_seconds`, `seed`.

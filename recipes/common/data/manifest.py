@@ -14,20 +14,23 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
-from speechbrain.dataio.dataset import DynamicItemDataset
+import pyarrow as pa
+import pyarrow.compute as pc
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
-from recipes.common.data.files import CorpusError, digest_code, read_text, replace_text
+from recipes.common.data.files import CorpusError, digest_code, replace_text
+from recipes.common.data.table import OPTIONAL, REQUIRED, ROOT, open_table
+from recipes.common.data.utterances import load_dataset
 
 logger = get_logger(__name__)
 
-REQUIRED = ("ID", "duration", "wav", "spk_id")
-OPTIONAL = ("wrd", "phn")
-ROOT = "$data_root/"
+LOOKED_FOR = 5000  # paths that a thread looks for at once
+LOOKING = 16  # threads: a file system answers many questions at once
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 # What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
 UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -57,8 +60,8 @@ def write_manifest(rows, path):
     >>> path = getfixture("tmp_path") / "train.csv"
     >>> row = {"ID": "a", "duration": 1.5, "wav": "$data_root/a.wav", "spk_id": "1"}
     >>> write_manifest([row], path)
-    >>> read_manifest(path)[0]["duration"]
-    1.5
+    >>> path.read_text()
+    'ID,duration,wav,spk_id\\na,1.5,$data_root/a.wav,1\\n'
     """
     problems = _unwritable(rows)
     if problems:
@@ -82,77 +85,6 @@ def _unwritable(rows):
     ]
 
 
-def read_manifest(path):
-    """Read and check a manifest.
-
-    Arguments
-    ---------
-    path : str or Path
-        The CSV file.
-
-    Returns
-    -------
-    list of dict
-        A row for each utterance; `duration` is a float.
-
-    Raises
-    ------
-    CorpusError
-        Where the file is missing or empty, lacks a column, holds an ID twice or a duration that is
-        no positive number; names the file and the line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path} is missing: run without --skip_prep to have it written.")
-    with io.StringIO(read_text(path), newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
-        if missing:
-            raise CorpusError(f"{path}, line 1: no column {', '.join(missing)}.")
-        rows, lines = [], {}
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise CorpusError(f"{where}: not as many values as the header has columns.")
-            empty = [name for name in REQUIRED if not row[name]]
-            if empty:
-                raise CorpusError(f"{where}: no value for {', '.join(empty)}.")
-            if row["ID"] in lines:
-                raise CorpusError(f"{where}: ID {row['ID']} stands in line {lines[row['ID']]} too.")
-            lines[row["ID"]] = reader.line_num
-            rows.append({**row, "duration": _duration(row["duration"], where)})
-    if not rows:
-        raise CorpusError(f"{path} lists no utterance.")
-    return rows
-
-
-def _duration(text, where):
-    try:
-        duration = float(text)
-    except (TypeError, ValueError):
-        duration = 0.0
-    if not 0 < duration < float("inf"):
-        raise CorpusError(f"{where}: duration is {text!r}, expected seconds above 0.")
-    return duration
-
-
-def load_dataset(path, data_root):
-    """Return a manifest as a dataset, the audio's paths complete.
-
-    Arguments
-    ---------
-    path : str or Path
-        The CSV file.
-    data_root : str or Path
-        The corpus's folder, in the place of `$data_root`.
-
-    Returns
-    -------
-    DynamicItemDataset
-    """
-    return DynamicItemDataset.from_csv(str(path), replacements={"data_root": str(data_root)})
-
-
 def validate_manifests(paths, data_root, disjoint_speakers):
     """Check manifests against the audio and against each other.
 
@@ -171,24 +103,71 @@ def validate_manifests(paths, data_root, disjoint_speakers):
         Where a manifest is empty or wrong, or a file is missing, or an ID or a speaker is where it
         must not be.
     """
-    rows = {name: read_manifest(path) for name, path in paths.items()}
-    seen = {}
-    for name, path in paths.items():
-        for row in rows[name]:
-            audio = Path(data_root) / row["wav"].removeprefix(ROOT)
-            if not audio.is_file():
-                raise CorpusError(f"{path}: {row['ID']}: {audio} is missing.")
-            if seen.setdefault(row["ID"], name) != name:
-                raise CorpusError(f"{path}: ID {row['ID']} is in {paths[seen[row['ID']]]} too.")
-    groups = {}
-    for group, names in disjoint_speakers.items():
-        for name in names:
-            for row in rows[name]:
-                if groups.setdefault(row["spk_id"], group) != group:
-                    raise CorpusError(
-                        f"{paths[name]}: {row['ID']}: speaker {row['spk_id']} is in the split "
-                        f"{groups[row['spk_id']]} too, and {group} must not share speakers with it."
-                    )
+    datasets = {name: load_dataset(path, data_root) for name, path in paths.items()}
+    tables = {name: open_table(path) for name, path in paths.items()}
+    for name, dataset in datasets.items():
+        missing = first_missing(dataset.column("wav"))
+        if missing is not None:
+            utterance, audio = (dataset.column(key)[missing] for key in ("id", "wav"))
+            raise CorpusError(f"{paths[name]}: {utterance}: {audio} is missing.")
+    for first, second in combinations(paths, 2):
+        common = _first_common(tables[first]["ID"], tables[second]["ID"])
+        if common is not None:
+            raise CorpusError(f"{paths[second]}: ID {common} is in {paths[first]} too.")
+    groups = {
+        group: pa.chunked_array([c for name in names for c in tables[name]["spk_id"].chunks])
+        for group, names in disjoint_speakers.items()
+    }
+    for first, second in combinations(groups, 2):
+        common = _first_common(groups[first], groups[second])
+        if common is not None:
+            names = disjoint_speakers[second]
+            places = {name: pc.index(tables[name]["spk_id"], common).as_py() for name in names}
+            name = next(name for name in names if places[name] >= 0)
+            raise CorpusError(
+                f"{paths[name]}: {datasets[name].data_ids[places[name]]}: speaker {common} is in "
+                f"the split {first} too, and {second} must not share speakers with it."
+            )
+
+
+def _first_common(first, second):
+    """Return a value that two columns share, or None."""
+    few, many = sorted((first, second), key=len)
+    shared = many.filter(pc.is_in(many, value_set=few.unique()))
+    return shared[0].as_py() if len(shared) else None
+
+
+def first_missing(paths):
+    """Return the place of the first path that leads to no audio, or None.
+
+    Arguments
+    ---------
+    paths : Texts
+        They are looked for by threads side by side.
+
+    Returns
+    -------
+    int or None
+    """
+
+    def look(start):
+        block = paths[start : start + LOOKED_FOR]
+        return next((start + n for n, path in enumerate(block) if not has_audio(path)), None)
+
+    with ThreadPoolExecutor(LOOKING) as pool:
+        found = pool.map(look, range(0, len(paths), LOOKED_FOR))
+        return next((place for place in found if place is not None), None)
+
+
+def has_audio(path):
+    """Return whether a row's audio is there.
+
+    Example
+    -------
+    >>> has_audio("nowhere/a.wav")
+    False
+    """
+    return os.path.isfile(path)
 
 
 def fingerprint(paths):
@@ -203,7 +182,11 @@ def fingerprint(paths):
     """
     digest = hashlib.sha256()
     for path in sorted(map(Path, paths)):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(path.name.encode() + b"\0")
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        digest.update(b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -312,7 +295,7 @@ def prepare_splits(
         raise CorpusError(f"No split of {data_folder} was asked for.")
     if skip_prep:
         for split in splits:
-            read_manifest(save_folder / f"{split}.csv")
+            open_table(save_folder / f"{split}.csv")
         return
     if not data_folder.is_dir() or not any(data_folder.iterdir()):
         raise CorpusError(f"data_folder {data_folder} is missing or empty.")

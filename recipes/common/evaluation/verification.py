@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pretrained.audio import read_speech
-from recipes.common.data.manifest import ROOT, read_manifest
 from recipes.common.data.seeding import derive_rng
+from recipes.common.data.table import ROOT, read_manifest
 from recipes.common.downstream.features import STATES
 from recipes.common.evaluation import scoring as scorings
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
