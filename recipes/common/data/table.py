@@ -147,7 +147,7 @@ def _mapped(place):
 
 
 def _make(path, places, made_of):
-    """Write the mapped file of a manifest whole and return its place; processes may do so at once."""
+    """Write the mapped file of a manifest whole, beside others that do so, and return its place."""
     place, partial = _writable(path, places)
     try:
         try:

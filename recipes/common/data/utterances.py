@@ -59,9 +59,8 @@ class Texts(Sequence):
         for number in np.unique(numbers).tolist():
             own, chunk = np.flatnonzero(numbers == number), self.column.chunk(number)
             within = rows[own] - (ends[number] - len(chunk))
-            values[own] = [
-                self._complete(text) for text in chunk.take(pa.array(within)).to_pylist()
-            ]
+            found = chunk.take(pa.array(within)).to_pylist()
+            values[own] = [self._complete(value) for value in found]
         return values.tolist()
 
     def _complete(self, value):
@@ -161,7 +160,7 @@ class Utterances(DynamicItemDataset):
         """
         if name not in self._columns:
             names = ", ".join(map(str, self.manifests))
-            raise CorpusError(f"{names}: no column {name} in each of them.")
+            raise CorpusError(f"{names}: no column {name}, or not in all of them.")
         if name != "duration":
             root = self.data_root if name == "wav" else None
             return Texts(self._columns[name], self.rows, root)
@@ -182,7 +181,7 @@ class Utterances(DynamicItemDataset):
         """
         taken = copy.copy(self)
         rows = places if isinstance(self._rows, range) else self.rows[places]
-        taken._rows = torch.from_numpy(rows)
+        taken._rows = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
         taken.pipeline = DataPipeline(list(self._columns))
         return taken
 
@@ -214,7 +213,8 @@ class Utterances(DynamicItemDataset):
         if sort_key is not None:
             ranked = zip(self._values(sort_key, places), places.tolist(), strict=True)
             places = np.array([place for _, place in sorted(ranked, reverse=reverse)], np.int64)
-        kept = copy.copy(self) if len(places) == len(self) else self.take(places)
+        as_before = sort_key is None and len(places) == len(self)
+        kept = copy.copy(self) if as_before else self.take(places)
         kept.pipeline = copy.deepcopy(self.pipeline)
         return kept
 
