@@ -25,12 +25,11 @@ from tqdm import tqdm
 from pretrained.audio import check_audio
 from recipes.common.data.files import CorpusError, digest_code, replace_text
 from recipes.common.data.table import OPTIONAL, REQUIRED, ROOT, open_table
-from recipes.common.data.utterances import load_dataset
+from recipes.common.data.utterances import complete_path, load_dataset
 
 logger = get_logger(__name__)
 
-LOOKED_FOR = 5000  # paths that a thread looks for at once
-LOOKING = 16  # threads: a file system answers many questions at once
+ASKING, ASKED = 8, 5000  # threads that look at files, and how many one takes at a time
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 # What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
 UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -76,13 +75,18 @@ def write_manifest(rows, path):
 
 def _unwritable(rows):
     """Return what is wrong with values of rows that a manifest cannot hold."""
-    return [
-        f"{row['ID']}: {name} is {row[name]!r}: a manifest cannot hold "
-        f"{found[0]!r}, which SpeechBrain would not read as it is."
-        for row in rows
-        for name in REQUIRED + OPTIONAL
-        if (found := UNWRITABLE.search(str(row.get(name, "")).removeprefix(ROOT)))
-    ]
+    names, problems = REQUIRED + OPTIONAL, []
+    for row in rows:
+        values = [str(row.get(name, "")).removeprefix(ROOT) for name in names]
+        if not UNWRITABLE.search("\t".join(values)):  # no value has a match with a tab in it
+            continue
+        problems += [
+            f"{row['ID']}: {name} is {row[name]!r}: a manifest cannot hold "
+            f"{found[0]!r}, which SpeechBrain would not read as it is."
+            for name, value in zip(names, values, strict=True)
+            if (found := UNWRITABLE.search(value))
+        ]
+    return problems
 
 
 def validate_manifests(paths, data_root, disjoint_speakers):
@@ -103,31 +107,37 @@ def validate_manifests(paths, data_root, disjoint_speakers):
         Where a manifest is empty or wrong, or a file is missing, or an ID or a speaker is where it
         must not be.
     """
-    datasets = {name: load_dataset(path, data_root) for name, path in paths.items()}
-    tables = {name: open_table(path) for name, path in paths.items()}
-    for name, dataset in datasets.items():
+    for path in paths.values():
+        dataset = load_dataset(path, data_root)
         missing = first_missing(dataset.column("wav"))
         if missing is not None:
             utterance, audio = (dataset.column(key)[missing] for key in ("id", "wav"))
-            raise CorpusError(f"{paths[name]}: {utterance}: {audio} is missing.")
+            raise CorpusError(f"{path}: {utterance}: {audio} is missing.")
+    tables = {name: open_table(path) for name, path in paths.items()}
     for first, second in combinations(paths, 2):
         common = _first_common(tables[first]["ID"], tables[second]["ID"])
         if common is not None:
             raise CorpusError(f"{paths[second]}: ID {common} is in {paths[first]} too.")
-    groups = {
+    speakers = {
         group: pa.chunked_array([c for name in names for c in tables[name]["spk_id"].chunks])
         for group, names in disjoint_speakers.items()
     }
-    for first, second in combinations(groups, 2):
-        common = _first_common(groups[first], groups[second])
+    for first, second in combinations(speakers, 2):
+        common = _first_common(speakers[first], speakers[second])
         if common is not None:
-            names = disjoint_speakers[second]
-            places = {name: pc.index(tables[name]["spk_id"], common).as_py() for name in names}
-            name = next(name for name in names if places[name] >= 0)
+            own = {name: tables[name] for name in disjoint_speakers[second]}
+            name, utterance = _first_of_speaker(own, common)
             raise CorpusError(
-                f"{paths[name]}: {datasets[name].data_ids[places[name]]}: speaker {common} is in "
-                f"the split {first} too, and {second} must not share speakers with it."
+                f"{paths[name]}: {utterance}: speaker {common} is in the split {first} too, and "
+                f"{second} must not share speakers with it."
             )
+
+
+def _first_of_speaker(tables, speaker):
+    """Return the name of the first table that has a speaker, and the ID of the utterance."""
+    places = {name: pc.index(table["spk_id"], speaker).as_py() for name, table in tables.items()}
+    name = next(name for name, place in places.items() if place >= 0)
+    return name, tables[name]["ID"][places[name]].as_py()
 
 
 def _first_common(first, second):
@@ -149,14 +159,25 @@ def first_missing(paths):
     -------
     int or None
     """
+    found = in_threads(has_audio, paths)
+    return next((place for place, there in enumerate(found) if not there), None)
 
-    def look(start):
-        block = paths[start : start + LOOKED_FOR]
-        return next((start + n for n, path in enumerate(block) if not has_audio(path)), None)
 
-    with ThreadPoolExecutor(LOOKING) as pool:
-        found = pool.map(look, range(0, len(paths), LOOKED_FOR))
-        return next((place for place in found if place is not None), None)
+def in_threads(ask, paths):
+    """Yield what a function says of paths, in order: a file system answers many questions at once.
+
+    Example
+    -------
+    >>> list(in_threads(os.path.isfile, ["nowhere/a.wav", "nowhere/b.wav"]))
+    [False, False]
+    """
+
+    def ask_some(start):
+        return [ask(path) for path in paths[start : start + ASKED]]
+
+    with ThreadPoolExecutor(ASKING) as pool:
+        for answers in pool.map(ask_some, range(0, len(paths), ASKED)):
+            yield from answers
 
 
 def has_audio(path):
@@ -266,7 +287,7 @@ def prepare_splits(
     Arguments
     ---------
     list_utterances : callable
-        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a Path,
+        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a path,
         and a list of what is wrong with the split. Raises CorpusError where there is no split.
     data_folder : str or Path
         The corpus.
@@ -320,10 +341,12 @@ def prepare_splits(
         }
         replace_text(save_folder / f"{split}.json", json.dumps(marker))
         logger.info(f"{split}: {len(checked[split])} utterances")
+    for split in splits:
+        open_table(save_folder / f"{split}.csv")
 
 
 def _listed(list_utterances, data_folder, splits):
-    """Return the rows of each split, and what is wrong with all of them."""
+    """Return the rows of each split as a manifest has them, and what is wrong with all of them."""
     listed, problems, absent = {}, [], []
     for split in splits:
         try:
@@ -331,27 +354,42 @@ def _listed(list_utterances, data_folder, splits):
         except CorpusError as error:
             absent.append(str(error))
         else:
-            problems += wrong + _unwritable([_placed(row, data_folder) for row in listed[split]])
+            listed[split] = _placed(listed[split], data_folder)
+            problems += wrong + _unwritable(listed[split])
     if absent:
         raise CorpusError("\n".join(absent + problems))
     return listed, problems
 
 
-def _placed(row, data_folder):
-    """Return a row with its audio's path as a manifest has it."""
-    return {**row, "wav": ROOT + row["wav"].relative_to(data_folder).as_posix()}
+def _placed(rows, data_folder):
+    """Return rows with the audio's path as a manifest has it."""
+    start, placed = f"{data_folder}{os.sep}", []
+    for row in rows:
+        path = os.fspath(row["wav"])
+        if not path.startswith(start):  # a data folder "." begins no path
+            path = start + str(Path(path).relative_to(data_folder))
+        placed.append({**row, "wav": ROOT + path[len(start) :].replace(os.sep, "/")})
+    return placed
 
 
 def _state(rows, data_folder):
     """Return a cheap digest of what a manifest is made from: a changed file changes it."""
-    digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda row: row["ID"]):
-        # A link that leads nowhere has no state of its own; `check_audio` reports it.
-        state = row["wav"].stat() if row["wav"].exists() else row["wav"].lstat()
-        name = row["wav"].relative_to(data_folder).as_posix()
+    digest, root = hashlib.sha256(), str(data_folder)
+    rows = sorted(rows, key=lambda row: row["ID"])
+    states = in_threads(_file_state, [complete_path(row["wav"], root) for row in rows])
+    for row, state in zip(rows, states, strict=True):
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
-        digest.update(repr((name, state.st_size, state.st_mtime_ns, others)).encode())
+        digest.update(repr((row["wav"].removeprefix(ROOT), *state, others)).encode())
     return digest.hexdigest()
+
+
+def _file_state(path):
+    """Return the size and the time of a file."""
+    try:
+        state = os.stat(path)
+    except OSError:  # a link that leads nowhere has its own; `check_audio` reports it
+        state = os.lstat(path)
+    return state.st_size, state.st_mtime_ns
 
 
 def _holds(save_folder, split, origin):
@@ -371,9 +409,9 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
 
     Bad audio is reported together with the problems that the listing found.
     """
-    paths = [row["wav"] for split in splits for row in listed[split]]
-    scanned = scan_audio(paths, num_workers, any_rate)
-    results = dict(zip(paths, scanned, strict=True))
+    rows = [row for split in splits for row in listed[split]]
+    paths = [complete_path(row["wav"], data_folder) for row in rows]
+    results = dict(zip(paths, scan_audio(paths, num_workers, any_rate), strict=True))
     bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
     if bad and not skip_bad:
         raise BadAudioError(
@@ -388,10 +426,11 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
         logger.warning(f"{len(bad)} audio file(s) are left out:\n  " + "\n  ".join(bad))
     checked = {}
     for split in splits:
+        found = [results[complete_path(row["wav"], data_folder)] for row in listed[split]]
         checked[split] = [
-            {**_placed(row, data_folder), "duration": results[row["wav"]][0]}
-            for row in listed[split]
-            if results[row["wav"]][1] is None
+            {**row, "duration": duration}
+            for row, (duration, problem) in zip(listed[split], found, strict=True)
+            if problem is None
         ]
         if not checked[split]:
             raise CorpusError(f"{data_folder}: the split {split} has no audio that can be used.")

@@ -68,14 +68,16 @@ class Texts(Sequence):
 
 
 def complete_path(wav, data_root):
-    """Return the path of a row's audio.
+    """Return the path of a row's audio, which lies in the corpus unless `wav` is absolute.
 
     Example
     -------
     >>> complete_path("$data_root/1/a.wav", "corpus")
     'corpus/1/a.wav'
     """
-    return os.path.join(data_root, wav.removeprefix(ROOT))
+    if wav.startswith(ROOT):
+        return f"{data_root}/{wav[len(ROOT) :]}"
+    return os.path.join(data_root, wav)
 
 
 class Utterances(DynamicItemDataset):
