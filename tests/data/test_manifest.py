@@ -20,7 +20,7 @@ from recipes.common.data.manifest import (
     validate_manifests,
     write_manifest,
 )
-from recipes.common.data.table import read_manifest
+from recipes.common.data.table import open_table, read_manifest
 from recipes.common.data.utterances import load_dataset
 
 OPTIONS = {"skip_prep": False, "skip_bad": False, "num_workers": 1}
@@ -105,8 +105,9 @@ BAD_MANIFESTS = {
 def test_a_bad_manifest_is_refused_by_file_and_line(text, message, tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(CorpusError, match=f"bad.csv.*{message}"):
-        read_manifest(path)
+    for read in (read_manifest, open_table):
+        with pytest.raises(CorpusError, match=f"bad.csv.*{message}"):
+            read(path)
 
 
 def test_a_manifest_that_is_not_text_is_named(tmp_path):

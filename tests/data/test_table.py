@@ -1,11 +1,13 @@
 """A manifest as mapped columns: the rows of the slow reader, made once, made again, shared."""
 
 import csv
+import multiprocessing
 import os
 import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 
 from recipes.common.data import table
@@ -66,6 +68,8 @@ UNUSUAL = {
     "a number too large": f"{HEADER}\na,1e999,a.wav,s,HI\n",
     "a number too small": f"{HEADER}\na,1e-999,a.wav,s,HI\n",
     "a value too many": f"{HEADER}\n{PLAIN}\nb{PLAIN},\n",
+    "no ID": f"{HEADER}\n,1,a.wav,s,HI\n",
+    "no speaker": f"{HEADER}\na,1,a.wav,,HI\n",
     "a line of spaces": f"{HEADER}\n{PLAIN}\n  \n",
     "no text": b"ID,duration,wav,spk_id\na,1,\xff.wav,s\n",
     "half of a character": b"ID,duration,wav,spk_id\na,1,\xed\xa0\x80.wav,s\n",
@@ -115,6 +119,38 @@ def test_an_id_that_stands_twice_is_named_with_both_lines(order, block, tmp_path
         open_table(path)
 
 
+def test_a_mark_of_byte_order_within_is_a_character(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "BLOCK", 10)
+    path = tmp_path / "m.csv"
+    path.write_text(f"{HEADER}\n{PLAIN}\n\ufeff{PLAIN}\n", encoding="utf-8")
+    assert not agree(path) and rows_of(path)[1]["ID"] == "\ufeffa"
+
+
+def test_an_id_twice_is_found_where_one_block_ends_and_another_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "BLOCK", 40)
+    path = tmp_path / "m.csv"
+    lines = [f"{name}{PLAIN}" for name in "abbc"]
+    path.write_text("\n".join([HEADER, *lines]), encoding="utf-8")
+    assert [len(batch) for batch in table._plain_batches(path)] == [2, 2]
+    with pytest.raises(CorpusError, match="m.csv, line 4: ID ba stands in line 3 too"):
+        open_table(path)
+
+
+def test_numbers_are_those_of_python():
+    rng = np.random.default_rng(0)
+    texts = [
+        "".join(rng.choice(list("0123456789..ee+-_ xnaif"), rng.integers(1, 9)))
+        for _ in range(3000)
+    ]
+    texts += [repr(value) for value in rng.lognormal(0, 9, 1000).tolist()]
+    for text in texts:
+        try:
+            found = pa.compute.cast(pa.array([text]), pa.float64())[0].as_py()
+        except pa.ArrowInvalid:
+            continue
+        assert found == float(text) or not np.isfinite(found)
+
+
 PIECES = ["a", "b", "1", "1.5", "", ",", ",,", '"', '""', "\n", "\r\n", "\r", " ", "é", "\ufeff"]
 ROWS = [
     "a,1,a.wav,s,x\n",
@@ -155,11 +191,16 @@ def test_a_table_is_made_once_and_again_when_its_manifest_changed(tmp_path, monk
     assert os.stat(tmp_path / "m.csv.arrow") != made
 
 
-@pytest.mark.parametrize("content", [b"", b"text", None])
+@pytest.mark.parametrize("content", [b"", b"text", b"other", None])
 def test_a_table_that_is_cut_or_none_is_made_again(content, tmp_path):
     path, made = tmp_path / "m.csv", tmp_path / "m.csv.arrow"
     path.write_text(f"{HEADER}\n{PLAIN}\n", encoding="utf-8")
     whole = open_table(path).to_pylist()
+    if content == b"other":
+        other = pa.table({"ID": ["b"]})
+        with pa.ipc.new_file(str(made), other.schema) as writer:
+            writer.write_table(other)
+        content = made.read_bytes()
     made.write_bytes(made.read_bytes()[:-20] if content is None else content)
     assert open_table(path).to_pylist() == whole
 
@@ -191,3 +232,12 @@ def test_where_nothing_can_be_written_beside_it_the_cache_has_the_table(tmp_path
     (tmp_path / "cache" / "learn2diss").touch()
     with pytest.raises(CorpusError, match=re.escape(f"{tmp_path}/cache/learn2diss")):
         open_table(path)
+
+
+def test_processes_that_make_a_table_at_once_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join([HEADER, *(f"{n:05d}{PLAIN}" for n in range(20_000))]))
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.map(rows_of, [path] * 8, chunksize=1)
+    assert all(rows == found[0] for rows in found) and len(found[0]) == 20_000
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.csv", "m.csv.arrow"]

@@ -27,8 +27,6 @@ MADE_OF = b"made_of"  # the key, in an Arrow file, of what it was made of
 BLOCK = 2**24  # bytes that are read at once
 LONGEST = csv.field_size_limit()  # characters of a value: Python's reader refuses more
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Numbers that Arrow and Python read alike.
-PLAIN_NUMBER = r"^[0-9]{1,17}(\.[0-9]{1,20})?(e-?[0-9]{1,3})?$"
 
 
 class UnusualError(Exception):
@@ -125,7 +123,7 @@ def open_table(path):
     places = _places(path)
     for place in places:
         table = _mapped(place)
-        if table is not None and table.schema.metadata[MADE_OF] == made_of:
+        if table is not None and (table.schema.metadata or {}).get(MADE_OF) == made_of:
             return table
     return _mapped(_make(path, places, made_of))
 
@@ -138,12 +136,11 @@ def _places(path):
 
 
 def _mapped(place):
-    """Return the table of a mapped file, or None where there is none that holds."""
+    """Return the table of a mapped file, or None where there is none."""
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(place))).read_all()
+        return pa.ipc.open_file(pa.memory_map(str(place))).read_all()
     except (OSError, pa.ArrowInvalid):
         return None
-    return table if MADE_OF in (table.schema.metadata or {}) else None
 
 
 def _make(path, places, made_of):
@@ -245,8 +242,6 @@ def _is_plain(block):
         return True
     text = np.frombuffer(b"\n" + block + b"\n", np.uint8)
     quotes = np.flatnonzero(text == ord('"'))
-    if len(quotes) % 2:
-        return False
     # Two quotes for one, within a value, count as the end of one part and the start of another.
     starts_well = np.isin(text[quotes[::2] - 1], list(b'\n,"')).all()
     ends_well = np.isin(text[quotes[1::2] + 1], list(b'\r\n,"')).all()
@@ -266,8 +261,6 @@ def _read_block(block, names):
         raise UnusualError
     if any(length["max"] > LONGEST for length in lengths.values()):
         raise UnusualError
-    if not pc.all(pc.match_substring_regex(table["duration"], PLAIN_NUMBER)).as_py():
-        raise UnusualError
     duration = pc.cast(table["duration"], pa.float64())
     if not (pc.min(duration).as_py() > 0 and pc.all(pc.is_finite(duration)).as_py()):
         raise UnusualError
@@ -279,7 +272,7 @@ def _all_differ(values):
     last = None
     for chunk in values.chunks:
         ends_after = last is None or last < chunk[0].as_py()
-        if not ends_after or not pc.all(pc.less(chunk[:-1], chunk[1:])).as_py():
+        if not ends_after or not pc.all(pc.less(chunk[:-1], chunk[1:]), min_count=0).as_py():
             return pc.count_distinct(values).as_py() == len(values)
         last = chunk[-1].as_py()
     return True
