@@ -30,7 +30,6 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import read_audio
-from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.nn import functional as F
 from torchaudio.models import hubert_pretrain_base
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
@@ -45,6 +44,7 @@ from recipes.common.data.loaders import make_loader, stage_loaders
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
+from tests.made_datasets import made_dataset
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000
@@ -127,7 +127,7 @@ def dataset(folder):
     """Return the audio files of a folder as a dataset, in the order of their names."""
     paths = sorted(folder.iterdir())
     rows = {p.stem: {"wav": str(p), "duration": soundfile.info(p).duration} for p in paths}
-    return DynamicItemDataset(rows)
+    return made_dataset(folder.with_suffix(".csv"), rows)
 
 
 def training_loader(folder, size, stage):
@@ -138,8 +138,8 @@ def training_loader(folder, size, stage):
     data = dataset(folder / "training")
     rng = np.random.default_rng(SEED)
     units = {
-        key: rng.integers(NUM_TARGETS, size=num_frames(round(row["duration"] * RATE)))
-        for key, row in data.data.items()
+        name: rng.integers(NUM_TARGETS, size=num_frames(round(duration * RATE)))
+        for name, duration in zip(data.data_ids, data.column("duration"), strict=True)
     }
     hparams = {**DATA, "max_batch_seconds": BATCH_SECONDS[size]}
     augment = UtteranceAugment() if stage == "joint" else None

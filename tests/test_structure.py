@@ -78,7 +78,7 @@ def test_there_is_no_symbolic_link():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("stage", "most"), [("frame", 10), ("utterance", 10), ("joint", 14)])
+@pytest.mark.parametrize(("stage", "most"), [("frame", 11), ("utterance", 11), ("joint", 15)])
 def test_a_batch_passes_few_files(stage, most):
     files = structure.files_of_a_batch(stage)
     assert f"recipes/LibriSpeech/pretrain/{stage}.py" in files

@@ -4,6 +4,7 @@ The layout is SPLIT/READER/CHAPTER/READER-CHAPTER-NUMBER.flac, with the transcri
 in READER-CHAPTER.trans.txt.
 """
 
+import os
 from pathlib import Path
 
 from recipes.common.data.files import CorpusError, is_of_macos, read_lines
@@ -42,31 +43,43 @@ def prepare_librispeech(data_folder, save_folder, splits, **options):
 
 
 def list_utterances(data_folder, split):
-    """Return a split's rows, with speaker and words, and its problems; `wav` is a Path."""
+    """Return a split's rows, with speaker and words, and its problems."""
     folder = Path(data_folder) / split
     if not folder.is_dir():
         raise CorpusError(f"{folder} is missing. {_what_is_there(Path(data_folder))}")
-    files = sorted(path for path in folder.glob("*/*/*") if not is_of_macos(path))
-    paths = [path for path in files if path.suffix.lower() == ".flac"]
-    if not paths:
+    audio, transcripts, problems = {}, [], []
+    for path, name in _files(str(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() == ".flac" and audio.setdefault(stem, path) != path:
+            problems.append(f"{path}: {audio[stem]} has the same name.")
+        elif name.endswith(".trans.txt"):
+            transcripts.append(path)
+    if not audio:
         raise CorpusError(f"{folder} holds no audio: expected READER/CHAPTER/*.flac in it.")
-    audio, words, problems = {}, {}, []
-    for path in paths:
-        if audio.setdefault(path.stem, path) != path:
-            problems.append(f"{path}: {audio[path.stem]} has the same name.")
-    for path in files:
-        if path.name.endswith(".trans.txt"):
-            problems += _read_transcripts(path, audio, words)
+    words = {}
+    for path in transcripts:
+        problems += _read_transcripts(Path(path), audio, words)
     problems += [
-        f"{path}: no transcript in {path.parent}."
+        f"{path}: no transcript in {os.path.dirname(path)}."
         for name, path in audio.items()
         if name not in words
     ]
     rows = [
-        {"ID": name, "wav": path, "spk_id": path.parent.parent.name, "wrd": words.get(name, "")}
+        {"ID": name, "wav": path, "spk_id": path.split(os.sep)[-3], "wrd": words.get(name, "")}
         for name, path in audio.items()
     ]
     return rows, problems
+
+
+def _files(folder, depth=3):
+    """Yield the path and the name of each file so many levels below a folder, sorted."""
+    with os.scandir(folder) as entries:
+        entries = sorted(entries, key=lambda entry: entry.name)
+    for entry in entries:
+        if depth == 1 and not is_of_macos(entry):
+            yield entry.path, entry.name
+        elif depth > 1 and entry.is_dir():
+            yield from _files(entry.path, depth - 1)
 
 
 def _read_transcripts(path, audio, words):
@@ -78,15 +91,17 @@ def _read_transcripts(path, audio, words):
     problems = []
     for number, line in lines:
         utterance, text = [*line.split(maxsplit=1), ""][:2]
-        where = f"{path}, line {number}"
+        problem = None
         if not text:
-            problems.append(f"{where}: {line!r} is not an utterance and its words.")
+            problem = f"{line!r} is not an utterance and its words."
         elif utterance in words:
-            problems.append(f"{where}: {utterance} has a transcript already.")
+            problem = f"{utterance} has a transcript already."
         elif utterance not in audio:
             there = sorted(p.name for p in path.parent.iterdir() if p.stem == utterance)
             there = f"; there is {', '.join(there)}" if there else ""
-            problems.append(f"{where}: {utterance} has no audio, *.flac, beside it{there}.")
+            problem = f"{utterance} has no audio, *.flac, beside it{there}."
+        if problem is not None:
+            problems.append(f"{path}, line {number}: {problem}")
         words[utterance] = text.strip()
     return problems
 

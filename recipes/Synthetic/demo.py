@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipes.common.data.manifest import ROOT, read_manifest
+from recipes.common.data.table import ROOT, read_manifest
 from recipes.Synthetic.corpus import make_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]

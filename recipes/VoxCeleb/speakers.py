@@ -52,16 +52,18 @@ def add_speakers(hparams, datasets):
     hparams : dict
         `shuffle_labels`: deal the training utterances' speakers out at random, as a control.
     datasets : dict
-        By split: DynamicItemDataset; changed in place.
+        By split: Utterances; changed in place.
 
     Returns
     -------
     dict
         The number of each training speaker.
     """
-    own = speaker_ids(datasets["train"])
-    speakers = {name: number for number, name in enumerate(sorted(set(own.values())))}
-    number = partial(speaker_number, speakers, deal(own, hparams))
+    train = datasets["train"]
+    names = sorted(set(train.column("spk_id")))
+    speakers = {name: number for number, name in enumerate(names)}
+    dealt = deal(speaker_ids(train), hparams) if hparams["shuffle_labels"] else {}
+    number = partial(speaker_number, speakers, dealt)
     for dataset in datasets.values():
         dataset.add_dynamic_item(number, takes=["id", "spk_id"], provides="speaker")
     return speakers
@@ -69,7 +71,7 @@ def add_speakers(hparams, datasets):
 
 def speaker_ids(dataset):
     """Return the speaker of each utterance by its ID."""
-    return {name: dataset.data[name]["spk_id"] for name in dataset.data_ids}
+    return dict(zip(dataset.data_ids, dataset.column("spk_id"), strict=True))
 
 
 def speaker_number(speakers, dealt, utterance, speaker):
@@ -80,7 +82,7 @@ def speaker_number(speakers, dealt, utterance, speaker):
     speakers : dict
         The number of each training speaker.
     dealt : dict
-        The speaker of each training utterance, as `deal` has it.
+        The speaker of each training utterance whose own does not count, as `deal` has it.
     utterance, speaker : str
         The utterance's ID, and its own speaker.
 

@@ -19,8 +19,8 @@ from recipes.common.data.crops import (
 from recipes.common.data.loaders import KeptBatches, load_split, make_loader
 from recipes.common.data.sampler import Clock
 from recipes.common.units.unit_array import (
+    Columns,
     UnitArray,
-    Utterances,
     index_utterances,
     write_units,
 )
@@ -79,9 +79,10 @@ def test_units_stay_in_step_with_a_crop(librispeech, tmp_path):
     from speechbrain.dataio.dataio import read_audio
 
     dataset = dataset_with_items(librispeech, tmp_path, FrameNumbers())
+    paths = dict(zip(dataset.data_ids, dataset.column("wav"), strict=True))
     starts = set()
     for item in dataset:
-        whole = read_audio(dataset.data[item["id"]]["wav"])
+        whole = read_audio(paths[item["id"]])
         start = int(item["units"][0])
         starts.add(start)
         frames = len(item["units"])
@@ -142,7 +143,7 @@ def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
 @pytest.mark.long
 def test_two_spawned_workers_give_the_batches_of_none(librispeech, tmp_path):
     names = speech_ids(librispeech)
-    utterances = Utterances(names, [__file__] * len(names), np.full(len(names), 9.0))
+    utterances = Columns(names, [__file__] * len(names), np.full(len(names), 9.0))
     parts = [([place], np.arange(449)) for place in range(len(names))]
     write_units(tmp_path, index_utterances(utterances), parts, {"num_units": 449})
     units = UnitArray(tmp_path, utterances, num_units=449)
@@ -158,7 +159,7 @@ def test_two_spawned_workers_give_the_batches_of_none(librispeech, tmp_path):
 
 
 def test_pickled_units_do_not_carry_the_corpus(tmp_path):
-    utterances = Utterances(["a"], [__file__], np.array([2000.0]))
+    utterances = Columns(["a"], [__file__], np.array([2000.0]))
     parts = [([0], np.arange(99999) % 90)]
     write_units(tmp_path, index_utterances(utterances), parts, {"num_units": 90})
     units = UnitArray(tmp_path, utterances, num_units=90)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 from recipes.common.data.loaders import plain_loader, stage_loaders
+from tests.made_datasets import made_dataset
 
 HPARAMS = {"seed": 3, "max_batch_seconds": 4.0, "num_workers": 0, "max_seconds": 2.0}
 HPARAMS |= {"min_crop_seconds": 0.2, "max_crop_seconds": 0.3}
@@ -22,7 +22,7 @@ def datasets(tmp_path):
             noise = np.random.default_rng([number, place]).normal(size=16000 + 100 * place)
             soundfile.write(path, 0.1 * noise, 16000)
             rows[path.stem] = {"wav": str(path), "duration": 1.0, "spk_id": "a"}
-        made[split] = DynamicItemDataset(rows)
+        made[split] = made_dataset(tmp_path / f"{split}.csv", rows)
     return made
 
 
@@ -61,6 +61,6 @@ def test_what_a_last_step_is_fitted_on_is_the_utterances_as_they_are(datasets):
         for name, wav, share in zip(batch.id, batch.sig.data, batch.sig.lengths, strict=True):
             seen[name] = wav[: round(float(share) * len(wav))]
     assert seen.keys() == set(datasets["train"].data_ids)
-    for name, wav in seen.items():
-        expected, _ = soundfile.read(datasets["train"].data[name]["wav"], dtype="float32")
-        np.testing.assert_array_equal(wav, expected)
+    for name, path in zip(datasets["train"].data_ids, datasets["train"].column("wav"), strict=True):
+        expected, _ = soundfile.read(path, dtype="float32")
+        np.testing.assert_array_equal(seen[name], expected)

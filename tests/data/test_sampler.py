@@ -1,9 +1,13 @@
 """The order of batches: what may repeat, what is shared, what is padded."""
 
+import time
+
 import numpy as np
 import pytest
 
+from recipes.common.data import sampler as sampler_module
 from recipes.common.data.sampler import Clock, LengthSortedBatches
+from recipes.common.data.seeding import derive_rng
 
 SECONDS = np.random.default_rng(0).uniform(1, 9, 200)
 
@@ -53,3 +57,57 @@ def test_no_batch_is_smaller_than_asked():
     assert sorted(map(len, sampler)) == [2, 3]
     with pytest.raises(ValueError, match="too few"):
         LengthSortedBatches([1.0], 40, 0, min_batch_size=2)
+
+
+def slow_batches(seconds, limit, seed, epoch=None, ranks=1, fewest=1):
+    """Batches as lists, one utterance after the other."""
+    keys = seconds
+    if epoch is not None:
+        rng = derive_rng(seed, "batches", epoch)
+        keys = keys * rng.uniform(0.9, 1.1, len(keys))
+    batches, longest = [[]], 0.0
+    for index in np.argsort(keys, kind="stable").tolist():
+        longest = max(longest, seconds[index])
+        if longest * (len(batches[-1]) + 1) > limit and len(batches[-1]) >= fewest:
+            batches.append([])
+            longest = seconds[index]
+        batches[-1].append(index)
+    if len(batches) > 1 and len(batches[-1]) < fewest:
+        rest = batches.pop()
+        batches[-1] += rest
+    while len(batches) % ranks:
+        largest = batches.pop(max(range(len(batches)), key=lambda i: len(batches[i])))
+        batches += [largest[::2], largest[1::2]]
+    if epoch is not None:
+        sets = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
+        batches = [batch for i in rng.permutation(len(sets)) for batch in sets[i]]
+    return batches
+
+
+@pytest.mark.parametrize("case", range(60))
+def test_batches_are_those_of_the_slow_version(case, monkeypatch):
+    monkeypatch.setattr(sampler_module, "BLOCK", 7)
+    rng = np.random.default_rng(case)
+    ranks, fewest, seed = int(rng.integers(1, 6)), int(rng.integers(1, 4)), int(rng.integers(9))
+    count, grid = int(rng.integers(ranks * fewest, 200)), rng.choice([0.1, 1.0, 4.0])
+    seconds = grid * np.ceil(rng.lognormal(1, 1, count) / grid)  # many of one length
+    limit = float(rng.choice([0.0, 3.0, 20.0, 100.0, 1e9]))
+    expected = slow_batches(seconds, limit, seed, ranks=1, fewest=fewest)
+    alone = LengthSortedBatches(seconds, limit, seed, min_batch_size=fewest)
+    assert list(alone) == expected and len(alone) == len(expected)
+    expected = slow_batches(seconds, limit, seed, 2, ranks, fewest)
+    for rank in range(ranks):
+        clock = Clock()
+        sampler = LengthSortedBatches(seconds, limit, seed, clock, ranks, rank, fewest)
+        sampler.set_epoch(2)
+        assert list(sampler) == expected[rank::ranks] and len(sampler) == len(expected) // ranks
+
+
+@pytest.mark.long
+def test_an_epoch_of_ten_million_utterances_is_planned_in_seconds():
+    seconds = np.random.default_rng(0).uniform(1, 30, 10_000_000)
+    sampler = LengthSortedBatches(seconds, 100.0, 0, Clock(), ranks=8)
+    began = time.perf_counter()
+    sampler.set_epoch(1)
+    assert time.perf_counter() - began < 10
+    assert sum(value.nbytes for value in vars(sampler).values() if hasattr(value, "nbytes")) < 2**28

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from speechbrain import Stage
 from speechbrain.core import RunOptions
-from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader
 
 from lobes.frame_encoder import FrameEncoder
@@ -19,6 +18,7 @@ from recipes.LibriSpeech.ASR import train as asr
 from recipes.LibriSpeech.PR import train as pr
 from recipes.VoxCeleb.SpeakerID import train as sid
 from recipes.VoxCeleb.SpeakerRec import train as rec
+from tests.made_datasets import made_dataset
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LEXICON = "ONE W AH1 N\nTWO T UW1\nTHREE TH R IY1\nFOUR F AO1 R\nFIVE F AY1 V\nSIX S IH1 K S\n"
@@ -129,7 +129,7 @@ def trained(task, hparams, labels, datasets, cache):
     return brain
 
 
-def made_up_speakers(speakers, utterances, distance):
+def made_up_speakers(folder, speakers, utterances, distance):
     """Return datasets, so many utterances of each speaker in "train" and one elsewhere, states."""
     torch.manual_seed(0)
     voices = distance * torch.randn(speakers, FbankStates.dim)
@@ -141,12 +141,16 @@ def made_up_speakers(speakers, utterances, distance):
             name = f"{split}-{speaker}-{number}"
             own[name] = {"duration": 1.0, "wav": "none", "spk_id": f"{speaker:03d}"}
             states[name] = voices[speaker] + torch.randn(2, 1, FbankStates.dim)
-    return {split: DynamicItemDataset(own) for split, own in data.items()}, states
+    datasets = {
+        split: made_dataset(folder / "manifest" / f"{split}.csv", own)
+        for split, own in data.items()
+    }
+    return datasets, states
 
 
 def identify(folder, **changes):
     """Return a trained Brain of speaker identification on made-up speakers."""
     hparams = hparams_of("SID", folder, max_batch_seconds=40, **changes)
-    datasets, states = made_up_speakers(100, 4, distance=1.0)
+    datasets, states = made_up_speakers(folder, 100, 4, distance=1.0)
     labels = sid.dataio_prepare(hparams, datasets)
     return trained("SID", hparams, labels, datasets, states)

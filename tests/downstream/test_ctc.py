@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from speechbrain import Stage
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 from lobes.states import FbankStates
 from pretrained.tokenizers import SymbolTokenizer
@@ -15,6 +14,7 @@ from recipes.common.data.crops import SpeechBatch
 from recipes.common.training.brain import TrainingError
 from recipes.LibriSpeech.PR.train import dataio_prepare
 from tests.downstream.tasks import hparams_of, started, trained
+from tests.made_datasets import made_dataset
 
 
 def likelihood(probs, tokens):
@@ -110,7 +110,7 @@ def recognise(folder, **changes):
             sound = sounds[said]
             frames = torch.stack([torch.zeros_like(sound), sound, sound], 1).flatten(0, 1)
             states[name] = (frames + 0.1 * torch.randn_like(frames))[:, None]
-    datasets = {split: DynamicItemDataset(own) for split, own in data.items()}
+    datasets = {split: made_dataset(folder / f"{split}.csv", own) for split, own in data.items()}
     labels = dataio_prepare(hparams, datasets)
     return trained("PR", hparams, labels, datasets, states)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
@@ -23,6 +22,7 @@ from recipes.common.downstream.features import (
     open_cache,
     write_states,
 )
+from tests.made_datasets import made_dataset
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def dataset(tmp_path):
         rng = np.random.default_rng(number)
         soundfile.write(path, 0.1 * rng.normal(size=round(16000 * seconds)), 16000)
         data[f"u{number}"] = {"wav": str(path), "duration": seconds}
-    return DynamicItemDataset(data)
+    return made_dataset(tmp_path / "made.csv", data)
 
 
 def hparams(model, **changes):
@@ -138,7 +138,7 @@ def test_an_interrupted_cache_is_not_there(dataset, tmp_path):
         def forward(self, wavs, wav_lens=None):
             raise KeyboardInterrupt
 
-    rows = [{"id": "u0", "wav": dataset.data["u0"]["wav"]}]
+    rows = [{"id": "u0", "wav": dataset.column("wav")[0]}]
     upstream = Upstream(FbankStates(), frozen=True)
     upstream.states = Stops()
     with pytest.raises(KeyboardInterrupt):
@@ -178,7 +178,8 @@ def test_held_out_utterances_are_whole(model, dataset, crop):
 
 
 def test_the_index_of_a_cache_tells_places(model, dataset, tmp_path):
-    rows = [{"id": name, "wav": row["wav"]} for name, row in dataset.data.items()]
+    columns = zip(dataset.data_ids, dataset.column("wav"), strict=True)
+    rows = [{"id": name, "wav": path} for name, path in columns]
     write_states(load_upstream(hparams(model)), rows, tmp_path / "states")
     index = json.loads((tmp_path / "states" / "index.json").read_text())
     assert index == {

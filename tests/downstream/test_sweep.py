@@ -122,7 +122,7 @@ def test_the_test_is_of_the_best_epoch(errors, epoch, tmp_path, monkeypatch):
 
 
 def test_embeddings_that_learn_are_normalised_over_two_utterances_or_more(tmp_path):
-    datasets, _ = made_up_speakers(5, 1, distance=1.0)
+    datasets, _ = made_up_speakers(tmp_path, 5, 1, distance=1.0)
     for tuned, fewest in (("finetune", 2), ("frozen", 1)):
         changes = {"upstream": tuned, "representation": "utterance", "max_batch_seconds": 2.5}
         hparams = hparams_of("SID", tmp_path, **changes)

@@ -4,7 +4,7 @@ import torch
 
 from lobes.signal import SAMPLE_RATE
 from lobes.utterance_encoder import UtteranceEncoder
-from recipes.common.data.manifest import read_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
 from recipes.common.evaluation.metrics import eer
 from recipes.common.evaluation.scoring import score_trials

@@ -12,7 +12,8 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.signal import SAMPLE_RATE
 from lobes.states import FrameStates, UtteranceStates
 from lobes.utterance_encoder import UtteranceEncoder
-from recipes.common.data.manifest import read_manifest, write_manifest
+from recipes.common.data.manifest import write_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.evaluation import scoring
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
 from recipes.common.evaluation.metrics import eer

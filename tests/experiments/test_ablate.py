@@ -12,7 +12,7 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.alignments import write_ctm
-from recipes.common.data.manifest import read_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.experiments import ablate
 from recipes.experiments.readings import arrays, encode_run

@@ -21,14 +21,15 @@ from pretrained.toolkits.layouts import to_huggingface
 from pretrained.toolkits.names import export_state_dict
 from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder
 from recipes.common.data.alignments import read_alignments, write_ctm
-from recipes.common.data.manifest import read_manifest, validate_manifests, write_manifest
+from recipes.common.data.manifest import validate_manifests, write_manifest
 from recipes.common.data.shards import pack
+from recipes.common.data.table import read_manifest
 from recipes.common.data.text import read_lexicon
 from recipes.common.downstream.decoding import _read_arpa_words
 from recipes.common.training.hparams import check_same_settings
 from recipes.common.units.unit_array import (
+    Columns,
     UnitArray,
-    Utterances,
     index_utterances,
     write_units,
 )
@@ -218,7 +219,7 @@ def read_both(folder):
 
 def unit_utterances(folder):
     wavs = [str(folder / f"{n}.wav") for n in range(3)]
-    return Utterances([f"u{n}" for n in range(3)], wavs, np.full(3, 0.5))
+    return Columns([f"u{n}" for n in range(3)], wavs, np.full(3, 0.5))
 
 
 def make_unit_folder(folder):

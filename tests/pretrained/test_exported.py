@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 from lobes.heads import SpeakerHead
 from pretrained import Learn2Diss
 from pretrained.exported import load_folder, load_model, save_model
+from recipes.common.data.utterances import load_dataset
 from recipes.common.training.run import finish
 from tests.pretrained.exports import PLAIN, frame_encoder, modules_of, utterance_encoder, wavs_of
 
@@ -55,7 +55,7 @@ def test_a_run_leaves_a_folder_that_stands_alone(encoders, tmp_path):
         '{"epoch": 2, "train": {"loss": 3.0}, "valid": {"loss": 4.0}}\n'
     )
     (tmp_path / "some.csv").write_text("ID,duration,wav,spk_id\na,1.0,a.wav,1\n")
-    dataset = DynamicItemDataset({"a": {"wav": "a.wav", "duration": 1.0}})
+    dataset = load_dataset(tmp_path / "some.csv", tmp_path)
     brain = SimpleNamespace(
         modules=encoders,
         architecture=lambda: list(encoders),

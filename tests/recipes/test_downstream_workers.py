@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from recipes.common.data.crops import SpeechBatch
-from recipes.common.data.manifest import read_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.training.run import manifest_paths
 from tests.downstream.tasks import TASKS, arguments

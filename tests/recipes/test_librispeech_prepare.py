@@ -6,7 +6,9 @@ import pytest
 import soundfile
 
 from recipes.common.data.files import CorpusError
-from recipes.common.data.manifest import BadAudioError, load_dataset, read_manifest
+from recipes.common.data.manifest import BadAudioError
+from recipes.common.data.table import read_manifest
+from recipes.common.data.utterances import load_dataset
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 SPLITS = ["train-clean-100", "dev-clean", "test-clean"]
@@ -47,8 +49,9 @@ def test_every_utterance_has_its_reader_words_and_duration(librispeech, out):
     assert row["duration"] == soundfile.info(path).duration
     assert row["wrd"] == "TWO THREE"
     assert {row["spk_id"] for row in rows.values()} == {"11", "12", "13", "14", "15", "16"}
-    data = load_dataset(out / "train-clean-100.csv", librispeech).data
-    assert data["11-110-0001"]["wav"] == path.as_posix()
+    dataset = load_dataset(out / "train-clean-100.csv", librispeech)
+    audio = dict(zip(dataset.data_ids, dataset.column("wav"), strict=True))
+    assert audio["11-110-0001"] == path.as_posix()
 
 
 def test_any_subset_of_the_splits(librispeech, out):

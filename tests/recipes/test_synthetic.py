@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from recipes.common.data.files import CorpusError
-from recipes.common.data.manifest import read_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.Synthetic import corpus, demo
 

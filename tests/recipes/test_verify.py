@@ -10,7 +10,8 @@ import torch
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained import SpeakerVerifier
 from pretrained.exported import save_model
-from recipes.common.data.manifest import fingerprint, read_manifest
+from recipes.common.data.manifest import fingerprint
+from recipes.common.data.table import read_manifest
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "VoxCeleb" / "SpeakerRec"

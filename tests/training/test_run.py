@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recipes.common.data.manifest import read_manifest
+from recipes.common.data.table import read_manifest
 from recipes.common.downstream.sweep import best_epoch
 from recipes.common.training import run
 from recipes.common.training.history import read_history, record_epoch

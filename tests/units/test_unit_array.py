@@ -9,8 +9,8 @@ import pytest
 
 from recipes.common.units import unit_array
 from recipes.common.units.unit_array import (
+    Columns,
     UnitArray,
-    Utterances,
     _digest,
     index_utterances,
     read_description,
@@ -18,7 +18,7 @@ from recipes.common.units.unit_array import (
     write_units,
 )
 
-TWO = Utterances(["a", "b"], [__file__, __file__], np.array([1.0, 2.0]))
+TWO = Columns(["a", "b"], [__file__, __file__], np.array([1.0, 2.0]))
 
 
 def write(folder, utterances=TWO):
@@ -59,7 +59,7 @@ def test_an_utterance_that_has_no_units_is_no_other(name, tmp_path):
 def test_each_of_many_utterances_has_its_own_units(tmp_path):
     rng = np.random.default_rng(0)
     durations = rng.uniform(0.5, 2.0, 3000)
-    utterances = Utterances([f"utterance {n}" for n in range(3000)], [__file__] * 3000, durations)
+    utterances = Columns([f"utterance {n}" for n in range(3000)], [__file__] * 3000, durations)
     frames = utterances.num_frames()
     expected = [rng.integers(50, size=count).astype(np.int16) for count in frames]
     shares = np.array_split(rng.permutation(3000), 8)
@@ -79,13 +79,13 @@ def test_frames_and_stamps_are_those_of_one_at_a_time(tmp_path, monkeypatch):
         os.utime(paths[-1], ns=(n, 10**18 + n))
     assert stamp_all(paths).tolist() == [list(range(10)), [10**18 + n for n in range(10)]]
     samples = [399, 400, 719, 720, 16000]
-    frames = Utterances([], [], np.array(samples) / 16000).num_frames()
+    frames = Columns([], [], np.array(samples) / 16000).num_frames()
     assert frames.tolist() == [0, 1, 1, 2, 49]
 
 
 def test_ids_that_cannot_be_told_apart_are_refused(monkeypatch):
     monkeypatch.setattr(unit_array, "derive_seed", len)
-    utterances = Utterances(["aa", "b", "cc"], [__file__] * 3, np.ones(3))
+    utterances = Columns(["aa", "b", "cc"], [__file__] * 3, np.ones(3))
     with pytest.raises(ValueError, match="IDs aa and cc cannot be told apart.*another ID"):
         index_utterances(utterances)
 
@@ -123,13 +123,13 @@ def test_units_of_another_length_are_refused_by_file_and_both_lengths(tmp_path):
 
 @pytest.mark.parametrize("name", ["c", "0", "zzz"])
 def test_units_of_another_corpus_are_refused(name, tmp_path):
-    other = Utterances(["a", name, "b"], [__file__] * 3, np.array([1.0, 1.0, 2.0]))
+    other = Columns(["a", name, "b"], [__file__] * 3, np.array([1.0, 1.0, 2.0]))
     with pytest.raises(ValueError, match=rf"no units for {name} \(.*test_unit_array.py\)"):
         UnitArray(write(tmp_path), other, 7)
 
 
 def test_some_of_the_utterances_are_enough(tmp_path):
-    one = Utterances(["b"], [__file__], np.array([2.0]))
+    one = Columns(["b"], [__file__], np.array([2.0]))
     assert len(UnitArray(write(tmp_path), one, 7)["b"]) == 99
 
 

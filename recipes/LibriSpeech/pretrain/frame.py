@@ -131,7 +131,7 @@ def corpus_units(folder, hparams, datasets, teacher=None, device="cpu"):
     hparams : dict
         See `make_units`; `shuffle_units` deals the units out at random, as a control.
     datasets : dict
-        "train", "valid" and "test": DynamicItemDataset.
+        "train", "valid" and "test": Utterances.
     teacher : FrameEncoder, optional
         The encoder whose hidden layer is clustered; MFCC without one.
     device : str or torch.device

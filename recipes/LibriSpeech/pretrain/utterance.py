@@ -101,7 +101,7 @@ def crops_of_run(run, datasets, seed):
     run : Path
         Folder of the run, with its hyperparams.yaml.
     datasets : dict
-        "valid" and "test": DynamicItemDataset.
+        "valid" and "test": Utterances.
     seed : int
         Of the draw of crops and of their augmentation, in the place of the run's.
 

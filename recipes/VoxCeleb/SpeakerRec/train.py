@@ -23,8 +23,8 @@ from speechbrain.utils.distributed import main_process_only
 from torch.nn import functional as F
 
 from lobes.distributed import alone
-from recipes.common.data.manifest import read_manifest
 from recipes.common.data.seeding import derive_rng
+from recipes.common.data.utterances import Utterances
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer, eer_threshold
@@ -45,7 +45,7 @@ class Trials(NamedTuple):
     trials : dict
         By "valid" and "test": a list of (label, enrolment ID, test ID).
     speaker_of : dict
-        The speaker of each utterance.
+        The speaker of each utterance of the trials and of the cohort.
     left_out : dict
         By "valid" and "test": how many trials `skip_bad` left out.
     """
@@ -153,7 +153,7 @@ def dataio_prepare(hparams, datasets, debug=False):
     hparams : dict
         `data_folder`, `valid_splits`, `test_splits`, `skip_bad`, `seed`, and of `add_speakers`.
     datasets : dict
-        By split: DynamicItemDataset; changed in place, and "cohort" added.
+        By split: Utterances; changed in place, and "cohort" added.
     debug : bool
         Keep a few trials of either kind, and their utterances alone.
 
@@ -163,15 +163,15 @@ def dataio_prepare(hparams, datasets, debug=False):
     """
     speakers = add_speakers(hparams, datasets)
     speaker_of, trials, left_out = {}, {}, {}
-    for split, dataset in datasets.items():
-        found = speaker_ids(dataset)
+    train = datasets["train"]
+    drawn = derive_rng(hparams["seed"], "cohort").permutation(len(train))[:MAX_REFERENCE]
+    datasets["cohort"] = keep_utterances(train, train.take(drawn).data_ids)
+    for split in ("cohort", *HELD_OUT):
+        found = speaker_ids(datasets[split])
         speaker_of |= found
         if split in HELD_OUT:
             trials[split] = list_trials(hparams, split, found)
             left_out[split] = count_left_out_trials(lists_of(hparams, split), trials[split])
-    train = datasets["train"]
-    drawn = derive_rng(hparams["seed"], "cohort").permutation(train.data_ids)[:MAX_REFERENCE]
-    datasets["cohort"] = keep_utterances(train, drawn.tolist())
     if debug:
         for split in HELD_OUT:
             trials[split] = few_trials(trials[split])
@@ -187,12 +187,9 @@ def lists_of(hparams, split):
 
 def list_trials(hparams, split, known_ids):
     """Return the trials of the lists that make up "valid" or "test"; see `read_trials`."""
-    manifests = manifest_paths(hparams)[split]
-    short = {
-        row["ID"]: row["duration"]
-        for row in (row for path in manifests for row in read_manifest(path))
-        if row["duration"] < hparams["min_seconds"]
-    }
+    listed = Utterances(manifest_paths(hparams)[split], hparams["data_folder"])
+    durations = zip(listed.data_ids, listed.column("duration").tolist(), strict=True)
+    short = {name: duration for name, duration in durations if duration < hparams["min_seconds"]}
     lists = lists_of(hparams, split)
     parts = [read_trials(path, known_ids, hparams["skip_bad"], short) for path in lists]
     return [trial for part in parts for trial in part]

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import infer_device
 
-from recipes.common.data.manifest import read_manifest, validate_manifests
+from recipes.common.data.manifest import validate_manifests
+from recipes.common.data.table import read_manifest
 from recipes.common.downstream.features import load_encoder
 from recipes.common.evaluation import verification
 from recipes.common.evaluation.drawing import draw_det, draw_scores

@@ -78,7 +78,7 @@ def add_frame_items(dataset, hparams, clock, units):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
         `max_seconds`, `mask_prob`, `mask_length`, `seed`.
@@ -123,7 +123,7 @@ def add_crops(dataset, hparams, clock, augment, change_voice=None):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
         `min_crop_seconds`, `max_crop_seconds`, `seed`.

@@ -107,7 +107,7 @@ def _is_new(folder, seen):
 
 
 def is_of_macos(path):
-    """Return whether a file is one that macOS leaves beside others.
+    """Return whether a file, a Path or what `os.scandir` gives, is one that macOS leaves.
 
     Example
     -------

@@ -2,8 +2,8 @@
 
 from functools import partial
 
+import numpy as np
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader
 
@@ -11,9 +11,9 @@ from lobes.distributed import rank, world_size
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
 from recipes.common.data.crops import SpeechBatch, add_crops, add_frame_items, add_speech
-from recipes.common.data.manifest import load_dataset
 from recipes.common.data.sampler import Clock, LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
+from recipes.common.data.utterances import Utterances
 
 logger = get_logger(__name__)
 
@@ -44,7 +44,7 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         With its items and output keys set.
     hparams : dict
         `max_batch_seconds`, `max_seconds` (an utterance is cropped to it), `num_workers`, `seed`.
@@ -59,8 +59,7 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
     torch.utils.data.DataLoader
     """
     training = clock is not None
-    durations = [dataset.data[name]["duration"] for name in dataset.data_ids]
-    seconds = [min(duration, hparams["max_seconds"]) for duration in durations]
+    seconds = np.minimum(dataset.column("duration"), hparams["max_seconds"])
     sampler = LengthSortedBatches(
         seconds,
         hparams["max_batch_seconds"],
@@ -70,7 +69,7 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
         rank() if training else 0,
         min_batch_size,
     )
-    little = not training and sum(seconds) < MAX_KEPT_SECONDS
+    little = not training and seconds.sum() < MAX_KEPT_SECONDS
     return (KeptBatches if little else DataLoader)(
         dataset,
         batch_sampler=sampler,
@@ -88,7 +87,7 @@ def stage_loaders(hparams, datasets, units=None, augment=None):
     hparams : dict
         See `add_frame_items`, `add_crops` and `make_loader`.
     datasets : dict
-        "train", "valid" and "test": DynamicItemDataset.
+        "train", "valid" and "test": Utterances.
     units : UnitArray, optional
         The units of all of them, of a stage that trains a frame encoder.
     augment : UtteranceAugment, optional
@@ -128,7 +127,7 @@ def load_split(manifests, hparams):
 
     Returns
     -------
-    DynamicItemDataset
+    Utterances
         In the manifests' order.
 
     Raises
@@ -136,14 +135,12 @@ def load_split(manifests, hparams):
     ValueError
         Where nothing is left.
     """
-    data = {}
-    for path in manifests:
-        data.update(load_dataset(path, hparams["data_folder"]).data)
+    listed = Utterances(manifests, hparams["data_folder"])
     shortest = hparams["min_seconds"]
-    kept = DynamicItemDataset(data).filtered_sorted(key_min_value={"duration": shortest})
-    if len(kept) < len(data):
+    kept = listed.filtered_sorted(key_min_value={"duration": shortest})
+    if len(kept) < len(listed):
         names = ", ".join(path.stem for path in manifests)
-        count = f"{len(data) - len(kept)} of {len(data)} utterances"
+        count = f"{len(listed) - len(kept)} of {len(listed)} utterances"
         logger.warning(f"{names}: {count} are left out: shorter than min_seconds, {shortest} s")
     if len(kept) == 0:
         raise ValueError(f"{manifests[0]}: no utterance is as long as min_seconds, {shortest} s.")
@@ -155,7 +152,7 @@ def plain_loader(dataset, hparams):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
     hparams : dict
         See `make_loader`.
 
@@ -165,10 +162,8 @@ def plain_loader(dataset, hparams):
         Of batches with `id` and `sig`.
     """
     rng = derive_rng(hparams["seed"], "plain")
-    places = rng.permutation(len(dataset))[:PLAIN_UTTERANCES].tolist()
+    plain = dataset.take(rng.permutation(len(dataset))[:PLAIN_UTTERANCES])
     longest = round(hparams["max_seconds"] * SAMPLE_RATE)
-    with dataset.output_keys_as(["wav", "duration"]):
-        plain = DynamicItemDataset({dataset.data_ids[place]: dataset[place] for place in places})
     plain.add_dynamic_item(partial(read_start, longest=longest), takes="wav", provides="sig")
     plain.set_output_keys(["id", "sig"])
     return make_loader(plain, hparams)

@@ -14,21 +14,23 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
-from speechbrain.dataio.dataset import DynamicItemDataset
+import pyarrow as pa
+import pyarrow.compute as pc
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
 from pretrained.audio_files import why_absent
-from recipes.common.data.files import CorpusError, digest_code, read_text, replace_text
+from recipes.common.data.files import CorpusError, digest_code, replace_text
+from recipes.common.data.table import OPTIONAL, REQUIRED, ROOT, open_table
+from recipes.common.data.utterances import complete_path, load_dataset
 
 logger = get_logger(__name__)
 
-REQUIRED = ("ID", "duration", "wav", "spk_id")
-OPTIONAL = ("wrd", "phn")
-ROOT = "$data_root/"
+ASKING, ASKED = 8, 5000  # threads that look at files, and how many one takes at a time
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 # What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
 UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -58,8 +60,8 @@ def write_manifest(rows, path):
     >>> path = getfixture("tmp_path") / "train.csv"
     >>> row = {"ID": "a", "duration": 1.5, "wav": "$data_root/a.wav", "spk_id": "1"}
     >>> write_manifest([row], path)
-    >>> read_manifest(path)[0]["duration"]
-    1.5
+    >>> path.read_text()
+    'ID,duration,wav,spk_id\\na,1.5,$data_root/a.wav,1\\n'
     """
     problems = _unwritable(rows)
     if problems:
@@ -85,84 +87,18 @@ def csv_text(rows, columns):
 
 def _unwritable(rows):
     """Return what is wrong with values of rows that a manifest cannot hold."""
-    return [
-        f"{row['ID']}: {name} is {row[name]!r}: a manifest cannot hold "
-        f"{found[0]!r}, which SpeechBrain would not read as it is."
-        for row in rows
-        for name in REQUIRED + OPTIONAL
-        if (found := UNWRITABLE.search(str(row.get(name, "")).removeprefix(ROOT)))
-    ]
-
-
-def read_manifest(path):
-    """Read and check a manifest.
-
-    Arguments
-    ---------
-    path : str or Path
-        The CSV file.
-
-    Returns
-    -------
-    list of dict
-        A row for each utterance; `duration` is a float.
-
-    Raises
-    ------
-    CorpusError
-        Where the file is missing or empty, lacks a column, holds an ID twice or a duration that is
-        no positive number; names the file and the line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path} is missing: run without --skip_prep to have it written.")
-    with io.StringIO(read_text(path), newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
-        if missing:
-            raise CorpusError(f"{path}, line 1: no column {', '.join(missing)}.")
-        rows, lines = [], {}
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise CorpusError(f"{where}: not as many values as the header has columns.")
-            empty = [name for name in REQUIRED if not row[name]]
-            if empty:
-                raise CorpusError(f"{where}: no value for {', '.join(empty)}.")
-            if row["ID"] in lines:
-                raise CorpusError(f"{where}: ID {row['ID']} stands in line {lines[row['ID']]} too.")
-            lines[row["ID"]] = reader.line_num
-            rows.append({**row, "duration": _duration(row["duration"], where)})
-    if not rows:
-        raise CorpusError(f"{path} lists no utterance.")
-    return rows
-
-
-def _duration(text, where):
-    try:
-        duration = float(text)
-    except (TypeError, ValueError):
-        duration = 0.0
-    if not 0 < duration < float("inf"):
-        raise CorpusError(f"{where}: duration is {text!r}, expected seconds above 0.")
-    return duration
-
-
-def load_dataset(path, data_root):
-    """Return a manifest as a dataset, the audio's paths complete.
-
-    Arguments
-    ---------
-    path : str or Path
-        The CSV file.
-    data_root : str or Path
-        The corpus's folder, in the place of `$data_root`.
-
-    Returns
-    -------
-    DynamicItemDataset
-    """
-    return DynamicItemDataset.from_csv(str(path), replacements={"data_root": str(data_root)})
+    names, problems = REQUIRED + OPTIONAL, []
+    for row in rows:
+        values = [str(row.get(name, "")).removeprefix(ROOT) for name in names]
+        if not UNWRITABLE.search("\t".join(values)):  # no value has a match with a tab in it
+            continue
+        problems += [
+            f"{row['ID']}: {name} is {row[name]!r}: a manifest cannot hold "
+            f"{found[0]!r}, which SpeechBrain would not read as it is."
+            for name, value in zip(names, values, strict=True)
+            if (found := UNWRITABLE.search(value))
+        ]
+    return problems
 
 
 def validate_manifests(paths, data_root, disjoint_speakers):
@@ -183,24 +119,77 @@ def validate_manifests(paths, data_root, disjoint_speakers):
         Where a manifest is empty or wrong, or a file is missing, or an ID or a speaker is where it
         must not be.
     """
-    rows = {name: read_manifest(path) for name, path in paths.items()}
-    seen = {}
-    for name, path in paths.items():
-        for row in rows[name]:
-            audio = Path(data_root) / row["wav"].removeprefix(ROOT)
-            if problem := why_absent(audio):
-                raise CorpusError(f"{path}: {row['ID']}: {audio} {problem}")
-            if seen.setdefault(row["ID"], name) != name:
-                raise CorpusError(f"{path}: ID {row['ID']} is in {paths[seen[row['ID']]]} too.")
-    groups = {}
-    for group, names in disjoint_speakers.items():
-        for name in names:
-            for row in rows[name]:
-                if groups.setdefault(row["spk_id"], group) != group:
-                    raise CorpusError(
-                        f"{paths[name]}: {row['ID']}: speaker {row['spk_id']} is in the split "
-                        f"{groups[row['spk_id']]} too, and {group} must not share speakers with it."
-                    )
+    for path in paths.values():
+        dataset = load_dataset(path, data_root)
+        missing = first_missing(dataset.column("wav"))
+        if missing is not None:
+            utterance, audio = (dataset.column(key)[missing] for key in ("id", "wav"))
+            raise CorpusError(f"{path}: {utterance}: {audio} {why_absent(audio)}")
+    tables = {name: open_table(path) for name, path in paths.items()}
+    for first, second in combinations(paths, 2):
+        common = _first_common(tables[first]["ID"], tables[second]["ID"])
+        if common is not None:
+            raise CorpusError(f"{paths[second]}: ID {common} is in {paths[first]} too.")
+    speakers = {
+        group: pa.chunked_array([c for name in names for c in tables[name]["spk_id"].chunks])
+        for group, names in disjoint_speakers.items()
+    }
+    for first, second in combinations(speakers, 2):
+        common = _first_common(speakers[first], speakers[second])
+        if common is not None:
+            own = {name: tables[name] for name in disjoint_speakers[second]}
+            name, utterance = _first_of_speaker(own, common)
+            raise CorpusError(
+                f"{paths[name]}: {utterance}: speaker {common} is in the split {first} too, and "
+                f"{second} must not share speakers with it."
+            )
+
+
+def _first_of_speaker(tables, speaker):
+    """Return the name of the first table that has a speaker, and the ID of the utterance."""
+    places = {name: pc.index(table["spk_id"], speaker).as_py() for name, table in tables.items()}
+    name = next(name for name, place in places.items() if place >= 0)
+    return name, tables[name]["ID"][places[name]].as_py()
+
+
+def _first_common(first, second):
+    """Return a value that two columns share, or None."""
+    few, many = sorted((first, second), key=len)
+    shared = many.filter(pc.is_in(many, value_set=few.unique()))
+    return shared[0].as_py() if len(shared) else None
+
+
+def first_missing(paths):
+    """Return the place of the first path that leads to no audio, or None.
+
+    Arguments
+    ---------
+    paths : Texts
+        They are looked for by threads side by side.
+
+    Returns
+    -------
+    int or None
+    """
+    found = in_threads(why_absent, paths)
+    return next((place for place, problem in enumerate(found) if problem), None)
+
+
+def in_threads(ask, paths):
+    """Yield what a function says of paths, in order: a file system answers many questions at once.
+
+    Example
+    -------
+    >>> list(in_threads(os.path.isfile, ["nowhere/a.wav", "nowhere/b.wav"]))
+    [False, False]
+    """
+
+    def ask_some(start):
+        return [ask(path) for path in paths[start : start + ASKED]]
+
+    with ThreadPoolExecutor(ASKING) as pool:
+        for answers in pool.map(ask_some, range(0, len(paths), ASKED)):
+            yield from answers
 
 
 def fingerprint(paths):
@@ -215,7 +204,11 @@ def fingerprint(paths):
     """
     digest = hashlib.sha256()
     for path in sorted(map(Path, paths)):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(path.name.encode() + b"\0")
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        digest.update(b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -295,7 +288,7 @@ def prepare_splits(
     Arguments
     ---------
     list_utterances : callable
-        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a Path,
+        Takes the data folder and a split; returns rows without `duration`, whose `wav` is a path,
         and a list of what is wrong with the split. Raises CorpusError where there is no split.
     data_folder : str or Path
         The corpus.
@@ -324,7 +317,7 @@ def prepare_splits(
         raise CorpusError(f"No split of {data_folder} was asked for.")
     if skip_prep:
         for split in splits:
-            read_manifest(save_folder / f"{split}.csv")
+            open_table(save_folder / f"{split}.csv")
         return
     if not data_folder.is_dir() or not any(data_folder.iterdir()):
         raise CorpusError(f"data_folder {data_folder} is missing or empty.")
@@ -349,10 +342,12 @@ def prepare_splits(
         }
         replace_text(save_folder / f"{split}.json", json.dumps(marker))
         logger.info(f"{split}: {len(checked[split])} utterances")
+    for split in splits:
+        open_table(save_folder / f"{split}.csv")
 
 
 def _listed(list_utterances, data_folder, splits):
-    """Return the rows of each split, and what is wrong with all of them."""
+    """Return the rows of each split as a manifest has them, and what is wrong with all of them."""
     listed, problems, absent = {}, [], []
     for split in splits:
         try:
@@ -360,27 +355,42 @@ def _listed(list_utterances, data_folder, splits):
         except CorpusError as error:
             absent.append(str(error))
         else:
-            problems += wrong + _unwritable([_placed(row, data_folder) for row in listed[split]])
+            listed[split] = _placed(listed[split], data_folder)
+            problems += wrong + _unwritable(listed[split])
     if absent:
         raise CorpusError("\n".join(absent + problems))
     return listed, problems
 
 
-def _placed(row, data_folder):
-    """Return a row with its audio's path as a manifest has it."""
-    return {**row, "wav": ROOT + row["wav"].relative_to(data_folder).as_posix()}
+def _placed(rows, data_folder):
+    """Return rows with the audio's path as a manifest has it."""
+    start, placed = f"{data_folder}{os.sep}", []
+    for row in rows:
+        path = os.fspath(row["wav"])
+        if not path.startswith(start):  # a data folder "." begins no path
+            path = start + str(Path(path).relative_to(data_folder))
+        placed.append({**row, "wav": ROOT + path[len(start) :].replace(os.sep, "/")})
+    return placed
 
 
 def _state(rows, data_folder):
     """Return a cheap digest of what a manifest is made from: a changed file changes it."""
-    digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda row: row["ID"]):
-        # A link that leads nowhere has no state of its own; `check_audio` reports it.
-        state = row["wav"].stat() if row["wav"].exists() else row["wav"].lstat()
-        name = row["wav"].relative_to(data_folder).as_posix()
+    digest, root = hashlib.sha256(), str(data_folder)
+    rows = sorted(rows, key=lambda row: row["ID"])
+    states = in_threads(_file_state, [complete_path(row["wav"], root) for row in rows])
+    for row, state in zip(rows, states, strict=True):
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
-        digest.update(repr((name, state.st_size, state.st_mtime_ns, others)).encode())
+        digest.update(repr((row["wav"].removeprefix(ROOT), *state, others)).encode())
     return digest.hexdigest()
+
+
+def _file_state(path):
+    """Return the size and the time of a file."""
+    try:
+        state = os.stat(path)
+    except OSError:  # a link that leads nowhere has its own; `check_audio` reports it
+        state = os.lstat(path)
+    return state.st_size, state.st_mtime_ns
 
 
 def _holds(save_folder, split, origin):
@@ -400,9 +410,9 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
 
     Bad audio is reported together with the problems that the listing found.
     """
-    paths = [row["wav"] for split in splits for row in listed[split]]
-    scanned = scan_audio(paths, num_workers, any_rate)
-    results = dict(zip(paths, scanned, strict=True))
+    rows = [row for split in splits for row in listed[split]]
+    paths = [complete_path(row["wav"], data_folder) for row in rows]
+    results = dict(zip(paths, scan_audio(paths, num_workers, any_rate), strict=True))
     bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
     if bad and not skip_bad:
         raise BadAudioError(
@@ -417,10 +427,11 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
         logger.warning(f"{len(bad)} audio file(s) are left out:\n  " + "\n  ".join(bad))
     checked = {}
     for split in splits:
+        found = [results[complete_path(row["wav"], data_folder)] for row in listed[split]]
         checked[split] = [
-            {**_placed(row, data_folder), "duration": results[row["wav"]][0]}
-            for row in listed[split]
-            if results[row["wav"]][1] is None
+            {**row, "duration": duration}
+            for row, (duration, problem) in zip(listed[split], found, strict=True)
+            if problem is None
         ]
         if not checked[split]:
             raise CorpusError(f"{data_folder}: the split {split} has no audio that can be used.")

@@ -5,6 +5,8 @@ from torch.utils.data import Sampler
 
 from recipes.common.data.seeding import derive_rng
 
+BLOCK = 2**16  # lengths that are looked at at once
+
 
 class Clock:
     """The epoch, shared by a batch sampler and the items of its dataset; 0 in validation."""
@@ -22,7 +24,7 @@ class LengthSortedBatches(Sampler):
 
     Arguments
     ---------
-    seconds : list of float
+    seconds : array of float
         Length of each utterance, as it enters a batch.
     max_batch_seconds : float
         Most audio in a batch, padding included. A longer utterance is a batch of its own.
@@ -55,7 +57,7 @@ class LengthSortedBatches(Sampler):
                 f"{len(seconds)} utterances are too few for {ranks} processes with batches of at "
                 f"least {min_batch_size}."
             )
-        self.seconds = np.asarray(seconds)
+        self.seconds = np.asarray(seconds, np.float64)
         self.max_batch_seconds = max_batch_seconds
         self.seed = seed
         self.clock = clock
@@ -63,45 +65,62 @@ class LengthSortedBatches(Sampler):
         self.this_rank = this_rank
         self.min_batch_size = min_batch_size
         self.start = 0
-        self._batches = self._plan()
+        self._plan()
 
     def set_epoch(self, epoch):
         """Draw the batches of an epoch."""
         if epoch != self.clock.epoch:
             self.clock.epoch = epoch
-            self._batches = self._plan()
+            self._plan()
 
     def __len__(self):
-        return len(self._batches) // self.ranks
+        return len(self._bounds) // self.ranks
 
     def __iter__(self):
         start, self.start = self.start, 0
-        return iter(self._batches[self.this_rank :: self.ranks][start:])
+        order, bounds = self._order, self._bounds[self.this_rank :: self.ranks][start:]
+        return (order[first:last].tolist() for first, last in bounds)
 
     def _plan(self):
+        """Set the utterances' order, and where in it each batch begins and ends."""
         keys = self.seconds
         if self.clock is not None:
             rng = derive_rng(self.seed, "batches", self.clock.epoch)
-            keys = keys * rng.uniform(0.9, 1.1, len(keys))
-        batches = self._cut(np.argsort(keys, kind="stable"))
-        while len(batches) % self.ranks:
-            largest = batches.pop(max(range(len(batches)), key=lambda i: len(batches[i])))
-            batches += [largest[::2], largest[1::2]]
+            keys = rng.uniform(0.9, 1.1, len(keys))
+            keys *= self.seconds
+        self._order = np.argsort(keys, kind="stable")
+        bounds = self._cut(self.seconds[self._order])
+        while len(bounds) % self.ranks:
+            bounds = self._halve(bounds, np.diff(bounds, axis=1).argmax())
         if self.clock is not None:
-            sets = [batches[i : i + self.ranks] for i in range(0, len(batches), self.ranks)]
-            batches = [batch for i in rng.permutation(len(sets)) for batch in sets[i]]
-        return batches
+            sets = rng.permutation(len(bounds) // self.ranks)
+            bounds = bounds.reshape(-1, self.ranks, 2)[sets].reshape(-1, 2)
+        self._bounds = bounds
 
-    def _cut(self, order):
-        batches, longest = [[]], 0.0
-        for index in order.tolist():
-            longest = max(longest, self.seconds[index])
-            full = longest * (len(batches[-1]) + 1) > self.max_batch_seconds
-            if full and len(batches[-1]) >= self.min_batch_size:
-                batches.append([])
-                longest = self.seconds[index]
-            batches[-1].append(index)
-        if len(batches) > 1 and len(batches[-1]) < self.min_batch_size:
-            rest = batches.pop()
-            batches[-1] += rest
-        return batches
+    def _cut(self, seconds):
+        """Return where in a sequence of lengths each batch begins and ends, (batches, 2)."""
+        starts = np.fromiter(self._starts(seconds), np.int64)
+        if len(starts) > 1 and len(seconds) - starts[-1] < self.min_batch_size:
+            starts = starts[:-1]
+        return np.stack([starts, np.append(starts[1:], len(seconds))], axis=1)
+
+    def _starts(self, seconds):
+        """Yield where in a sequence of lengths each batch begins."""
+        limit, fewest = self.max_batch_seconds, self.min_batch_size
+        longest, size = 0.0, 0
+        yield 0
+        for block in range(0, len(seconds), BLOCK):
+            for place, length in enumerate(seconds[block : block + BLOCK].tolist(), block):
+                longest = max(longest, length)
+                if longest * (size + 1) > limit and size >= fewest:
+                    yield place
+                    longest, size = length, 0
+                size += 1
+
+    def _halve(self, bounds, number):
+        """Return the batches with one of them as two, which come last: every other utterance."""
+        first, last = bounds[number]
+        batch, middle = self._order[first:last].copy(), first + (last - first + 1) // 2
+        self._order[first:middle], self._order[middle:last] = batch[::2], batch[1::2]
+        halves = [(first, middle), (middle, last)]
+        return np.concatenate([np.delete(bounds, number, axis=0), halves])

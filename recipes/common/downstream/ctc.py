@@ -124,7 +124,7 @@ def read_transcripts(hparams, datasets):
     hparams : dict
         `max_seconds`: longer utterances are left out of "train"; the manifests' keys.
     datasets : dict
-        By split: DynamicItemDataset; "train" is changed in place.
+        By split: Utterances; "train" is changed in place.
 
     Returns
     -------
@@ -144,12 +144,12 @@ def read_transcripts(hparams, datasets):
 
 
 def words_of(dataset):
-    """Return the words of each utterance by its ID; ValueError where the manifest has none."""
+    """Return the words of each utterance by its ID; CorpusError where a manifest has none."""
     try:
-        with dataset.output_keys_as(["id", "wrd"]):
-            return {row["id"]: row["wrd"] for row in dataset}
-    except RuntimeError as error:  # SpeechBrain's, for a key that no item has
-        raise CorpusError("The manifest has no column wrd: recognition needs words.") from error
+        words = dataset.column("wrd")
+    except CorpusError as error:
+        raise CorpusError(f"{error} Recognition needs words.") from error
+    return dict(zip(dataset.data_ids, words, strict=True))
 
 
 def without_long(dataset, longest):
@@ -171,7 +171,7 @@ def add_tokens(hparams, datasets, texts, tokenizer):
     hparams : dict
         The manifests' keys, for messages.
     datasets : dict
-        By split: DynamicItemDataset; changed in place.
+        By split: Utterances; changed in place.
     texts : dict
         By split: a dict of each utterance's words, or phones, by its ID.
     tokenizer : SymbolTokenizer or PieceTokenizer

@@ -248,7 +248,7 @@ def open_cache(hparams, upstream, datasets):
         features and data share one.
     upstream : Upstream
     datasets : dict
-        DynamicItemDataset by split.
+        Utterances by split.
 
     Returns
     -------
@@ -277,7 +277,7 @@ def add_features(dataset, hparams, cache, clock=None):
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         Changed in place.
     hparams : dict
         `max_seconds`, `crop` (whether longer utterances are cropped in training), `seed`.

@@ -94,7 +94,7 @@ class Sweep:
         Arguments
         ---------
         datasets : dict
-            By split: DynamicItemDataset, with their labels. A quick look takes a few of each.
+            By split: Utterances, with their labels. A quick look takes a few of each.
 
         Returns
         -------
@@ -218,7 +218,7 @@ def make_loaders(hparams, datasets, cache, label_keys):
     hparams : dict
         See `add_features` and `make_loader`; `upstream`, `representation`.
     datasets : dict
-        By split: DynamicItemDataset, with their labels.
+        By split: Utterances, with their labels.
     cache : StateCache or None
     label_keys : iterable of str
         The items of a batch beside the features.

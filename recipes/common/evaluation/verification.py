@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pretrained.audio import read_speech
-from recipes.common.data.manifest import ROOT, read_manifest
 from recipes.common.data.seeding import derive_rng
+from recipes.common.data.table import ROOT, open_table, read_manifest
 from recipes.common.downstream.features import STATES
 from recipes.common.evaluation import scoring as scorings
 from recipes.common.evaluation.baselines import FbankStatistics, fresh
@@ -115,9 +115,9 @@ def embed(encoder, rows, data_root):
 
 def draw_reference(manifest, seed):
     """Return up to `MAX_REFERENCE` rows of a manifest, drawn at random."""
-    rows = read_manifest(manifest)
-    order = derive_rng(seed, "reference").permutation(len(rows))[:MAX_REFERENCE]
-    return [rows[i] for i in order]
+    table = open_table(manifest)
+    order = derive_rng(seed, "reference").permutation(len(table))[:MAX_REFERENCE]
+    return [table.slice(place, 1).to_pylist()[0] for place in order.tolist()]
 
 
 def verify(systems, lists, data_root, seed, reference=None, cohort_top=300):

@@ -11,8 +11,9 @@ import numpy as np
 
 from lobes.signal import SAMPLE_RATE, num_frames
 from recipes.common.data.alignments import frame_phones, read_alignments
-from recipes.common.data.manifest import ROOT, read_manifest, validate_manifests
+from recipes.common.data.manifest import validate_manifests
 from recipes.common.data.seeding import derive_rng
+from recipes.common.data.table import ROOT, read_manifest
 from recipes.common.data.text import read_lexicon, transcribe_phones
 from recipes.common.data.triphones import SILENCES
 from recipes.common.evaluation.folds import FOLDS

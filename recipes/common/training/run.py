@@ -19,7 +19,8 @@ from lobes.distributed import unwrap
 from pretrained.card import write_card
 from pretrained.exported import save_model
 from recipes.common.data.loaders import load_split
-from recipes.common.data.manifest import count_left_out, read_manifest, validate_manifests
+from recipes.common.data.manifest import count_left_out, validate_manifests
+from recipes.common.data.table import open_table
 from recipes.common.training.history import read_history
 from recipes.common.training.record import write_metrics
 
@@ -134,7 +135,7 @@ def split_datasets(hparams, disjoint_speakers=True):
     Returns
     -------
     dict
-        A DynamicItemDataset each.
+        Utterances each.
 
     Raises
     ------
@@ -231,11 +232,11 @@ def count_utterances(hparams, loaders):
     """
     counts = {}
     for split, paths in manifest_paths(hparams).items():
-        listed = sum(len(read_manifest(path)) for path in paths) + count_left_out(paths)
+        listed = sum(len(open_table(path)) for path in paths) + count_left_out(paths)
         dataset, longest = loaders[split].dataset, math.inf
         if "mask_prob" in hparams or (split == "train" and hparams.get("crop")):
             longest = hparams["max_seconds"]
-        shortened = sum(dataset.data[name]["duration"] > longest for name in dataset.data_ids)
+        shortened = int((dataset.column("duration") > longest).sum())
         if shortened and split != "train":
             logger.warning(f"{split}: {shortened} utterances are cropped to {longest} s")
         used = len(dataset)

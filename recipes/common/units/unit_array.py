@@ -9,13 +9,14 @@ takes hardly any memory, however large the corpus.
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from lobes.distributed import rank
 from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
@@ -30,35 +31,59 @@ STAMP_THREADS = 16
 STAMP_CHUNK = 1000
 
 
-class Utterances(NamedTuple):
+class Columns(NamedTuple):
     """What units are made from, in columns.
 
     Attributes
     ----------
-    ids, wavs : list of str
+    ids, wavs : sequence of str
         The ID and the audio of each utterance.
     durations : numpy.ndarray
         Seconds, float64.
     """
 
-    ids: list
-    wavs: list
+    ids: Sequence
+    wavs: Sequence
     durations: np.ndarray
 
     def num_frames(self):
         """Return the number of frames of each: (utterances,) int64."""
-        samples = np.rint(self.durations * SAMPLE_RATE).astype(np.int64)
-        return num_frames(torch.from_numpy(samples)).numpy()
+        return num_frames(np.rint(self.durations * SAMPLE_RATE).astype(np.int64))
+
+
+class Joined(Sequence):
+    """Sequences one after the other, of which none is copied.
+
+    Example
+    -------
+    >>> joined = Joined(["ab", "cde"])
+    >>> len(joined), joined[3], joined[1:4], "".join(joined)
+    (5, 'd', ['b', 'c', 'd'], 'abcde')
+    """
+
+    def __init__(self, parts):
+        self.parts = parts
+        self.stops = np.cumsum([len(part) for part in parts])
+
+    def __len__(self):
+        return int(self.stops[-1])
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(len(self)))]
+        number = int(np.searchsorted(self.stops, place, side="right"))
+        return self.parts[number][int(place) - int(self.stops[number]) + len(self.parts[number])]
+
+    def __iter__(self):
+        return chain.from_iterable(self.parts)
 
 
 def columns(*datasets):
-    """Return the `Utterances` of datasets, those of one after those of the other."""
-    rows = [dataset.data[name] for dataset in datasets for name in dataset.data_ids]
-    return Utterances(
-        [name for dataset in datasets for name in dataset.data_ids],
-        [row["wav"] for row in rows],
-        np.array([row["duration"] for row in rows]),
+    """Return the `Columns` of datasets, those of one after those of the other."""
+    ids, wavs, durations = (
+        [d.column(name) for d in datasets] for name in ("id", "wav", "duration")
     )
+    return Columns(Joined(ids), Joined(wavs), np.concatenate(durations))
 
 
 class UnitArray:
@@ -70,7 +95,7 @@ class UnitArray:
     ---------
     folder : str or Path
         Holds `units.npy`, `units.index.npy` and `units.json`.
-    utterances : Utterances
+    utterances : Columns
         Those that need units.
     num_units : int
         How many units the model tells apart.
@@ -86,7 +111,7 @@ class UnitArray:
     -------
     >>> folder = getfixture("tmp_path")
     >>> _ = (folder / "a.wav").write_bytes(b"")
-    >>> utterances = Utterances(["a"], [folder / "a.wav"], np.array([1.0]))
+    >>> utterances = Columns(["a"], [folder / "a.wav"], np.array([1.0]))
     >>> index = index_utterances(utterances)
     >>> write_units(folder, index, [([0], np.arange(49))], {"num_units": 50})
     >>> UnitArray(folder, utterances, num_units=50)["a"].shape
@@ -189,7 +214,7 @@ def hash_ids(ids):
 
 def stamp_all(paths):
     """Return the size and the time of each file, see `stamp`: int64, shape (2, files)."""
-    chunks = (paths[start : start + STAMP_CHUNK] for start in range(0, len(paths), STAMP_CHUNK))
+    chunks = batched(paths, STAMP_CHUNK)
     with ThreadPoolExecutor(STAMP_THREADS) as threads:
         stamps = list(threads.map(lambda chunk: np.array(list(map(stamp, chunk))), chunks))
     return np.concatenate(stamps).T

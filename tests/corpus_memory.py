@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""The time and the memory that a manifest of so many rows takes, from the CSV file to a batch.
+
+    python -m tests.corpus_memory 10000000 --workers 8 --method spawn
+
+Memory is in MiB. `peak` is above what the imports take, `total` the proportional set size of this
+process and its workers: what they share counts once.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from recipes.common.data.loaders import load_split, make_loader
+from recipes.common.data.sampler import Clock
+
+SETTINGS = {"data_folder": "/corpus", "min_seconds": 1.5, "max_seconds": 16.0, "seed": 0}
+SETTINGS |= {"max_batch_seconds": 100.0}
+
+
+def main():
+    """Write a manifest, measure, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("rows", type=int)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--method", choices=["fork", "spawn"], default="fork")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.csv"
+        write_rows(path, options.rows)
+        print(json.dumps(measure(path, options.workers, options.method)))
+
+
+def write_rows(path, count):
+    """Write a manifest of so many made-up rows, sorted by ID."""
+    durations = np.random.default_rng(0).uniform(1, 30, count).round(3)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("ID,duration,wav,spk_id,wrd\n")
+        for row, duration in enumerate(durations):
+            name = f"{row // 1000:06d}-{row % 1000:04d}"
+            words = "WORDS THAT SOMEBODY READ FROM A BOOK"
+            file.write(f"{name},{duration},$data_root/train/{name}.flac,{row // 1000},{words}\n")
+
+
+def measure(path, workers, method):
+    """Return the figures of a manifest."""
+    began, before = time.perf_counter(), status("VmRSS")
+    dataset = load_split([path], SETTINGS)
+    opened = time.perf_counter()
+    load_split([path], SETTINGS)
+    again = time.perf_counter()
+    dataset.set_output_keys(["id", "duration"])
+    loader = make_loader(dataset, {**SETTINGS, "num_workers": workers}, Clock())
+    planned = time.perf_counter()
+    figures = {
+        "open_seconds": opened - began,
+        "open_again_seconds": again - opened,
+        "plan_seconds": planned - again,
+        "peak": status("VmHWM") - before,
+    }
+    loader.multiprocessing_context = method if workers else None
+    batches = iter(loader)
+    for _ in range(4 * max(1, workers)):
+        next(batches)
+    pids = [worker.pid for worker in getattr(batches, "_workers", [])]
+    return {**figures, "total": sum(proportional_size(pid) for pid in ("self", *pids))}
+
+
+def status(key):
+    """Return a figure of this process, MiB, by its name in /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
+
+
+def proportional_size(pid):
+    """Return the proportional set size of a process, MiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+if __name__ == "__main__":
+    main()

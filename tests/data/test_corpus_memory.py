@@ -1,0 +1,45 @@
+"""Time and memory hardly grow with the corpus, nor with ranks and workers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+ROOT = Path(__file__).parents[2]
+
+
+def figures_of(*words):
+    """Return what the command prints."""
+    command = [sys.executable, "-m", "tests.corpus_memory", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.long
+def test_two_hundred_thousand_rows_take_little_memory():
+    assert figures_of(200_000)["peak"] < 150  # as dicts they took 500
+
+
+@pytest.mark.long
+def test_a_million_rows_are_open_in_seconds():
+    found = figures_of(1_000_000)
+    assert found["open_seconds"] < 15 and found["peak"] < 300
+
+
+@pytest.mark.long
+def test_ten_million_rows_are_open_in_a_minute():
+    found = figures_of(10_000_000)
+    assert found["open_seconds"] < 60 and found["peak"] < 1000 and found["plan_seconds"] < 10
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_share_the_rows(method):
+    few, many = (
+        figures_of(rows, "--workers", 8, "--method", method)["total"] for rows in (1000, 1_000_000)
+    )
+    alone = figures_of(1_000_000)["total"] - figures_of(1000)["total"]
+    assert many - few < alone + 60  # eight copies of the rows' numbers alone would be 60 more
