@@ -22,7 +22,8 @@ from tqdm import tqdm
 from pretrained.audio_files import member_path, split_member, why_absent
 from pretrained.plain_files import whole_file
 from recipes.common.data.files import CorpusError, replace_text
-from recipes.common.data.manifest import ROOT, count_left_out, csv_text, read_manifest
+from recipes.common.data.manifest import count_left_out, csv_text
+from recipes.common.data.table import ROOT, read_manifest
 from recipes.common.training.run import claim
 
 SHARD_BYTES = 10**9

@@ -70,7 +70,13 @@ class Joined(Sequence):
 
     def __getitem__(self, place):
         if isinstance(place, slice):
-            return [self[n] for n in range(*place.indices(len(self)))]
+            first, last, _ = place.indices(len(self))
+            begins = [stop - len(part) for part, stop in zip(self.parts, self.stops, strict=True)]
+            return [
+                value
+                for part, begin in zip(self.parts, begins, strict=True)
+                for value in part[max(first - begin, 0) : max(last - begin, 0)]
+            ]
         number = int(np.searchsorted(self.stops, place, side="right"))
         return self.parts[number][int(place) - int(self.stops[number]) + len(self.parts[number])]
 
@@ -214,7 +220,7 @@ def hash_ids(ids):
 
 def stamp_all(paths):
     """Return the size and the time of each file, see `stamp`: int64, shape (2, files)."""
-    chunks = batched(paths, STAMP_CHUNK)
+    chunks = (paths[start : start + STAMP_CHUNK] for start in range(0, len(paths), STAMP_CHUNK))
     with ThreadPoolExecutor(STAMP_THREADS) as threads:
         stamps = list(threads.map(lambda chunk: np.array(list(map(stamp, chunk))), chunks))
     return np.concatenate(stamps).T
