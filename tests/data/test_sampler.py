@@ -107,7 +107,7 @@ def test_batches_are_those_of_the_slow_version(case, monkeypatch):
 def test_an_epoch_of_ten_million_utterances_is_planned_in_seconds():
     seconds = np.random.default_rng(0).uniform(1, 30, 10_000_000)
     sampler = LengthSortedBatches(seconds, 100.0, 0, Clock(), ranks=8)
-    began = time.perf_counter()
+    began = time.process_time()
     sampler.set_epoch(1)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
     assert sum(value.nbytes for value in vars(sampler).values() if hasattr(value, "nbytes")) < 2**28

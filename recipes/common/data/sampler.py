@@ -111,7 +111,8 @@ class LengthSortedBatches(Sampler):
         yield 0
         for block in range(0, len(seconds), BLOCK):
             for place, length in enumerate(seconds[block : block + BLOCK].tolist(), block):
-                longest = max(longest, length)
+                if length > longest:
+                    longest = length
                 if longest * (size + 1) > limit and size >= fewest:
                     yield place
                     longest, size = length, 0
