@@ -17,12 +17,8 @@ from pretrained.audio import AudioError, check_audio, read_blocks, read_speech
 from pretrained.audio_files import member_path, open_audio, split_member
 from recipes.common.data import shards
 from recipes.common.data.files import CorpusError, stamp
-from recipes.common.data.manifest import (
-    count_left_out,
-    read_manifest,
-    validate_manifests,
-    write_manifest,
-)
+from recipes.common.data.manifest import count_left_out, validate_manifests, write_manifest
+from recipes.common.data.table import read_manifest
 
 SUFFIXES = ("wav", "flac", "ogg", "mp3", "aiff", "sph")
 LONG = "a folder whose name is long enough for tar to write more than one header/" + 60 * "é"

@@ -91,7 +91,7 @@ def test_ids_that_cannot_be_told_apart_are_refused(monkeypatch):
 
 
 def test_what_is_unpickled_maps_the_files_anew(tmp_path):
-    many = Utterances([str(n) for n in range(500)], [__file__] * 500, np.full(500, 1.0))
+    many = Columns([str(n) for n in range(500)], [__file__] * 500, np.full(500, 1.0))
     units = UnitArray(write(tmp_path, many), many, 7)
     pickled = pickle.dumps(units)
     assert len(pickled) < 2000

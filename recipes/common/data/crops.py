@@ -118,6 +118,41 @@ def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_len
     return wav, own, span_mask(frames, mask_prob, mask_length, rng)
 
 
+class CutToShortest:
+    """Makes batches of utterances with units, each cut to the shortest: nothing is padded.
+
+    Without padding attention needs no mask, and a GPU takes its fastest kernel. What is kept of an
+    utterance begins on a frame and is drawn anew in each epoch, as is its mask.
+
+    Arguments
+    ---------
+    hparams : dict
+        `mask_prob`, `mask_length`, `seed`.
+    clock : Clock
+        The epoch that cuts and masks are drawn for.
+    """
+
+    def __init__(self, hparams, clock):
+        self.mask = hparams["mask_prob"], hparams["mask_length"]
+        self.seed = hparams["seed"]
+        self.clock = clock
+
+    def __call__(self, examples):
+        """Return a `SpeechBatch` of items with `sig`, `units` and `mask`; others stay whole."""
+        frames = min(len(row["units"]) for row in examples)
+        return SpeechBatch([{**row, **self._cut(row, frames)} for row in examples])
+
+    def _cut(self, row, frames):
+        rng = derive_rng(self.seed, "cut", self.clock.epoch, row["id"])
+        start = int(rng.integers(len(row["units"]) - frames + 1))
+        stop = (start + frames - 1) * HOP + RECEPTIVE_FIELD
+        return {
+            "sig": row["sig"][start * HOP : stop],
+            "units": row["units"][start : start + frames],
+            "mask": span_mask(frames, *self.mask, rng),
+        }
+
+
 def add_crops(dataset, hparams, clock, augment, change_voice=None):
     """Give each utterance the items `first` and `second`: two crops, augmented apart.
 

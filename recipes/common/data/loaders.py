@@ -10,8 +10,14 @@ from torch.utils.data import DataLoader
 from lobes.distributed import rank, world_size
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
-from recipes.common.data.crops import SpeechBatch, add_crops, add_frame_items, add_speech
-from recipes.common.data.sampler import Clock, LengthSortedBatches
+from recipes.common.data.crops import (
+    CutToShortest,
+    SpeechBatch,
+    add_crops,
+    add_frame_items,
+    add_speech,
+)
+from recipes.common.data.sampler import JITTER, NARROW_JITTER, Clock, LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.utterances import Utterances
 
@@ -39,8 +45,8 @@ class KeptBatches(DataLoader):
         return iter(self.kept)
 
 
-def make_loader(dataset, hparams, clock=None, min_batch_size=1):
-    """Return a loader of `PaddedBatch` whose batches are `LengthSortedBatches`.
+def make_loader(dataset, hparams, clock=None, min_batch_size=1, shared=True, cut=None):
+    """Return a loader of `SpeechBatch` whose batches are `LengthSortedBatches`.
 
     Arguments
     ---------
@@ -49,10 +55,13 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
     hparams : dict
         `max_batch_seconds`, `max_seconds` (an utterance is cropped to it), `num_workers`, `seed`.
     clock : Clock, optional
-        For training: reshuffle each epoch and share the batches among the ranks. In
-        validation every rank sees all of them.
+        For training: reshuffle each epoch.
     min_batch_size : int
         Fewest utterances in a batch.
+    shared : bool
+        Whether each rank sees batches of its own; every rank sees all of them otherwise.
+    cut : CutToShortest, optional
+        Makes the batches.
 
     Returns
     -------
@@ -65,17 +74,19 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1):
         hparams["max_batch_seconds"],
         hparams["seed"],
         clock,
-        world_size() if training else 1,
-        rank() if training else 0,
+        world_size() if shared else 1,
+        rank() if shared else 0,
         min_batch_size,
+        NARROW_JITTER if cut else JITTER,
     )
     little = not training and seconds.sum() < MAX_KEPT_SECONDS
     return (KeptBatches if little else DataLoader)(
         dataset,
         batch_sampler=sampler,
         num_workers=hparams["num_workers"],
-        collate_fn=SpeechBatch,
+        collate_fn=cut or SpeechBatch,
         pin_memory=torch.cuda.is_available(),
+        persistent_workers=training and hparams["num_workers"] > 0,
     )
 
 
@@ -111,7 +122,10 @@ def stage_loaders(hparams, datasets, units=None, augment=None):
             keys += ["first", "second"]
         dataset.set_output_keys(keys)
         fewest = 1 if augment is None else 2  # utterances are contrasted
-        loaders[split] = make_loader(dataset, hparams, clock if training else None, fewest)
+        cuts = training and units is not None and hparams["crop_batches"]
+        cut = CutToShortest(hparams, clock) if cuts else None
+        own_clock = clock if training else None
+        loaders[split] = make_loader(dataset, hparams, own_clock, fewest, cut=cut)
     return loaders
 
 
@@ -166,7 +180,7 @@ def plain_loader(dataset, hparams):
     longest = round(hparams["max_seconds"] * SAMPLE_RATE)
     plain.add_dynamic_item(partial(read_start, longest=longest), takes="wav", provides="sig")
     plain.set_output_keys(["id", "sig"])
-    return make_loader(plain, hparams)
+    return make_loader(plain, hparams, shared=False)
 
 
 def read_start(path, longest):

@@ -1,17 +1,40 @@
 """The order of a corpus: batches of like length, the same for the same seed and epoch."""
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 from recipes.common.data.seeding import derive_rng
 
 BLOCK = 2**16  # lengths that are looked at at once
+JITTER = 0.1  # share of its length by which an utterance is moved before lengths are sorted
+NARROW_JITTER = 0.01  # where batches are cut to their shortest utterance
 
 
 class Clock:
-    """The epoch, shared by a batch sampler and the items of its dataset; 0 in validation."""
+    """The epoch, shared by a batch sampler and the items of its dataset; 0 in validation.
 
-    epoch = 0
+    It lies in memory that worker processes share, so that they can live on from epoch to epoch.
+
+    Example
+    -------
+    >>> clock = Clock()
+    >>> clock.epoch = 3
+    >>> clock.epoch
+    3
+    """
+
+    def __init__(self):
+        self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    @property
+    def epoch(self):
+        """The number of the epoch."""
+        return int(self._epoch.numpy()[0])
+
+    @epoch.setter
+    def epoch(self, number):
+        self._epoch.numpy()[0] = number
 
 
 class LengthSortedBatches(Sampler):
@@ -19,7 +42,7 @@ class LengthSortedBatches(Sampler):
 
     Utterances are sorted by length, with some jitter, cut into batches whose padded audio
     stays within a limit, and the batches shuffled. Ranks take turns, so that at each step
-    they hold batches of like length; every rank has as many batches as any other. The order
+    they hold batches of like length; in training every rank has as many as any other. The order
     depends on (seed, epoch) alone and `start` skips batches without loading them.
 
     Arguments
@@ -36,6 +59,8 @@ class LengthSortedBatches(Sampler):
         Number of ranks that share the batches, and which of them this one is.
     min_batch_size : int
         Fewest utterances in a batch, whatever their length: 2 where utterances are contrasted.
+    jitter : float
+        Share of its length by which an utterance is moved, at most, before lengths are sorted.
 
     Raises
     ------
@@ -50,7 +75,15 @@ class LengthSortedBatches(Sampler):
     """
 
     def __init__(
-        self, seconds, max_batch_seconds, seed, clock=None, ranks=1, this_rank=0, min_batch_size=1
+        self,
+        seconds,
+        max_batch_seconds,
+        seed,
+        clock=None,
+        ranks=1,
+        this_rank=0,
+        min_batch_size=1,
+        jitter=JITTER,
     ):
         if len(seconds) < ranks * min_batch_size:
             raise ValueError(
@@ -64,6 +97,7 @@ class LengthSortedBatches(Sampler):
         self.ranks = ranks
         self.this_rank = this_rank
         self.min_batch_size = min_batch_size
+        self.jitter = jitter
         self.start = 0
         self._plan()
 
@@ -74,7 +108,7 @@ class LengthSortedBatches(Sampler):
             self._plan()
 
     def __len__(self):
-        return len(self._bounds) // self.ranks
+        return len(range(self.this_rank, len(self._bounds), self.ranks))
 
     def __iter__(self):
         start, self.start = self.start, 0
@@ -86,11 +120,12 @@ class LengthSortedBatches(Sampler):
         keys = self.seconds
         if self.clock is not None:
             rng = derive_rng(self.seed, "batches", self.clock.epoch)
-            keys = rng.uniform(0.9, 1.1, len(keys))
+            keys = rng.uniform(1 - self.jitter, 1 + self.jitter, len(keys))
             keys *= self.seconds
         self._order = np.argsort(keys, kind="stable")
         bounds = self._cut(self.seconds[self._order])
-        while len(bounds) % self.ranks:
+        # In evaluation batches stay what they are whatever the number of ranks, if there are enough.
+        while len(bounds) < self.ranks or (self.clock is not None and len(bounds) % self.ranks):
             bounds = self._halve(bounds, np.diff(bounds, axis=1).argmax())
         if self.clock is not None:
             sets = rng.permutation(len(bounds) // self.ranks)

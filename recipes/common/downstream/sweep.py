@@ -238,7 +238,8 @@ def make_loaders(hparams, datasets, cache, label_keys):
         # An utterance encoder that learns normalises embeddings over the batch.
         together = (hparams["upstream"], hparams["representation"]) == ("finetune", "utterance")
         fewest = 2 if together and clock is not None else 1
-        loaders[split] = make_loader(dataset, {**hparams, "max_seconds": longest}, clock, fewest)
+        limited, shared = {**hparams, "max_seconds": longest}, clock is not None
+        loaders[split] = make_loader(dataset, limited, clock, fewest, shared)
     return loaders
 
 

@@ -51,6 +51,8 @@ class ResumableBrain(sb.Brain):
         By split; that of "train" has a `LengthSortedBatches` as its batch sampler.
     """
 
+    shares_evaluation = False  # among the ranks, by its loaders
+
     def __init__(self, *args, loaders, **kwargs):
         super().__init__(*args, **kwargs)
         self.loaders = loaders
@@ -155,7 +157,9 @@ class ResumableBrain(sb.Brain):
         """Start the meters; in training skip the batches that a checkpoint has behind it."""
         self.stage = stage
         training = stage == sb.Stage.TRAIN
-        self.meters, self.audio = self.make_meters(training), Meter(training)
+        shared = training or self.shares_evaluation
+        self.meters = self.make_meters(shared)
+        self.audio, self.losses = Meter(shared), Meter(shared)
         self.stage_began = time.monotonic()
         self.epoch = self.hparams.epoch_counter.current
         self.progress = self.share_done()
@@ -268,12 +272,13 @@ class ResumableBrain(sb.Brain):
             self.audio.add("seconds", self.audio_seconds(batch), 1)
 
     def evaluate_batch(self, batch, stage):
-        """Evaluate a batch: every rank has the same, and contrasts it with itself alone."""
+        """Evaluate a batch, which each rank contrasts with itself alone."""
         torch.manual_seed(derive_seed(self.hparams.seed, "evaluation", *batch.id))
         with alone(), self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
             loss = self.compute_objectives(outputs, batch, stage)
             self.measure(outputs, batch)
+        self.losses.add("loss", loss, 1)
         return loss.detach().cpu()
 
     def figures(self):
@@ -289,6 +294,8 @@ class ResumableBrain(sb.Brain):
         """Report a stage; after validation also save, log, draw and look for a collapse."""
         if stage == sb.Stage.TRAIN:
             stage_loss = self.read_losses(stage_loss)
+        else:
+            stage_loss = self.losses.average("loss")
         figures = {"loss": float(stage_loss), **self.figures()}
         if stage == sb.Stage.TRAIN:
             seconds = time.monotonic() - self.stage_began
@@ -364,6 +371,7 @@ class PretrainingBrain(ResumableBrain):
     """
 
     finalised = False
+    shares_evaluation = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

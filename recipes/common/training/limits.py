@@ -55,6 +55,7 @@ MAY_BE_NULL = {"num_workers", "frames_per_pair", "read_utterances", "train_utter
 WORDS = {
     "quantizer": ("kmeans", "random_projection"),
     "tokenizer": ("characters", "pieces"),
+    "frontend": ("waveform", "fbank"),
 }
 LISTS = (
     "train_splits",
