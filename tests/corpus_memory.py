@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.data.loaders import load_split, make_loader
-from recipes.common.data.sampler import Clock
+from recipes.common.data.seeding import Clock
 
 SETTINGS = {"data_folder": "/corpus", "min_seconds": 1.5, "max_seconds": 16.0, "seed": 0}
 SETTINGS |= {"max_batch_seconds": 100.0}

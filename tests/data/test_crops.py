@@ -9,6 +9,7 @@ import torch
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import num_frames
 from recipes.common.data.crops import (
+    CutToShortest,
     SpeechBatch,
     add_crops,
     add_frame_items,
@@ -17,7 +18,7 @@ from recipes.common.data.crops import (
     two_crops,
 )
 from recipes.common.data.loaders import KeptBatches, load_split, make_loader
-from recipes.common.data.sampler import Clock
+from recipes.common.data.seeding import Clock
 from recipes.common.units.unit_array import (
     Columns,
     UnitArray,
@@ -25,6 +26,7 @@ from recipes.common.units.unit_array import (
     write_units,
 )
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from tests.made_datasets import made_dataset
 
 SETTINGS = {
     "data_folder": None,
@@ -237,3 +239,50 @@ def test_the_least_number_of_spans(min_masks):
         for seed in range(10)
     ]
     assert starts == [min_masks] * 10
+
+
+def test_a_batch_is_cut_to_its_shortest_utterance_on_the_grid_of_frames():
+    clock, rows = Clock(), []
+    for n, frames in enumerate((60, 49, 75)):
+        wav = torch.arange(float((frames - 1) * 320 + 400 + 7 * n))
+        rows.append(
+            {"id": str(n), "sig": wav, "units": torch.arange(frames), "mask": wav[:frames] < 0}
+        )
+    cut = CutToShortest({"mask_prob": 0.08, "mask_length": 10, "seed": 0}, clock)
+    seen = set()
+    for clock.epoch in range(5):
+        batch = cut(rows)
+        assert (batch.sig.lengths == 1).all() and (batch.units.data >= 0).all()
+        assert batch.units.data.shape == (3, 49) and batch.sig.data.shape == (3, 48 * 320 + 400)
+        assert torch.equal(batch.sig.data[:, 0], 320.0 * batch.units.data[:, 0])
+        assert (batch.units.data.diff(dim=1) == 1).all() and (batch.sig.data.diff(dim=1) == 1).all()
+        masked = batch.mask.data.bool().sum(1)
+        assert (masked > 0).all() and (masked < 49).all()
+        seen.add((tuple(batch.units.data[:, 0].tolist()), tuple(masked.tolist())))
+    assert len(seen) == 5 and len(list(rows[0]["sig"])) == 59 * 320 + 400
+    assert torch.equal(cut(rows).hidden, batch.hidden)
+
+
+class Tell:
+    """Tells the epoch in the place of samples."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def __call__(self, path):
+        return torch.full((3,), float(self.clock.epoch))
+
+
+def test_workers_that_live_on_know_the_epoch(tmp_path):
+    rows = {str(n): {"duration": 1.0, "wav": f"$data_root/{n}.wav"} for n in range(6)}
+    dataset, clock = made_dataset(tmp_path / "a.csv", rows), Clock()
+    dataset.add_dynamic_item(Tell(clock), takes="wav", provides="sig")
+    dataset.set_output_keys(["id", "sig"])
+    settings = {"max_batch_seconds": 2.0, "max_seconds": 9.0, "seed": 0, "num_workers": 2}
+    loader, order = make_loader(dataset, settings, clock), set()
+    for epoch in (1, 2, 5):
+        loader.batch_sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert all((batch.sig.data == epoch).all() for batch in batches)
+        order.add(tuple(tuple(batch.id) for batch in batches))
+    assert len(order) == 3

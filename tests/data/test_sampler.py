@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from recipes.common.data import sampler as sampler_module
-from recipes.common.data.sampler import Clock, LengthSortedBatches
-from recipes.common.data.seeding import derive_rng
+from recipes.common.data.sampler import NARROW_JITTER, LengthSortedBatches
+from recipes.common.data.seeding import Clock, derive_rng
 
 SECONDS = np.random.default_rng(0).uniform(1, 9, 200)
 
@@ -111,3 +111,24 @@ def test_an_epoch_of_ten_million_utterances_is_planned_in_seconds():
     sampler.set_epoch(1)
     assert time.process_time() - began < 10
     assert sum(value.nbytes for value in vars(sampler).values() if hasattr(value, "nbytes")) < 2**28
+
+
+def test_in_evaluation_the_ranks_share_the_batches_of_one_process():
+    seconds = np.random.default_rng(0).uniform(1, 15, 300)
+    whole = list(LengthSortedBatches(seconds, 40.0, 0))
+    parts = [LengthSortedBatches(seconds, 40.0, 0, None, 4, number) for number in range(4)]
+    assert sorted(batch for part in parts for batch in part) == sorted(whole)
+    assert sum(map(len, parts)) == len(whole) and len(whole) % 4
+    few = [list(LengthSortedBatches([1.0] * 5, 40.0, 0, None, 3, number)) for number in range(3)]
+    assert all(few) and sorted(i for part in few for batch in part for i in batch) == [*range(5)]
+
+
+def test_little_audio_is_cut_from_batches_of_narrow_jitter():
+    rng = np.random.default_rng(0)
+    seconds = np.concatenate([rng.normal(14.3, 1.3, 30_000), rng.gamma(2.2, 3.6, 20_000)])
+    seconds = seconds.clip(1.3, 15.6)  # much as LibriSpeech's
+    batches = LengthSortedBatches(seconds, 87.5, 0, Clock(), jitter=NARROW_JITTER)
+    kept = sum(seconds[batch].min() * len(batch) for batch in batches)
+    assert kept > 0.97 * seconds.sum()
+    wide = LengthSortedBatches(seconds, 87.5, 0, Clock())
+    assert sum(seconds[batch].min() * len(batch) for batch in wide) < 0.97 * seconds.sum()

@@ -11,7 +11,7 @@ import torch
 from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
-from recipes.common.data.sampler import Clock
+from recipes.common.data.seeding import Clock
 from recipes.common.downstream import features
 from recipes.common.downstream.features import (
     StateCache,

@@ -17,8 +17,8 @@ from recipes.common.data.crops import (
     add_frame_items,
     add_speech,
 )
-from recipes.common.data.sampler import JITTER, NARROW_JITTER, Clock, LengthSortedBatches
-from recipes.common.data.seeding import derive_rng
+from recipes.common.data.sampler import JITTER, NARROW_JITTER, LengthSortedBatches
+from recipes.common.data.seeding import Clock, derive_rng
 from recipes.common.data.utterances import Utterances
 
 logger = get_logger(__name__)

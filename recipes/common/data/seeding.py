@@ -8,6 +8,7 @@ and started again draws the same numbers, in whichever worker or process.
 import hashlib
 
 import numpy as np
+import torch
 
 
 def derive_seed(*parts):
@@ -43,3 +44,29 @@ def derive_rng(*parts):
     (3,)
     """
     return np.random.default_rng(derive_seed(*parts))
+
+
+class Clock:
+    """The epoch, shared by a batch sampler and the items of its dataset; 0 in validation.
+
+    It lies in memory that worker processes share, so that they can live on from epoch to epoch.
+
+    Example
+    -------
+    >>> clock = Clock()
+    >>> clock.epoch = 3
+    >>> clock.epoch
+    3
+    """
+
+    def __init__(self):
+        self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    @property
+    def epoch(self):
+        """The number of the epoch."""
+        return int(self._epoch.numpy()[0])
+
+    @epoch.setter
+    def epoch(self, number):
+        self._epoch.numpy()[0] = number

@@ -15,8 +15,7 @@ from speechbrain.utils.logger import get_logger
 
 from lobes.heads import check_layers
 from recipes.common.data.loaders import make_loader
-from recipes.common.data.sampler import Clock
-from recipes.common.data.seeding import derive_seed
+from recipes.common.data.seeding import Clock, derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
 from recipes.common.training import run
 from recipes.common.training.brain import TrainingError
