@@ -13,13 +13,15 @@ import recipes
 ROOT = Path(__file__).parents[2]
 TRAINING = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*/train.py"))
 # What prints the shortest step (s) of the tiny frame encoder on 40 s, alone and beside another.
-STEPS = """
+STEPS = r"""
 import os, subprocess, sys, time
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import recipes
 import torch
 from lobes.frame_encoder import FrameEncoder
 from recipes.common.training.run import keep_freed_memory
+
+BUSY = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"  # if this is killed
 
 def step():
     began = time.perf_counter()
@@ -36,7 +38,7 @@ optimizer, wavs = torch.optim.AdamW(encoder.parameters()), torch.randn(8, 80000)
 alone, beside = [], []
 for _ in range(4):
     alone += [step() for _ in range(3)]
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    busy = subprocess.Popen([sys.executable, "-c", BUSY])
     time.sleep(0.3)
     try:
         beside += [step() for _ in range(3)]
