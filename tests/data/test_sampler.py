@@ -75,12 +75,12 @@ def slow_batches(seconds, limit, seed, epoch=None, ranks=1, fewest=1):
     if len(batches) > 1 and len(batches[-1]) < fewest:
         rest = batches.pop()
         batches[-1] += rest
-    while len(batches) % ranks:
-        largest = batches.pop(max(range(len(batches)), key=lambda i: len(batches[i])))
-        batches += [largest[::2], largest[1::2]]
     if epoch is not None:
-        sets = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
-        batches = [batch for i in rng.permutation(len(sets)) for batch in sets[i]]
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    while len(batches) % ranks:
+        large = [i for i, batch in enumerate(batches) if len(batch) >= 2 * fewest]
+        place = large[-1] if large else max(range(len(batches)), key=lambda i: len(batches[i]))
+        batches[place : place + 1] = [batches[place][::2], batches[place][1::2]]
     return batches
 
 
@@ -132,3 +132,12 @@ def test_little_audio_is_cut_from_batches_of_narrow_jitter():
     assert kept > 0.97 * seconds.sum()
     wide = LengthSortedBatches(seconds, 87.5, 0, Clock())
     assert sum(seconds[batch].min() * len(batch) for batch in wide) < 0.97 * seconds.sum()
+
+
+def test_the_order_is_that_of_one_process_whatever_the_number_of_ranks():
+    alone = list(batches_of(3))
+    for ranks in (2, 3, 5, 8):
+        parts = [list(batches_of(3, ranks=ranks, this_rank=rank)) for rank in range(ranks)]
+        together = [batch for step in zip(*parts, strict=True) for batch in step]
+        shared = len(alone) - 2 * ranks
+        assert together[:shared] == alone[:shared] and shared >= len(alone) / 2

@@ -412,7 +412,7 @@ def test_a_checkpoint_within_an_epoch_is_saved_after_a_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_batch_seconds", 2.0), ("ranks", 2), ("seed", 5), ("seconds", [1.0])]
+    ("name", "value"), [("max_batch_seconds", 2.0), ("seed", 5), ("seconds", [1.0])]
 )
 def test_within_an_epoch_other_batches_are_refused(name, value, tmp_path):
     brain, _ = make_brain("utterance", tmp_path)
@@ -428,6 +428,17 @@ def test_within_an_epoch_other_batches_are_refused(name, value, tmp_path):
         brain.check_batches()
     brain.save_epoch({"epoch": 1, "architecture": brain.architecture()})
     brain.check_batches()  # between epochs all of that may change
+
+
+def test_another_number_of_processes_goes_on_at_the_same_batch(tmp_path, monkeypatch):
+    brain, _ = make_brain("utterance", tmp_path)
+    monkeypatch.setattr("recipes.common.training.brain.world_size", lambda: 3)
+    brain.step = 7  # of 3 processes: 21 batches
+    brain._save_intra_epoch_ckpt()
+    monkeypatch.setattr("recipes.common.training.brain.world_size", lambda: 2)
+    resumed, _ = make_brain("utterance", tmp_path)
+    resumed.on_fit_start()
+    assert resumed.step == 10
 
 
 def test_a_collapsed_representation_stops_the_run(tmp_path):

@@ -14,9 +14,9 @@ class LengthSortedBatches(Sampler):
     """Batches of utterances of like length, drawn anew in each epoch.
 
     Utterances are sorted by length, with some jitter, cut into batches whose padded audio
-    stays within a limit, and the batches shuffled. Ranks take turns, so that at each step
-    they hold batches of like length; in training every rank has as many as any other. The order
-    depends on (seed, epoch) alone and `start` skips batches without loading them.
+    stays within a limit, and the batches shuffled. Ranks take turns; in training every rank has as
+    many batches as any other, for which a few of the last are halved. Up to these, the order
+    depends on (seed, epoch) alone. `start` skips batches without loading them.
 
     Arguments
     ---------
@@ -97,12 +97,12 @@ class LengthSortedBatches(Sampler):
             keys *= self.seconds
         self._order = np.argsort(keys, kind="stable")
         bounds = self._cut(self.seconds[self._order])
-        # In evaluation, batches do not depend on the number of ranks unless these are more.
-        while len(bounds) < self.ranks or (self.clock is not None and len(bounds) % self.ranks):
-            bounds = self._halve(bounds, np.diff(bounds, axis=1).argmax())
+        missing = max(0, self.ranks - len(bounds))
         if self.clock is not None:
-            sets = rng.permutation(len(bounds) // self.ranks)
-            bounds = bounds.reshape(-1, self.ranks, 2)[sets].reshape(-1, 2)
+            bounds = bounds[rng.permutation(len(bounds))]
+            missing = -len(bounds) % self.ranks
+        for _ in range(missing):
+            bounds = self._halve(bounds)
         self._bounds = bounds
 
     def _cut(self, seconds):
@@ -126,10 +126,13 @@ class LengthSortedBatches(Sampler):
                     longest, size = length, 0
                 size += 1
 
-    def _halve(self, bounds, number):
-        """Return the batches with one of them as two, which come last: every other utterance."""
+    def _halve(self, bounds):
+        """Return the batches with one as two: of those that are large enough, the last."""
+        sizes = np.diff(bounds, axis=1).flatten()
+        large = np.flatnonzero(sizes >= 2 * self.min_batch_size)
+        number = large[-1] if len(large) else sizes.argmax()
         first, last = bounds[number]
         batch, middle = self._order[first:last].copy(), first + (last - first + 1) // 2
         self._order[first:middle], self._order[middle:last] = batch[::2], batch[1::2]
         halves = [(first, middle), (middle, last)]
-        return np.concatenate([np.delete(bounds, number, axis=0), halves])
+        return np.concatenate([bounds[:number], halves, bounds[number + 1 :]])

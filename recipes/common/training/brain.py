@@ -60,11 +60,18 @@ class ResumableBrain(sb.Brain):
         self.train_sampler = loaders["train"].batch_sampler
 
     def on_fit_start(self):
-        """Refuse a history or a checkpoint that cannot be gone on from; recover the latest."""
+        """Refuse a history or a checkpoint that cannot be gone on from; recover the latest.
+
+        With another number of processes than before, an epoch goes on at the same batch: up to as
+        many as there are processes are trained on twice.
+        """
         read_history(Path(self.hparams.output_folder) / "history.jsonl")
         self.check_architecture()
         self.check_batches()
         super().on_fit_start()
+        latest = self.checkpointer.find_checkpoint()
+        processes = world_size() if latest is None else latest.meta.get("processes", world_size())
+        self.step = self.step * processes // world_size()
 
     def check_architecture(self):
         """Raise ValueError where the latest checkpoint is of other encoders than these."""
@@ -101,7 +108,6 @@ class ResumableBrain(sb.Brain):
             "number of utterances": len(sampler.seconds),
             "max_batch_seconds": sampler.max_batch_seconds,
             "seed": sampler.seed,
-            "number of processes": sampler.ranks,
             "grad_accumulation_factor": self.grad_accumulation_factor,
         }
 
@@ -354,7 +360,8 @@ class ResumableBrain(sb.Brain):
 
     def _save_intra_epoch_ckpt(self):
         self.avg_train_loss = self.read_losses(self.avg_train_loss)
-        marks = {"batches": self.batches(), "brain_intra_epoch_ckpt": True}
+        marks = {"batches": self.batches(), "processes": world_size()}
+        marks["brain_intra_epoch_ckpt"] = True
         self.checkpointer.save_and_keep_only(
             meta={"architecture": self.architecture(), **marks},
             end_of_epoch=False,
