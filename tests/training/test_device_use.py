@@ -8,7 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.crops import SpeechBatch
+from recipes.VoxCeleb.SpeakerRec.train import Trials
+from tests.downstream.tasks import hparams_of, started
 from tests.training import distributed_gradients as steps
 from tests.training.test_brain import make_brain
 
@@ -96,3 +99,36 @@ def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_p
         torch.ones(2, device="meta") + torch.ones(2)
     with pytest.raises(RuntimeError):
         float(loss)
+
+
+LABELS = {
+    "PR": {"text": "AB", "tokens": torch.tensor([1, 2])},
+    "SID": {"speaker": 1},
+    "xvector": {"speaker": 1},
+}
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_all_of_a_tasks_step_is_on_the_device(task, tmp_path, monkeypatch):
+    speakers = {"a": 0, "b": 1}
+    labels = {
+        "PR": SymbolTokenizer(["A", "B"], "characters"),
+        "SID": speakers,
+        "xvector": Trials(speakers, {}, {}, {}),
+    }[task]
+    brain = started(task, hparams_of(task, tmp_path), labels)
+    states = brain.upstream.states
+    rows = [
+        {"id": name, "duration": 1.0, **LABELS[task]}
+        | {"states": torch.randn(frames, states.num_layers, states.dim)}
+        for name, frames in (("u0", 60), ("u1", 49))
+    ]
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    no_meta_kernel = "recipes.common.downstream.ctc.F.ctc_loss"
+    monkeypatch.setattr(no_meta_kernel, lambda log_probs, *_, **__: log_probs.sum((0, 2)))
+    brain.modules.to("meta")
+    brain.device, brain.cache = "meta", {}
+    brain.init_optimizers()
+    with RefuseFloat64():
+        loss = brain.fit_batch(SpeechBatch(rows))
+    assert loss.is_meta

@@ -17,7 +17,7 @@ from recipes.common.data.seeding import derive_rng, derive_seed
 
 
 class SpeechBatch(PaddedBatch):
-    """A `PaddedBatch` whose lengths stay on the CPU, so that no device is waited for.
+    """A `PaddedBatch` of which lengths and single numbers stay on the CPU, as they are known there.
 
     Arguments
     ---------
@@ -42,7 +42,12 @@ class SpeechBatch(PaddedBatch):
     """
 
     def __init__(self, examples):
-        super().__init__(examples, per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}})
+        arrays = torch.Tensor, np.ndarray
+        super().__init__(
+            examples,
+            device_prep_keys=[k for k, v in examples[0].items() if isinstance(v, arrays)],
+            per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}},
+        )
         if "units" in examples[0]:
             self.frame_counts = np.array([len(row["units"]) for row in examples])
         if "mask" in examples[0]:
