@@ -3,9 +3,13 @@
 Audio, masks and dropout are ours; the loss is of the masked frames alone.
 """
 
+from importlib.util import find_spec
+
 import torch
 from torch.nn import functional as F
 from torchaudio.models import hubert_pretrain_base
+
+HAS_TRANSFORMERS = find_spec("transformers") is not None  # an optional peer
 
 
 class GivenMask(torch.nn.Module):
@@ -58,13 +62,8 @@ def hugging_face_hubert(batch, num_targets, dropout=0.0, layer_drop=0.0):
     """Return transformers' HuBERT Base, with a linear head, and its loss on a batch.
 
     Arguments and what is returned are those of `torchaudio_hubert`.
-
-    Raises
-    ------
-    ImportError
-        Where transformers is not installed.
     """
-    from transformers import HubertConfig, HubertModel  # an optional peer
+    from transformers import HubertConfig, HubertModel
 
     config = HubertConfig(
         hidden_dropout=dropout,

@@ -14,7 +14,7 @@ from recipes.LibriSpeech.pretrain.train import STAGES
 from tests.gpu.made_up import make_batch, make_brain, make_ready, one_forward
 from tests.training.distributed_gradients import drop_nothing
 
-LENGTHS = {"base": (3.0, 2.4, 2.1, 2.7), "tiny": (2.0, 1.2)}  # of the batch's rows, s
+LENGTHS = {"base": (3.0, 2.4, 2.1, 2.7) * 2, "tiny": (2.0, 1.2, 1.6) * 2}  # of the batch's rows, s
 TINY = 1e-30  # a norm of zero
 # So few utterances determine no regression on 768 dimensions.
 OVERRIDES = {"joint": {"critic_ridge": 1.0}}

@@ -1,6 +1,7 @@
 """Brains of the recipes in the middle of their stage, and batches made up for them."""
 
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from speechbrain import Stage
 from torch.utils.data import DataLoader
 
 from lobes.frame_encoder import FrameEncoder
-from lobes.signal import num_frames
+from lobes.signal import SAMPLE_RATE, num_frames
 from recipes.common.data.crops import SpeechBatch, span_mask, two_crops
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
@@ -22,6 +23,8 @@ SEED = 2407
 NUM_TARGETS = 100
 STEPS_OF_EPOCH = 10_000  # more than are ever taken, so that no epoch ends
 SHORTEST = 0.8  # row of a padded batch, beside the longest
+VOICES = 8
+VOICE_SECONDS = 16.0
 
 
 def make_brain(stage, settings, folder, front_end=None, device=None, **overrides):
@@ -107,10 +110,16 @@ def make_batch(lengths):
     return SpeechBatch([make_example(n, seconds) for n, seconds in enumerate(lengths)])
 
 
+@cache
+def long_voice(number):
+    """Return one of a few voices, (samples,) float32, whose beginnings are utterances."""
+    return torch.from_numpy(voice(VOICE_SECONDS, derive_rng(SEED, "voice", number))).float()
+
+
 def make_example(number, seconds):
     """Return the items of an utterance of both encoders' stages."""
     rng = derive_rng(SEED, "utterance", number)
-    wav = torch.from_numpy(voice(seconds, rng).astype(np.float32))
+    wav = long_voice(number % VOICES)[: round(seconds * SAMPLE_RATE)]
     frames = num_frames(len(wav))
     crops = [wav[start:stop] for start, stop in two_crops(len(wav), 16000, 32000, rng)]
     return {

@@ -18,8 +18,8 @@ def tables(figures):
     str
     """
     machine, settings = figures["machine"], figures["settings"]
-    where = f"{machine.get('card', machine.get('processor', ''))}, size {settings['size']}"
-    blocks = [f"{where}, synthetic batches." if settings["audio"] == "None" else f"{where}."]
+    card = machine.get("card", machine.get("processor"))
+    blocks = [f"{card}, torch {machine.get('torch')}, {settings['size']} size."]
     for name, part in figures["parts"].items():
         blocks.append(f"## {name}")
         done = {key: step for key, step in part.get("steps", {}).items() if "error" not in step}

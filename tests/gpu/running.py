@@ -89,7 +89,8 @@ class Record:
 
 def machine(device):
     """Return what the figures are measured on."""
-    facts = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    facts = {"processor": platform.processor(), "cores": os.cpu_count()}
+    facts["torch"] = torch.__version__
     if device == "cuda":
         card = torch.cuda.get_device_properties(0)
         facts |= {
@@ -149,7 +150,12 @@ def serve(pipe, settings, parts, folder):
     record.add("machine", value=machine(settings.device))
     while True:
         name = pipe.recv()
-        pipe.send(run_steps(parts[name], settings, folder, partial(record.add, "parts", name)))
+        note = partial(record.add, "parts", name)
+        try:
+            pipe.send(run_steps(parts[name], settings, folder, note))
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send([f"{type(error).__name__}: {error}"])
 
 
 def run_steps(part, settings, folder, note):
