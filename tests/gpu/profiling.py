@@ -67,7 +67,7 @@ def kernel_rows(events, device):
 def wait_rows(events):
     """Return likewise what makes the host wait, or copies to it; the profile's own end is one."""
     found = [event for event in events if event.key.startswith(WAITS)]
-    return [row_of(event, event.cpu_time_total) for event in found]
+    return [row_of(e, max(e.cpu_time_total, e.self_device_time_total)) for e in found]
 
 
 def row_of(event, total):

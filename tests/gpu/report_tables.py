@@ -46,7 +46,7 @@ def agreement_table(steps, figures):
 
 def speed_table(steps, figures):
     """Return likewise the speed of steps; the share is of the card's own product of matrices."""
-    product = figures["parts"]["speed"]["steps"].get("matrix product", {})
+    product = figures["parts"].get("speed", {}).get("steps", {}).get("matrix product", {})
     rows = []
     for name, step in steps.items():
         if step.get("out_of_memory"):
@@ -114,6 +114,8 @@ def profile_table(steps, figures):
                 ]
                 for row in step[kind]
             ]
+        places = step.get("places", {})
+        rows += [[stage, f"waits at {at}", f"{calls}", ""] for at, calls in places.items()]
     return ["stage", "kernel or wait", "calls", "ms of a step"], "llrr", rows
 
 
@@ -121,6 +123,7 @@ TABLES = {
     "agreement": agreement_table,
     "speed": speed_table,
     "largest": speed_table,
+    "compiled": speed_table,
     "encoding": encoding_table,
     "units": units_table,
     "stages": stages_table,

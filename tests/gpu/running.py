@@ -89,7 +89,7 @@ class Record:
 
 def machine(device):
     """Return what the figures are measured on."""
-    facts = {"processor": platform.processor(), "cores": os.cpu_count()}
+    facts = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     facts["torch"] = torch.__version__
     if device == "cuda":
         card = torch.cuda.get_device_properties(0)

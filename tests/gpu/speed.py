@@ -27,7 +27,7 @@ if HAS_TRANSFORMERS:
 BLOCKS = 5
 BLOCK_SECONDS = {"cuda": 0.2, "cpu": 0.0}
 LARGEST_BLOCK = 10  # steps
-WARM_UP = {"cuda": 3, "cpu": 1}
+WARM_UP = {"cuda": 3, "cpu": 0}
 MATRIX = {"cuda": (8192, torch.bfloat16), "cpu": (1024, torch.float32)}
 
 
@@ -61,23 +61,40 @@ class Case:
         return ", ".join((self.stage, self.who, *front_end, *words))
 
 
-def all_cases(device):
-    """Return the cases, those first that tell most, and last what is compiled, which takes long."""
+def eager_cases(device):
+    """Return what is not compiled, what tells most first; on a CPU, a rehearsal, each kind once."""
     stages, cut = [Case(stage) for stage in LONGEST], Case(padded=False)
     peers = [Case(who=who) for who in PEERS]
-    eager = [stages[0], *peers, *stages[1:], cut, *(replace(c, padded=False) for c in peers)]
-    eager += [Case(front_end="fbank"), Case(front_end="fbank", padded=False)]
-    eager += [replace(case, padded=False) for case in stages[1:]]
-    to_compile = [cut, stages[0], *stages[1:], Case(front_end="fbank", padded=False)]
-    if device == "cpu":  # a rehearsal, without what takes minutes to compile
-        return eager[:6]
-    return [*eager, *(replace(case, compiled=True) for case in to_compile)]
+    cases = [stages[0], *peers, *stages[1:], cut]
+    if device == "cpu":
+        return cases
+    cases += [replace(case, padded=False) for case in peers]
+    cases += [Case(front_end="fbank"), Case(front_end="fbank", padded=False)]
+    return [*cases, *(replace(case, padded=False) for case in stages[1:])]
+
+
+def compiled_cases(device):
+    """Return what is compiled: nothing on a CPU, where that takes minutes."""
+    if device == "cpu":
+        return []
+    cases = [Case(padded=False), *map(Case, LONGEST), Case(front_end="fbank", padded=False)]
+    return [replace(case, compiled=True) for case in cases]
 
 
 def steps(settings, folder):
-    """Yield the card's own rate, and each case."""
+    """Yield the card's own rate, and each case that is not compiled."""
     yield "matrix product", partial(matrix_product, settings.device)
-    for case in all_cases(settings.device):
+    yield from measurements(eager_cases(settings.device), settings, folder)
+
+
+def compiled_steps(settings, folder):
+    """Yield each case that is compiled."""
+    yield from measurements(compiled_cases(settings.device), settings, folder)
+
+
+def measurements(cases, settings, folder):
+    """Yield each case with its measurement."""
+    for case in cases:
         yield str(case), partial(measure, case, batch_seconds(case, settings), settings, folder)
 
 
