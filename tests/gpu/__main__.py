@@ -9,6 +9,7 @@ after every step, and table.md. Exits with 1 where a part failed.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -66,4 +67,5 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the parts' process ends as well
     sys.exit(main(sys.argv[1:]))

@@ -20,7 +20,7 @@ from tests.voices import write_audio
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "AudioFolder" / "pretrain"
 KILLED = "frame"
-# Of the corpus: seconds of audio; shortest and longest file.
+# Of the corpus: seconds of audio, and of the shortest and the longest file
 CORPUS = {"base": (1500, 3.0, 8.0), "tiny": (100, 1.5, 3.0)}
 OPTIONS = {
     "base": {
@@ -58,13 +58,16 @@ def make_corpus(settings, folder):
 
 
 def copy_audio(source, folder, seconds):
-    """Copy files of a folder, drawn at random, until there are so many seconds."""
+    """Copy files of a folder that can be read, drawn at random, until there are so many seconds."""
     rows, _ = list_audio(source, speakers_from_folders=False)
     folder.mkdir(parents=True)
     for place in np.random.default_rng(SEED).permutation(len(rows)):
         path = rows[place]["wav"]
+        try:
+            seconds -= soundfile.info(path).duration
+        except soundfile.LibsndfileError:
+            continue
         shutil.copy(path, folder / f"{place:06d}{path.suffix}")
-        seconds -= soundfile.info(path).duration
         if seconds <= 0:
             break
 
@@ -98,7 +101,8 @@ def command_of(stage, settings, corpus, output):
     """Return the recipe's command for a stage."""
     ending = "" if settings.size == "base" else "_tiny"
     words = ["train.py", f"hparams/{stage}{ending}.yaml", "--device", settings.device]
-    options = {"data_folder": corpus, "output_folder": output, **OPTIONS[settings.size][stage]}
+    options = {"data_folder": corpus, "output_folder": output, "skip_bad": True}
+    options |= OPTIONS[settings.size][stage]
     words += [str(word) for key, value in options.items() for word in (f"--{key}", value)]
     return [sys.executable, *words]
 
