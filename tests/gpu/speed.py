@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.common.training.brain import seconds_of
-from recipes.common.training.hparams import load_hparams
+from recipes.common.training.hparams import read_tree
 from tests.gpu import made_up
 from tests.peers import HAS_TRANSFORMERS, hugging_face_hubert, torchaudio_hubert
 
@@ -110,8 +110,7 @@ def batch_seconds(case, settings):
     """Return how much audio the YAML of a case has in a batch, s; little on a CPU."""
     if settings.device == "cpu":
         return 2 * SHORT
-    path = made_up.PRETRAIN / f"{case.stage}.yaml"
-    return load_hparams(path, {"data_folder": "", "output_folder": ""})["max_batch_seconds"]
+    return read_tree(made_up.PRETRAIN / f"{case.stage}.yaml")["max_batch_seconds"]
 
 
 def measure(case, seconds, settings, folder):
