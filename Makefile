@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test unit lint bench demo results clean
+.PHONY: install test unit lint bench gpu demo results clean
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ lint: install
 
 bench: install
 	$(BIN)/python -m tests.benchmark
+
+# DEVICE: cpu for a rehearsal at the tiny size; by default cuda, where there is one
+gpu: install
+	$(BIN)/python -m tests.gpu $(if $(DEVICE),--device $(DEVICE))
 
 demo: install
 	$(BIN)/python recipes/Synthetic/demo.py

@@ -30,8 +30,6 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import read_audio
-from torch.nn import functional as F
-from torchaudio.models import hubert_pretrain_base
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from lobes.frame_encoder import FrameEncoder
@@ -45,6 +43,8 @@ from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
 from tests.made_datasets import made_dataset
+from tests.peers import torchaudio_hubert
+from tests.voices import write_audio
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000
@@ -89,30 +89,6 @@ class Row:
 
 
 # ---- Audio
-
-
-def voice(seconds, rng):
-    """Return gliding harmonics under the envelope of syllables, in noise, between -1 and 1.
-
-    Example
-    -------
-    >>> voice(1.0, np.random.default_rng(0)).shape
-    (16000,)
-    """
-    time_axis = np.arange(round(seconds * RATE)) / RATE
-    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 1) * time_axis))
-    phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    tone = sum(np.sin(n * phase) / n for n in range(1, 16))
-    syllables = 0.5 - 0.5 * np.cos(2 * np.pi * rng.uniform(3, 6) * time_axis)
-    audio = tone * syllables + 0.03 * rng.normal(size=len(time_axis))
-    return 0.5 * audio / np.abs(audio).max()
-
-
-def write_audio(folder, lengths, suffix, rng):
-    """Write a file for each length (s) and return nothing; names are in the lengths' order."""
-    folder.mkdir(parents=True)
-    for i, seconds in enumerate(lengths):
-        soundfile.write(folder / f"{i:04d}{suffix}", voice(seconds, rng), RATE)
 
 
 def make_audio(folder):
@@ -195,34 +171,9 @@ def joint_step(encoder, utterance_encoder, batch):
     return training_step([encoder, utterance_encoder], loss)
 
 
-class GivenMask(torch.nn.Module):
-    """Takes the place of torchaudio's mask generator and masks what it is told to."""
-
-    def __init__(self, mask, mask_embedding):
-        super().__init__()
-        self.mask = mask
-        self.mask_embedding = mask_embedding
-
-    def forward(self, x, padding_mask):
-        """Return x with the embedding at masked frames, as torchaudio does, and the mask."""
-        x[self.mask] = self.mask_embedding
-        return x, self.mask
-
-
 def torchaudio_step(batch):
     """Return a training step of torchaudio's HuBERT Base on the same batch and mask."""
-    model = hubert_pretrain_base(0.0, 0.0, 0.0, 0.0, 0.0, num_classes=NUM_TARGETS)
-    model.mask_generator = GivenMask(batch.mask.data.bool(), model.mask_generator.mask_embedding)
-    model.logit_generator.skip_nomask = True  # the loss is on masked frames alone, as ours
-    wavs, wav_lens = batch.sig
-    lens = (wav_lens * wavs.shape[1]).round().long()
-    units = batch.units.data.clamp(min=0)
-
-    def loss():
-        logits, _, _ = model(wavs, units, lens)
-        # torchaudio puts the logit of the true unit first.
-        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
-
+    model, loss = torchaudio_hubert(batch, NUM_TARGETS)
     return training_step([model], loss)
 
 

@@ -12,6 +12,8 @@ from transformers import HubertConfig, HubertModel
 from lobes.frame_encoder import FrameEncoder
 from pretrained.toolkits.names import export_state_dict
 from tests import benchmark
+from tests.peers import GivenMask
+from tests.voices import write_audio
 
 SIZES = {"conv_channels": 32, "d_model": 32, "num_layers": 1, "nhead": 4, "d_ffn": 64}
 
@@ -94,7 +96,7 @@ def test_a_side_runs_when_it_is_told_to_and_ends_with_its_peak(monkeypatch, tmp_
 
 def test_both_sides_encode_the_same_files(tmp_path):
     rng = np.random.default_rng(0)
-    benchmark.write_audio(tmp_path / "mixed", [0.9] * 8 + [0.5, 0.7], ".wav", rng)
+    write_audio(tmp_path / "mixed", [0.9] * 8 + [0.5, 0.7], ".wav", rng)
     encoder = FrameEncoder(**SIZES).eval()
     config = HubertConfig(
         hidden_size=32,
@@ -115,9 +117,9 @@ def test_both_sides_encode_the_same_files(tmp_path):
 
 
 def test_torchaudio_sees_the_same_mask(tmp_path):
-    benchmark.write_audio(tmp_path / "training", [0.9, 1.2], ".flac", np.random.default_rng(0))
+    write_audio(tmp_path / "training", [0.9, 1.2], ".flac", np.random.default_rng(0))
     batch = next(iter(benchmark.training_loader(tmp_path, "base", "frame")))
     mask = batch.mask.data.bool()
-    x, given = benchmark.GivenMask(mask, torch.ones(3))(torch.zeros(*mask.shape, 3), None)
+    x, given = GivenMask(mask, torch.ones(3))(torch.zeros(*mask.shape, 3), None)
     assert torch.equal(given, mask) and torch.equal(x.bool().all(-1), mask)
     assert 0 < mask.sum() < mask.numel()

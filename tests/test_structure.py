@@ -13,7 +13,7 @@ from tests import structure
 LAYERS = ("lobes", "pretrained", "recipes/common", "recipes", "recipes/experiments", "tests")
 MOST_LINES = 500
 MOST_FILES = 15
-REPEATED = {"__init__", "train", "conftest"}
+REPEATED = {"__init__", "__main__", "train", "conftest"}
 
 
 @pytest.fixture(scope="module")

@@ -59,13 +59,7 @@ def build(stage, output):
     overrides |= {"critic_kind": critic_kind} if critic_kind else {}
     overrides |= {"gamma": 0.5} if stage == "joint" else {}
     hparams = load_hparams(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), overrides)
-    for module in hparams["modules"].values():
-        for part in module.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = 0.0
-            for name in ("dropout", "attention_dropout", "activation_dropout", "layer_drop"):
-                if isinstance(getattr(part, name, None), float):
-                    setattr(part, name, 0.0)
+    drop_nothing(hparams["modules"].values())
     if stage == "joint" and not critic_kind:
         hparams["modules"]["critic"].ridge = 1.0  # 7 utterances determine no regression on 128
     run_opts = {"device": "cpu", "distributed_backend": "gloo"}
@@ -82,6 +76,16 @@ def build(stage, output):
     brain._wrap_distributed()
     brain.init_optimizers()
     return brain
+
+
+def drop_nothing(modules):
+    """Have nothing drop out of modules in training."""
+    for part in (part for module in modules for part in module.modules()):
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layer_drop"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
 
 
 def gradients(brain):

@@ -1,0 +1,153 @@
+"""Brains of the recipes in the middle of their stage, and batches made up for them."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain import Stage
+from torch.utils.data import DataLoader
+
+from lobes.frame_encoder import FrameEncoder
+from lobes.signal import SAMPLE_RATE, num_frames
+from recipes.common.data.crops import SpeechBatch, span_mask, two_crops
+from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.data.seeding import derive_rng
+from recipes.common.training.hparams import load_hparams
+from recipes.LibriSpeech.pretrain.train import STAGES
+from tests.voices import voice
+
+PRETRAIN = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
+SEED = 2407
+NUM_TARGETS = 100
+STEPS_OF_EPOCH = 10_000  # more than are ever taken, so that no epoch ends
+SHORTEST = 0.8  # row of a padded batch, beside the longest
+VOICES = 8
+VOICE_SECONDS = 16.0
+
+
+def make_brain(stage, settings, folder, front_end=None, device=None, **overrides):
+    """Return a stage's Brain with random weights, as its YAML of the size builds it.
+
+    Arguments
+    ---------
+    stage : str
+        "frame", "utterance" or "joint".
+    settings : Settings
+        Of these `size`, and `device` where none is given.
+    folder : Path
+        Receives what the Brain writes.
+    front_end : str, optional
+        Of the frame encoder, in the place of the YAML's.
+    device : str, optional
+    **overrides
+        Of the YAML's keys.
+
+    Returns
+    -------
+    PretrainingBrain
+    """
+    ending = "" if settings.size == "base" else "_tiny"
+    output = tempfile.mkdtemp(dir=folder)
+    torch.manual_seed(SEED)
+    overrides = {"data_folder": "none", "output_folder": output, **overrides}
+    hparams = load_hparams(PRETRAIN / f"{stage}{ending}.yaml", overrides)
+    modules = hparams["modules"]
+    if front_end and "frame_encoder" in modules:
+        config = modules["frame_encoder"].config
+        modules["frame_encoder"] = FrameEncoder(**{**config, "frontend": front_end})
+    sampler = LengthSortedBatches([1.0] * STEPS_OF_EPOCH, 1.0, seed=SEED)
+    brain = STAGES[stage](
+        modules,
+        hparams["optimizer"],
+        hparams,
+        {"device": device or settings.device},
+        hparams["checkpointer"](),
+        loaders={"train": DataLoader(range(STEPS_OF_EPOCH), batch_sampler=sampler)},
+    )
+    begin(brain)
+    return brain
+
+
+def begin(brain):
+    """Put a Brain into the middle of its stage, where beta has risen."""
+    brain.hparams.epoch_counter.current = max(1, brain.hparams.number_of_epochs // 2)
+    brain.modules.train()
+    brain.step = 1
+    brain.on_stage_start(Stage.TRAIN, 1)
+
+
+def make_ready(brain, compiled=False):
+    """Make the optimizers, as `fit` does, and compile the modules where asked."""
+    brain.compile = compiled
+    brain.on_fit_start()
+
+
+def one_forward(brain, batch):
+    """Return what a training step computes before its backward: outputs and the loss."""
+    with brain.training_ctx:
+        outputs = brain.compute_forward(batch, Stage.TRAIN)
+        return outputs, brain.compute_objectives(outputs, batch, Stage.TRAIN)
+
+
+def one_step(brain, batch):
+    """Take a training step, and look at losses as often as training does."""
+    brain.step += 1
+    loss = brain.fit_batch(batch)
+    brain.avg_train_loss = brain.update_average(loss, brain.avg_train_loss)
+
+
+def make_batch(lengths):
+    """Return a batch of utterances of so many seconds each: units random, spans masked, crops.
+
+    Example
+    -------
+    >>> batch = make_batch([3.0, 2.0])
+    >>> batch.sig.data.shape, batch.first.data.shape, batch.frame_counts
+    (torch.Size([2, 48000]), torch.Size([2, 24000]), array([149,  99]))
+    """
+    return SpeechBatch([make_example(n, seconds) for n, seconds in enumerate(lengths)])
+
+
+@cache
+def long_voice(number):
+    """Return one of a few voices, (samples,) float32, whose beginnings are utterances."""
+    return torch.from_numpy(voice(VOICE_SECONDS, derive_rng(SEED, "voice", number))).float()
+
+
+def make_example(number, seconds):
+    """Return the items of an utterance of both encoders' stages."""
+    rng = derive_rng(SEED, "utterance", number)
+    wav = long_voice(number % VOICES)[: round(seconds * SAMPLE_RATE)]
+    frames = num_frames(len(wav))
+    crops = [wav[start:stop] for start, stop in two_crops(len(wav), 16000, 32000, rng)]
+    return {
+        "id": f"utterance-{number}",
+        "sig": wav,
+        "units": torch.from_numpy(rng.integers(NUM_TARGETS, size=frames)),
+        "mask": span_mask(frames, rng=rng),
+        "first": crops[0],
+        "second": crops[1],
+    }
+
+
+def row_lengths(seconds, longest, padded):
+    """Return the lengths of rows, s, that make a batch of so much audio, padding included.
+
+    Arguments
+    ---------
+    seconds : float
+        Of the batch.
+    longest : float
+        Row, s.
+    padded : bool
+        Whether the others are shorter, down to `SHORTEST` of it.
+
+    Example
+    -------
+    >>> row_lengths(30.0, 10.0, padded=True), row_lengths(30.0, 10.0, padded=False)
+    ([10.0, 9.0, 8.0], [10.0, 10.0, 10.0])
+    """
+    rows = max(2, round(seconds / longest))
+    return (longest * np.linspace(1.0, SHORTEST if padded else 1.0, rows)).tolist()
