@@ -57,6 +57,7 @@ DATA = {
     "num_workers": 0,
     "max_seconds": 15.6,
     "mask_prob": 0.08,
+    "crop_batches": False,
     "mask_length": 10,
     "min_crop_seconds": 1.0,
     "max_crop_seconds": 2.0,

@@ -15,7 +15,10 @@ from tests.downstream.tasks import hparams_of, started
 from tests.training import distributed_gradients as steps
 from tests.training.test_brain import make_brain
 
-STAGES = ["frame", "utterance", "joint", "joint network", "joint classifier"]
+STAGES = ["frame", "utterance", "joint"]
+STAGES += [
+    pytest.param(f"joint {kind}", marks=pytest.mark.long) for kind in ("network", "classifier")
+]
 READS = {
     "aten::_local_scalar_dense",  # item(), float(), bool()
     "aten::nonzero",

@@ -90,6 +90,7 @@ def be_killed(count, encoders, loader, folder, path):
     write_moments(encoders, loader, folder, path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_moments_by_interrupted_ranks_are_those_of_one_process(ranks, encoders, loader, tmp_path):
     expected = joint_moments(*encoders, loader, tmp_path / "moments")

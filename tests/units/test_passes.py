@@ -38,6 +38,7 @@ def test_batches_are_cut_into_jobs_in_their_order(monkeypatch):
     assert [len(job) for job in cut_jobs(batches)] == [100] * 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_each_job_is_done_once(ranks, tmp_path):
     note = tmp_path / "note"
@@ -60,6 +61,7 @@ def interrupted_sum(folder, count, note):
     sum_up(folder, note=note)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (3, 1), (1, 2), (2, 3)])
 def test_jobs_that_are_done_are_not_done_again(before, after, tmp_path):
     parts, note = tmp_path / "parts", tmp_path / "note"
@@ -101,6 +103,7 @@ def fail(folder, rank, how):
         work.share("sums", "numbers", JOBS, list, lambda b: {"sum": torch.tensor(len(list(b)))})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
     ("how", "told"),
@@ -128,6 +131,7 @@ def slow_main(folder):
         assert work.on_main(passes.world_size) == 2
 
 
+@pytest.mark.long
 def test_a_slow_rank_is_waited_for(tmp_path):
     assert not run_ranks(2, tmp_path, slow_main, tmp_path / "parts")
 
@@ -145,6 +149,7 @@ def remove_at_once(folder):
         work.on_main(lambda: [path.unlink() for path in paths])
 
 
+@pytest.mark.long
 def test_parts_may_be_removed_before_all_ranks_have_seen_them(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.units.ranks.SECONDS", 10)
     assert not run_ranks(2, tmp_path, remove_at_once, tmp_path / "parts")

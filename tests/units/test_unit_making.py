@@ -134,9 +134,8 @@ def small_jobs(monkeypatch):
     monkeypatch.setattr(passes, "JOB_BATCHES", 1)
 
 
-@pytest.mark.parametrize(
-    "teacher", [None, pytest.param(a_teacher(), marks=pytest.mark.long)], ids=["mfcc", "layer"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("teacher", [None, a_teacher()], ids=["mfcc", "layer"])
 def test_units_by_one_two_and_three_ranks_are_the_same(teacher, datasets, tmp_path, small_jobs):
     for ranks in (1, 2, 3):
         folder = tmp_path / f"by {ranks}"
