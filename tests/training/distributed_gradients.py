@@ -1,11 +1,12 @@
 """Write the gradients of one training step of a stage, on one process or on two ranks.
 
-    python distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
-    torchrun --nproc_per_node=2 distributed_gradients.py STAGE OUTPUT_FOLDER OUT.pt
+    python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
+    torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage. With
-" accumulated" after it, the weights after an epoch of three batches are written, of which two make
-a step.
+STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage. WHAT is
+"gradients", or "cut": those of utterances that are cut to the shortest. With "accumulated 4" the
+weights after an epoch of five batches are written, of which four make a step, and with "evaluated"
+the figures of an evaluation, whose batches the ranks share.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
@@ -20,8 +21,9 @@ from speechbrain.utils.distributed import ddp_init_group
 from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
-from recipes.common.data.crops import SpeechBatch
+from recipes.common.data.crops import CutToShortest, SpeechBatch
 from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.data.seeding import Clock
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import leave_together
 from recipes.LibriSpeech.pretrain.train import STAGES
@@ -29,7 +31,6 @@ from recipes.LibriSpeech.pretrain.train import STAGES
 SECONDS = (1.0, 2.3, 1.4, 0.7, 1.9, 1.2, 2.6)
 PART = 3  # utterances of the first rank
 UNITS = 16
-ACCUMULATED = " accumulated"
 
 
 def examples():
@@ -88,9 +89,13 @@ def drop_nothing(modules):
                 setattr(part, name, 0.0)
 
 
-def gradients(brain):
+def gradients(brain, cut=False):
     """Return every parameter's gradient after one step's loss, and the critics' after theirs."""
     whole = list(examples())
+    if cut:
+        shortest = CutToShortest({"mask_prob": 0.1, "mask_length": 5, "seed": 0}, Clock())
+        frames = min(len(row["units"]) for row in whole)
+        whole = [{**row, **shortest.cut(row, frames)} for row in whole]
     parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
     batch = SpeechBatch(parts[rank()])
     brain.modules.train()
@@ -104,19 +109,27 @@ def gradients(brain):
     return found | collect(brain)
 
 
-def weights_after_an_epoch(brain):
-    """Return every weight after three batches and two steps."""
+def figures_of_evaluation(brain):
+    """Return what an evaluation tells, as tensors."""
+    batches = LengthSortedBatches(SECONDS, 4.0, 0, None, world_size(), rank(), 2)
+    brain.finalised = True
+    brain.evaluate(DataLoader(list(examples()), batch_sampler=batches, collate_fn=SpeechBatch))
+    return {name: torch.tensor(value) for name, value in brain.test_figures.items()}
+
+
+def weights_after_an_epoch(brain, factor):
+    """Return every weight after two steps, of which the second is of a single batch."""
     whole = list(examples())
     parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
     brain.modules.train()
-    brain.grad_accumulation_factor = 2
+    brain.grad_accumulation_factor = factor
     samplers = (LengthSortedBatches([1.0] * count, 1.0, seed=0) for count in range(1, 20))
-    brain.train_sampler = next(sampler for sampler in samplers if len(sampler) == 3)
+    brain.train_sampler = next(sampler for sampler in samplers if len(sampler) == factor + 1)
     parameters = [p for group in brain.optimizer.param_groups for p in group["params"]]
     brain.optimizer = torch.optim.SGD(parameters, 0.1)  # Adam would take rounding for gradients
     brain.on_stage_start(Stage.TRAIN, 1)
     brain.hparams.lr = 0.1
-    for turned in range(3):
+    for turned in range(factor + 1):
         own = parts[rank()]
         brain.step += 1
         brain.fit_batch(SpeechBatch(own[turned % len(own) :] + own[: turned % len(own)]))
@@ -154,12 +167,18 @@ def collect(brain):
 
 def main():
     """Compute the gradients and write them from the first rank."""
-    stage, output, path = sys.argv[1:]
+    stage, what, output, path = sys.argv[1:]
     ddp_init_group({"distributed_backend": "gloo"})
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    brain = build(stage.removesuffix(ACCUMULATED), output)
-    found = weights_after_an_epoch(brain) if ACCUMULATED in stage else gradients(brain)
+    brain = build(stage, output)
+    what, _, factor = what.partition(" ")
+    if what == "evaluated":
+        found = figures_of_evaluation(brain)
+    elif what == "accumulated":
+        found = weights_after_an_epoch(brain, int(factor))
+    else:
+        found = gradients(brain, what == "cut")
     if rank() == 0:
         torch.save(found, path)
     leave_together()

@@ -18,19 +18,39 @@ def run(*words, seconds=None):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def by_one_and_two(stage, what, folder):
+    """Return what one process writes, and what two ranks do."""
+    run(SCRIPT, stage, what, folder, folder / "one.pt")
+    run(*TORCHRUN, SCRIPT, stage, what, folder, folder / "two.pt")
+    return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "stage", ["frame", "utterance", "joint", "joint network", "frame accumulated"]
+    ("stage", "what"),
+    [
+        ("frame", "gradients"),
+        ("utterance", "gradients"),
+        ("joint", "cut"),
+        ("joint network", "gradients"),
+        ("frame", "accumulated 4"),
+    ],
 )
-def test_two_ranks_give_the_gradients_of_one_process(stage, tmp_path):
-    run(SCRIPT, stage, tmp_path, tmp_path / "one.pt")
-    run(*TORCHRUN, SCRIPT, stage, tmp_path, tmp_path / "two.pt")
-    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+def test_two_ranks_give_the_gradients_of_one_process(stage, what, tmp_path):
+    one, two = by_one_and_two(stage, what, tmp_path)
     assert one.keys() == two.keys() and len(one) > 20
     largest = max(gradient.abs().max() for gradient in one.values())
     for name in one:
         difference = (one[name] - two[name]).abs().max()
         assert difference <= 1e-5 * largest, f"{name}: {difference / largest:.1e} of the largest"
+
+
+@pytest.mark.long
+def test_the_figures_of_an_evaluation_that_ranks_share_are_those_of_one_process(tmp_path):
+    one, two = by_one_and_two("joint", "evaluated", tmp_path)
+    assert one.keys() == two.keys() and len(one) > 5
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
 SAVE_OFTEN = """

@@ -246,7 +246,8 @@ class JointBrain(PretrainingBrain):
             Embeddings, shape (batch * pairs_per_utterance, E).
         """
         pairs, count = self.hparams.pairs_per_utterance, self.hparams.frames_per_pair
-        seed = self.hparams.seed, "pairs", self.epoch, self.step, purpose
+        step = self.step if self.stage == Stage.TRAIN else 0  # the ranks share an evaluation
+        seed = self.hparams.seed, "pairs", self.epoch, step, purpose
         rngs = [derive_rng(*seed, utterance) for utterance in batch.id]
         rows = np.arange(len(rngs)).repeat(pairs)
         if count is None:

@@ -145,9 +145,10 @@ class CutToShortest:
     def __call__(self, examples):
         """Return a `SpeechBatch` of items with `sig`, `units` and `mask`; others stay whole."""
         frames = min(len(row["units"]) for row in examples)
-        return SpeechBatch([{**row, **self._cut(row, frames)} for row in examples])
+        return SpeechBatch([{**row, **self.cut(row, frames)} for row in examples])
 
-    def _cut(self, row, frames):
+    def cut(self, row, frames):
+        """Return `sig`, `units` and `mask` of so many frames of an utterance."""
         rng = derive_rng(self.seed, "cut", self.clock.epoch, row["id"])
         start = int(rng.integers(len(row["units"]) - frames + 1))
         stop = (start + frames - 1) * HOP + RECEPTIVE_FIELD
