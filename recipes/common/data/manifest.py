@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,6 +31,7 @@ from recipes.common.data.utterances import complete_path, load_dataset
 logger = get_logger(__name__)
 
 ASKING, ASKED = 8, 5000  # threads that look at files, and how many one takes at a time
+LISTED = 5  # files that a folder is to have, for it to be listed
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 # What a manifest cannot hold: SpeechBrain takes "$5" for a variable; characters that are none.
 UNWRITABLE = re.compile(r"\$[\w.]|[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -165,14 +166,48 @@ def first_missing(paths):
     Arguments
     ---------
     paths : Texts
-        They are looked for by threads side by side.
+        Folders that hold several of them are listed, which asks of many files at once.
 
     Returns
     -------
     int or None
     """
-    found = in_threads(why_absent, paths)
-    return next((place for place, problem in enumerate(found) if problem), None)
+    for start in range(0, len(paths), ASKING * ASKED):
+        some = paths[start : start + ASKING * ASKED]
+        unsure = unlisted(some)
+        problems = in_threads(why_absent, [some[place] for place in unsure])
+        for place, problem in zip(unsure, problems, strict=True):
+            if problem:
+                return start + place
+    return None
+
+
+def unlisted(paths):
+    """Return the places of the paths that no listing of their folder shows to be files.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> paths = [str(folder / f"{name}.wav") for name in range(9)]
+    >>> _ = [Path(path).write_bytes(b"") for path in paths[:8]]
+    >>> unlisted(paths)
+    [8]
+    """
+    parts = [os.path.split(path) for path in paths]
+    often = Counter(folder for folder, _ in parts)
+    files = {folder: _files_in(folder) for folder, times in often.items() if times >= LISTED}
+    return [
+        place for place, (folder, name) in enumerate(parts) if name not in files.get(folder, ())
+    ]
+
+
+def _files_in(folder):
+    """Return the names of the files in a folder, as far as they are few enough to list."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in islice(entries, ASKING * ASKED) if entry.is_file()}
+    except OSError:
+        return set()
 
 
 def in_threads(ask, paths):
