@@ -117,8 +117,7 @@ def _read_member(path, shard, offset, size):
     if offset < HEADER:
         raise AudioError(path, f"has offset {offset}: expected {HEADER} or more. {AGAIN}")
     try:
-        file = _opened_shard(shard)  # held until it is read: other threads may drop it meanwhile
-        content = os.pread(file.fileno(), HEADER + size, offset - HEADER)
+        content = _read_at(shard, HEADER + size, offset - HEADER)
     except (OSError, OverflowError, MemoryError) as error:
         reason = getattr(error, "strerror", "the offset or the size is too large")
         raise AudioError(path, f"cannot be read: {shard}: {reason}. {AGAIN}") from error
@@ -136,6 +135,16 @@ def _read_member(path, shard, offset, size):
         found = f"{len(content) - HEADER} of the {size} bytes of {name}"
         raise AudioError(path, f"is cut short: the shard has {found}. {AGAIN}")
     return content[HEADER:]
+
+
+def _read_at(shard, count, start):
+    """Return up to so many bytes of a shard."""
+    if not hasattr(os, "pread"):  # Windows
+        with open(shard, "rb") as file:
+            file.seek(start)
+            return file.read(count)
+    file = _opened_shard(shard)  # held until it is read: other threads may drop it meanwhile
+    return os.pread(file.fileno(), count, start)
 
 
 def _file_header(block):
