@@ -266,8 +266,11 @@ def mean_std_of_parts(parts):
     >>> bool(torch.allclose(deviation, x.std(dim=2, correction=0), atol=1e-5))
     True
     """
-    doubles = (x.double() for x in parts)
-    return mean_std_of_sums(sum(weighted_sums(x, torch.ones_like(x)) for x in doubles))
+    sums, device = 0.0, None
+    for x in parts:
+        device, x = x.device, x.cpu().double()  # Apple's devices have no float64
+        sums = sums + weighted_sums(x, torch.ones_like(x))
+    return tuple(statistic.to(device) for statistic in mean_std_of_sums(sums))
 
 
 def weighted_sums(x, weights):

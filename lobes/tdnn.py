@@ -165,11 +165,11 @@ class AttentiveStatisticsPooling(nn.Module):
         return torch.cat([mean, variance.clamp(min=signal.MIN_VARIANCE).sqrt()], dim=1)
 
     def pool_parts(self, parts):
-        """Pool a recording whose frames come in parts, in float64: close to `forward` of the whole.
+        """Pool a recording whose frames come in parts: close to `forward` of the whole.
 
         The first pass takes the mean and the deviation of all frames, which the attention sees
         beside each frame. The second sums frames by their attention, relative to the largest score
-        so far.
+        so far, in float64 on the CPU.
 
         Arguments
         ---------
@@ -191,15 +191,15 @@ class AttentiveStatisticsPooling(nn.Module):
         context = signal.mean_std_of_parts(parts())
         largest, sums = None, 0.0
         for x in parts():
-            scores = self.scores(x, *context).double()
+            scores = self.scores(x, *context).cpu().double()
             new = scores.amax(dim=2)
             if largest is not None:
                 new = torch.maximum(new, largest)
                 sums = sums * torch.exp(largest - new)
             largest = new
             weights = torch.exp(scores - largest[..., None])
-            sums = sums + signal.weighted_sums(x.double(), weights)
-        return torch.cat(signal.mean_std_of_sums(sums), dim=1)
+            sums = sums + signal.weighted_sums(x.cpu().double(), weights)
+        return torch.cat(signal.mean_std_of_sums(sums), dim=1).to(x.device)
 
     def scores(self, x, mean, std, valid=None):
         """Return the attention's scores before the softmax over time.
