@@ -17,7 +17,8 @@ from recipes.common.data.crops import (
     span_mask,
     two_crops,
 )
-from recipes.common.data.loaders import KeptBatches, load_split, make_loader
+from recipes.common.data.loaders import KeptBatches, load_split, make_loader, stage_loaders
+from recipes.common.data.sampler import JITTER, NARROW_JITTER
 from recipes.common.data.seeding import Clock
 from recipes.common.units.unit_array import (
     Columns,
@@ -286,3 +287,20 @@ def test_workers_that_live_on_know_the_epoch(tmp_path):
         assert all((batch.sig.data == epoch).all() for batch in batches)
         order.add(tuple(tuple(batch.id) for batch in batches))
     assert len(order) == 3
+
+
+@pytest.mark.parametrize("crop_batches", [True, False])
+def test_batches_of_training_alone_are_cut_and_only_where_asked(
+    crop_batches, librispeech, tmp_path
+):
+    prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
+    hparams = {**SETTINGS, "data_folder": librispeech, "max_seconds": 20.0}
+    hparams |= {"max_batch_seconds": 40.0, "num_workers": 0, "crop_batches": crop_batches}
+    splits = ("train", "valid", "test")
+    data = {split: load_split([tmp_path / "dev-clean.csv"], hparams) for split in splits}
+    loaders = stage_loaders(hparams, data, units=FrameNumbers())
+    for split, loader in loaders.items():
+        cut = crop_batches and split == "train"
+        assert loader.batch_sampler.jitter == (NARROW_JITTER if cut else JITTER)
+        padded = [bool((batch.sig.lengths < 1).any()) for batch in loader]
+        assert any(padded) != cut
