@@ -18,7 +18,7 @@ class UnitFeatures:
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
+    dataset : Utterances
         Of a manifest. It gets the item `features`.
     hparams : dict
         `max_batch_seconds`, `num_workers`, `seed`.

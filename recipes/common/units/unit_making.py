@@ -41,7 +41,7 @@ def make_units(folder, datasets, hparams, teacher=None, device="cpu"):
     folder : str or Path
         Receives `quantizer.safetensors`, `units.npy`, `units.index.npy` and `units.json`.
     datasets : dict
-        A DynamicItemDataset for each split; the quantizer is fitted on "train" alone.
+        `Utterances` of each split; the quantizer is fitted on "train" alone.
     hparams : dict
         `quantizer` ("kmeans" or "random_projection"), `num_targets`, `teacher_layer`,
         `kmeans_seconds`, `kmeans_passes`, `max_batch_seconds`, `num_workers`, `seed`.
