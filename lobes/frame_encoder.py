@@ -170,19 +170,19 @@ class FbankFrontEnd(nn.Module):
 
         Padded frames are zero, which is also what the convolution pads the ends with.
         """
-        valid, count = True, 1 + (wavs.shape[1] - signal.RECEPTIVE_FIELD) // MEL_HOP
+        valid, count = None, 1 + (wavs.shape[1] - signal.RECEPTIVE_FIELD) // MEL_HOP
         if num_samples is not None:
             # Beyond the window the transform multiplies by zero, which a NaN in the padding
             # survives.
             wavs = wavs.where(signal.length_mask(num_samples, wavs.shape[1]), 0.0)
             lens = (1 + (num_samples - signal.RECEPTIVE_FIELD) // MEL_HOP).clamp(min=0)
-            valid = signal.length_mask(lens, max(count, 0))[:, None]
+            valid = signal.length_mask(lens, max(count, 0))
             count = lens.clamp(min=1)[:, None, None]
         with torch.autocast(wavs.device.type, enabled=False):
             # Exactly 0 at the floor: a silent band would come out as rounding errors, magnified.
             x = (self.mel(wavs.float()) / LOG_FLOOR).clamp(min=1).log()
-        x = x * valid
-        x = (x - x.sum(dim=2, keepdim=True) / count) * valid
+        x = signal.masked(x, valid)
+        x = signal.masked(x - x.sum(dim=2, keepdim=True) / count, valid)
         variance = x.square().sum(dim=2, keepdim=True) / count
         return x * torch.rsqrt(variance + 1e-5)
 
