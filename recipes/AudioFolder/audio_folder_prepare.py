@@ -7,7 +7,7 @@ from collections import Counter
 from urllib.parse import quote
 
 from recipes.common.data.files import CorpusError, list_files
-from recipes.common.data.manifest import draw_splits, prepare_splits
+from recipes.common.data.preparation import draw_splits, prepare_splits
 
 SUFFIXES = (
     *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
@@ -48,13 +48,16 @@ def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders
         ...
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
+    listing = {"speakers_from_folders": speakers_from_folders}
+    options |= {"listing": listing, "any_rate": True}
+    prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
-    def list_utterances(folder, split):
-        rows, problems = list_audio(folder, speakers_from_folders)
-        drawn = draw_splits([row["spk_id"] for row in rows], HELD)
-        return [row for row in rows if drawn[row["spk_id"]] == split], problems
 
-    prepare_splits(list_utterances, data_folder, save_folder, splits, any_rate=True, **options)
+def list_utterances(folder, split, speakers_from_folders):
+    """Return the rows of a split, and what is wrong with the folder; `wav` is a Path."""
+    rows, problems = list_audio(folder, speakers_from_folders)
+    drawn = draw_splits([row["spk_id"] for row in rows], HELD)
+    return [row for row in rows if drawn[row["spk_id"]] == split], problems
 
 
 def list_audio(folder, speakers_from_folders):

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from recipes.common.data.files import CorpusError, is_of_macos, read_lines
-from recipes.common.data.manifest import prepare_splits
+from recipes.common.data.preparation import prepare_splits
 
 
 def prepare_librispeech(data_folder, save_folder, splits, **options):

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from recipes.common.data.files import CorpusError, read_text
-from recipes.common.data.manifest import prepare_splits
+from recipes.common.data.preparation import prepare_splits
 from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 

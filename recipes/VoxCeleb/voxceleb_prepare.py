@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from speechbrain.utils.logger import get_logger
 
 from recipes.common.data.files import CorpusError, is_of_macos, read_lines
-from recipes.common.data.manifest import prepare_splits
+from recipes.common.data.preparation import prepare_splits
 
 logger = get_logger(__name__)
 
@@ -65,13 +65,15 @@ def prepare_voxceleb(
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
     held_out = [held_out] if isinstance(held_out, str) else list(held_out)
-
-    def list_utterances(folder, split):
-        if split == TRAIN:
-            return list_training(folder, held_out)
-        return list_named(folder, split)
-
+    options["listing"] = {"held_out": held_out}
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
+
+
+def list_utterances(data_folder, split, held_out):
+    """Return the rows of a split, and what is wrong with it; `wav` is a Path."""
+    if split == TRAIN:
+        return list_training(data_folder, held_out)
+    return list_named(data_folder, split)
 
 
 def list_training(data_folder, held_out):

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from recipes.common.data.files import CorpusError, read_lines
-from recipes.common.data.manifest import draw_splits, prepare_splits
+from recipes.common.data.preparation import draw_splits, prepare_splits
 
 PHONE = re.compile(r"([A-Z]+)[0-2]?(?:_[BIES])?")  # ARPAbet, stress, place in the word
 

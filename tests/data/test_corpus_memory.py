@@ -43,3 +43,9 @@ def test_workers_share_the_rows(method):
     )
     alone = figures_of(1_000_000)["total"] - figures_of(1000)["total"]
     assert many - few < alone + 60  # eight copies of the rows' numbers alone would be 60 more
+
+
+@pytest.mark.long
+def test_a_corpus_that_is_prepared_is_ready_in_seconds():
+    found = figures_of(50_000, "--tree")
+    assert sum(found.values()) < 5 * 50_000 / 281_241 + 0.5

@@ -10,7 +10,8 @@ import soundfile
 from pretrained.audio import read_speech
 from recipes.AudioFolder.audio_folder_prepare import list_audio, prepare_audio_folder, utterance_id
 from recipes.common.data.files import CorpusError
-from recipes.common.data.manifest import BadAudioError, validate_manifests
+from recipes.common.data.manifest import validate_manifests
+from recipes.common.data.preparation import BadAudioError
 from recipes.common.data.table import read_manifest
 
 PRETRAIN = Path(__file__).parents[2] / "recipes" / "AudioFolder" / "pretrain"

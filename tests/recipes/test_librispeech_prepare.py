@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from recipes.common.data.files import CorpusError
-from recipes.common.data.manifest import BadAudioError
+from recipes.common.data.preparation import BadAudioError
 from recipes.common.data.table import read_manifest
 from recipes.common.data.utterances import load_dataset
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech

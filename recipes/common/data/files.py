@@ -89,7 +89,7 @@ def list_files(folder):
     """
     files, seen = [], {os.path.realpath(folder)}
     for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if _is_new(Path(root, name), seen))
+        folders[:] = sorted(name for name in folders if is_new(Path(root, name), seen))
         files += [Path(root, name) for name in names]
     return sorted(path for path in files if not is_of_macos(path))
 
@@ -98,8 +98,15 @@ def _refuse(error):
     raise CorpusError(f"{error.filename} cannot be searched: {error.strerror}.") from error
 
 
-def _is_new(folder, seen):
-    """Tell whether a folder, whatever links lead to it, is seen for the first time."""
+def is_new(folder, seen):
+    """Return whether a folder, whatever links lead to it, is not in a set, and add it there.
+
+    Example
+    -------
+    >>> folder, seen = getfixture("tmp_path"), set()
+    >>> is_new(folder, seen), is_new(folder / ".", seen)
+    (True, False)
+    """
     place = os.path.realpath(folder)
     first = place not in seen
     seen.add(place)

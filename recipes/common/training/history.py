@@ -2,8 +2,6 @@
 
 import json
 
-from matplotlib.figure import Figure
-
 from recipes.common.data.files import read_text, replace_text
 
 
@@ -61,6 +59,8 @@ def record_epoch(path, epoch, train, valid):
 
 def draw_curves(rows, path):
     """Draw every figure of a history over the epochs, a panel each, as a PNG."""
+    from matplotlib.figure import Figure  # half a second, which a start does without
+
     names = sorted({name for row in rows for part in ("train", "valid") for name in row[part]})
     columns = 3
     height = -(-len(names) // columns)

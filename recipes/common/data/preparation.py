@@ -1,0 +1,338 @@
+"""The preparation of a corpus: its utterances listed, its audio checked, its manifests written.
+
+A corpus is added by a function that lists its utterances; `prepare_splits` does the rest.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from pretrained.audio import check_audio
+from pretrained.plain_files import digest_file
+from recipes.common.data.files import CorpusError, digest_code, is_new, replace_text
+from recipes.common.data.manifest import (
+    count_left_out,
+    fingerprint,
+    in_threads,
+    unwritable,
+    write_manifest,
+)
+from recipes.common.data.table import OPTIONAL, ROOT, open_table
+from recipes.common.data.utterances import complete_path
+
+logger = get_logger(__name__)
+
+MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
+FOLDERS = 50  # that a thread looks through at a time
+
+
+class BadAudioError(CorpusError):
+    """Audio files that cannot be used."""
+
+
+def draw_splits(speakers, held):
+    """Draw the split of each speaker by a hash of the name: the same on every machine.
+
+    Arguments
+    ---------
+    speakers : list of str
+        The speaker of each utterance.
+    held : dict
+        For each split that is held out, the share of the speakers that it gets; as many more as it
+        takes to have two utterances. All others are in "train".
+
+    Returns
+    -------
+    dict
+        The split of each speaker.
+
+    Raises
+    ------
+    CorpusError
+        Where a split would have fewer than two utterances.
+
+    Example
+    -------
+    >>> splits = draw_splits([f"speaker {i}" for i in range(100)], {"valid": 0.05, "test": 0.1})
+    >>> [list(splits.values()).count(name) for name in ("train", "valid", "test")]
+    [85, 5, 10]
+    """
+    counts = Counter(speakers)
+    names = sorted(counts, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    drawn = {}
+    for split, share in held.items():
+        quota, taken, utterances = round(share * len(counts)), 0, 0
+        while names and (taken < quota or utterances < MIN_HELD):
+            name = names.pop()
+            drawn[name] = split
+            taken, utterances = taken + 1, utterances + counts[name]
+    if sum(counts[name] for name in names) < MIN_HELD:
+        raise CorpusError(
+            f"{len(speakers)} utterance(s) of {len(counts)} speaker(s) are too few: train, "
+            f"{' and '.join(held)} need {MIN_HELD} utterances each, and no speaker may be in two."
+        )
+    return {**drawn, **dict.fromkeys(names, "train")}
+
+
+def prepare_splits(
+    list_utterances,
+    data_folder,
+    save_folder,
+    splits,
+    listing=None,
+    skip_prep=False,
+    skip_bad=False,
+    num_workers=None,
+    any_rate=False,
+):
+    """Write the manifest of each split of a corpus, unless it is there and still holds.
+
+    All splits are listed and checked before the first is written.
+
+    Arguments
+    ---------
+    list_utterances : callable
+        A function that takes the data folder, a split and `listing`; returns rows without
+        `duration`, whose `wav` is a path, and a list of what is wrong with the split. Raises
+        CorpusError where there is no split. It reads nothing outside the data folder: while no file
+        there changes, what it returned before holds.
+    data_folder : str or Path
+        The corpus.
+    save_folder : str or Path
+        Receives `<split>.csv` and, beside it, `<split>.json`, which tells what it was made from
+        and, as `left_out`, how many audio files `skip_bad` left out of it.
+    splits : str or iterable of str
+        Which manifests to write.
+    listing : dict, optional
+        What else `list_utterances` takes, by name.
+    skip_prep : bool
+        The manifests are there already.
+    skip_bad : bool
+        Leave out audio that cannot be used, instead of stopping.
+    num_workers : int, optional
+        Threads that check the audio; as many as cores if None.
+    any_rate : bool
+        The corpus may have audio other than 16 kHz mono.
+
+    Raises
+    ------
+    CorpusError
+        With all problems of all splits. Nothing has been written then.
+    """
+    data_folder, save_folder = Path(data_folder), Path(save_folder)
+    splits = list(dict.fromkeys([splits] if isinstance(splits, str) else splits))
+    if not splits:
+        raise CorpusError(f"No split of {data_folder} was asked for.")
+    if skip_prep:
+        for split in splits:
+            open_table(save_folder / f"{split}.csv")
+        return
+    if not data_folder.is_dir() or not any(data_folder.iterdir()):
+        raise CorpusError(f"data_folder {data_folder} is missing or empty.")
+    list_utterances = partial(list_utterances, **(listing or {}))
+    how = {"skip_bad": skip_bad, "any_rate": any_rate}
+    glance = _glance(data_folder, save_folder, list_utterances, how)
+    hold = (_holds(save_folder, split, {"glance": glance}) for split in splits)
+    if glance is None or not all(hold):
+        listed, problems = _listed(list_utterances, data_folder, splits)
+        _write_stale(listed, problems, data_folder, save_folder, num_workers, how, glance)
+    for split in splits:
+        open_table(save_folder / f"{split}.csv")
+
+
+def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, glance):
+    """Write the manifests that do not hold, and beside each what it was made from."""
+    made_by = {"code": digest_code("pretrained/audio.py"), **how}
+    origins = {
+        split: {"files": _state(rows, data_folder), **made_by} for split, rows in listed.items()
+    }
+    stale = [split for split in listed if not _holds(save_folder, split, origins[split])]
+    for split in stale:
+        if (save_folder / f"{split}.csv").is_file():
+            logger.info(f"{split}: data, settings or code changed: the manifest is made anew")
+    checked = _checked(stale, listed, problems, data_folder, num_workers, **how)
+    save_folder.mkdir(parents=True, exist_ok=True)
+    for split, origin in origins.items():
+        path = save_folder / f"{split}.csv"
+        if split in stale:
+            write_manifest(checked[split], path)
+            logger.info(f"{split}: {len(checked[split])} utterances")
+            left_out = len(listed[split]) - len(checked[split])
+        else:
+            left_out = count_left_out([path])
+        marker = {**origin, "glance": glance, "manifest": fingerprint([path])}
+        marker["left_out"] = left_out
+        replace_text(path.with_suffix(".json"), json.dumps(marker))
+
+
+def _glance(data_folder, save_folder, list_utterances, how):
+    """Return a digest of what the listing of a corpus depends on, or None where none can be had.
+
+    That is the size and the time of each file, the code, and the settings. A look at the files
+    takes a fraction of the time that listing them takes.
+    """
+    settings, seen = [list_utterances.keywords, how], {os.path.realpath(data_folder)}
+    digest = hashlib.sha256(digest_code("pretrained", "recipes/common/data").encode())
+    digest.update(repr(settings).encode())
+    folders = [os.path.abspath(data_folder)]
+    own = {os.path.abspath(save_folder), os.path.realpath(save_folder)}
+    try:
+        digest.update(digest_file(inspect.getsourcefile(list_utterances.func)).encode())
+        while folders:
+            below = []
+            for found, files in in_threads(_look, folders, FOLDERS):
+                digest.update(os.fsencode(files))
+                below += [entry for entry in found if entry.path not in own]
+            digest.update(os.fsencode("\0".join(entry.path for entry in below)))
+            folders = [
+                entry.path for entry in below if not entry.is_symlink() or is_new(entry.path, seen)
+            ]
+    except (OSError, TypeError):
+        return None
+    return digest.hexdigest()
+
+
+def _look(folder):
+    """Return the folders in a folder, and the name, size and time of each file, sorted."""
+    with os.scandir(folder) as entries:
+        entries = sorted(entries, key=lambda entry: entry.name)
+    below, lines = [], [folder]
+    for entry in entries:
+        if entry.is_dir():
+            below.append(entry)
+            continue
+        size, time = _file_state(entry.path)
+        lines.append(f"{entry.name}\0{size}\0{time}")
+    return below, "\n".join(lines) + "\0"
+
+
+def _listed(list_utterances, data_folder, splits):
+    """Return the rows of each split as a manifest has them, and what is wrong with all of them."""
+    listed, problems, absent = {}, [], []
+    for split in splits:
+        try:
+            listed[split], wrong = list_utterances(data_folder, split)
+        except CorpusError as error:
+            absent.append(str(error))
+        else:
+            listed[split] = _placed(listed[split], data_folder)
+            problems += wrong + unwritable(listed[split])
+    if absent:
+        raise CorpusError("\n".join(absent + problems))
+    return listed, problems
+
+
+def _placed(rows, data_folder):
+    """Return rows with the audio's path as a manifest has it."""
+    start, placed = f"{data_folder}{os.sep}", []
+    for row in rows:
+        path = os.fspath(row["wav"])
+        if not path.startswith(start):  # a data folder "." begins no path
+            path = start + str(Path(path).relative_to(data_folder))
+        placed.append({**row, "wav": ROOT + path[len(start) :].replace(os.sep, "/")})
+    return placed
+
+
+def _state(rows, data_folder):
+    """Return a cheap digest of what a manifest is made from: a changed file changes it."""
+    digest, root = hashlib.sha256(), str(data_folder)
+    rows = sorted(rows, key=lambda row: row["ID"])
+    states = in_threads(_file_state, [complete_path(row["wav"], root) for row in rows])
+    for row, state in zip(rows, states, strict=True):
+        others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
+        digest.update(repr((row["wav"].removeprefix(ROOT), *state, others)).encode())
+    return digest.hexdigest()
+
+
+def _file_state(path):
+    """Return the size and the time of a file."""
+    try:
+        state = os.stat(path)
+    except OSError:  # a link that leads nowhere has its own; `check_audio` reports it
+        state = os.lstat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+def _holds(save_folder, split, origin):
+    """Return whether a split's manifest is there as it was written, and was made by `origin`."""
+    path = save_folder / f"{split}.csv"
+    try:
+        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(found, dict) or "left_out" not in found or not path.is_file():
+        return False
+    expected = {**origin, "manifest": fingerprint([path])}
+    return expected == {key: found.get(key) for key in expected}
+
+
+def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_rate):
+    """Return the rows of each split with their durations, without bad audio.
+
+    Bad audio is reported together with the problems that the listing found.
+    """
+    rows = [row for split in splits for row in listed[split]]
+    paths = [complete_path(row["wav"], data_folder) for row in rows]
+    results = dict(zip(paths, scan_audio(paths, num_workers, any_rate), strict=True))
+    bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
+    if bad and not skip_bad:
+        raise BadAudioError(
+            "".join(f"{problem}\n" for problem in problems)
+            + f"{len(bad)} audio file(s) cannot be used:\n  "
+            + "\n  ".join(bad)
+            + "\nMend them, or leave them out with --skip_bad True."
+        )
+    if problems:
+        raise CorpusError("\n".join(problems))
+    if bad:
+        logger.warning(f"{len(bad)} audio file(s) are left out:\n  " + "\n  ".join(bad))
+    checked = {}
+    for split in splits:
+        found = [results[complete_path(row["wav"], data_folder)] for row in listed[split]]
+        checked[split] = [
+            {**row, "duration": duration}
+            for row, (duration, problem) in zip(listed[split], found, strict=True)
+            if problem is None
+        ]
+        if not checked[split]:
+            raise CorpusError(f"{data_folder}: the split {split} has no audio that can be used.")
+    return checked
+
+
+def scan_audio(paths, num_workers=None, any_rate=False):
+    """Check many files in parallel.
+
+    Arguments
+    ---------
+    paths : list of Path
+        Audio files.
+    num_workers : int, optional
+        Threads, which decode side by side; as many as cores if None.
+    any_rate : bool
+        As for `pretrained.audio.check_audio`.
+
+    Returns
+    -------
+    list of tuple
+        What `check_audio` returns, in order.
+    """
+    workers = os.cpu_count() if num_workers is None else num_workers
+    check = partial(check_audio, any_rate=any_rate)
+    bar = {
+        "total": len(paths),
+        "desc": "Checking audio",
+        "dynamic_ncols": True,
+        "disable": not paths,
+    }
+    if workers <= 1 or len(paths) < 100:
+        return list(tqdm(map(check, paths), **bar))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(check, paths), **bar))
