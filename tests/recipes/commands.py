@@ -1,12 +1,14 @@
 """Recipes' commands: each a process forked from one that has imported what they need.
 
-That saves each of them ten seconds. They can be killed at a point: the name of a function below.
+That saves each of them ten seconds. They can be killed at a point: the name of a function below,
+or several, joined by "+". They can be several ranks; all end when one does, as by torchrun.
 """
 
 import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,7 @@ class Commands:
             text=True,
         )
 
-    def run(self, script, *words, point=""):
+    def run(self, script, *words, point="", ranks=1):
         """Run `python script words`, in the script's folder, to its end or to a point.
 
         Returns
@@ -47,18 +49,18 @@ class Commands:
             What it printed.
         """
         with tempfile.NamedTemporaryFile("r", errors="replace") as log:
-            request = [str(script), [*map(str, words)], point, log.name]
+            request = [ranks, str(script), [*map(str, words)], point, log.name]
             self.server.stdin.write(json.dumps(request) + "\n")
             self.server.stdin.flush()
             code = int(self.server.stdout.readline())
             return code, log.read()
 
-    def succeed(self, script, *words, points=""):
+    def succeed(self, script, *words, points="", ranks=1):
         """Run a command, kill it at each of the points and start it again; return what it said."""
         for point in filter(None, points.split(",")):
-            code, said = self.run(script, *words, point=point)
+            code, said = self.run(script, *words, point=point, ranks=ranks)
             assert code == -signal.SIGKILL, f"{point}: ended with {code}\n{said[-5000:]}"
-        code, said = self.run(script, *words)
+        code, said = self.run(script, *words, ranks=ranks)
         assert code == 0, said[-5000:]
         return said
 
@@ -79,6 +81,18 @@ def die_at(owner, name, call):
         return original(*args, **kwargs)
 
     setattr(owner, name, counted)
+
+
+def noted():
+    """Nowhere: a line for each batch says which utterances the run trains on."""
+    original = brain.ResumableBrain.on_fit_batch_start
+
+    def note(self, batch, should_step):
+        line = f"\ntrains in epoch {self.hparams.epoch_counter.current} on {' '.join(batch.id)}\n"
+        os.write(1, line.encode())
+        return original(self, batch, should_step)
+
+    brain.ResumableBrain.on_fit_batch_start = note
 
 
 def kmeans():
@@ -134,8 +148,8 @@ def run(script, words, point, log):
     os.chdir(os.path.dirname(script))
     sys.argv = [script, *words]
     signal.alarm(SECONDS)
-    if point:
-        globals()[point]()
+    for name in filter(None, point.split("+")):
+        globals()[name]()
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
@@ -147,19 +161,42 @@ def run(script, words, point, log):
 
 
 def serve():
-    """Fork a process for each line of requests, and print how it ended."""
+    """Fork the processes of each line of requests, and print how they ended."""
     import_all()
     for line in sys.stdin:
+        ranks, *request = json.loads(line)
+        left, code = start_ranks(ranks, request), 0
+        while left:
+            pid, status = os.wait()
+            left.remove(pid)
+            if os.waitstatus_to_exitcode(status) and not code:
+                code = os.waitstatus_to_exitcode(status)
+                for other in left:
+                    os.kill(other, signal.SIGKILL)
+        print(code, flush=True)
+
+
+def start_ranks(count, request):
+    """Fork so many processes that run a request; return their numbers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    started = []
+    for rank in range(count):
         child = os.fork()
         if child == 0:
+            if count > 1:
+                own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "OMP_NUM_THREADS": 1}
+                os.environ.update({**where, **{key: str(value) for key, value in own.items()}})
             code = 1
             try:
-                code = run(*json.loads(line))
+                code = run(*request)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        started.append(child)
+    return started
 
 
 def import_all():

@@ -1,6 +1,7 @@
 """The pretraining recipes, by their own command on made-up speech."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,34 @@ def test_a_killed_run_ends_with_the_same_weights(
     records = (folder / stage / "metrics.json" for folder in (left_alone, tmp_path))
     expected, found = (json.loads(path.read_text())["figures"]["test"] for path in records)
     assert expected == found
+
+
+def batches_noted(said):
+    """Return the utterances of each batch of the first epoch."""
+    start = "trains in epoch 1 on "
+    lines = [line.removeprefix(start) for line in said.splitlines() if line.startswith(start)]
+    return [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(("before", "after", "again"), [(2, 1, 0), (1, 2, 1)])
+def test_an_epoch_goes_on_with_another_number_of_ranks(
+    before, after, again, librispeech, commands, tmp_path
+):
+    """Three steps are in the checkpoint; the one that the kill cut short is trained on anew."""
+    options = ["--max_batch_seconds", 8, "--log_steps", 1, "--distributed_backend", "gloo"]
+    args = arguments("frame", librispeech, tmp_path, *options)
+    code, said = commands.run(TRAIN, *args, point="noted+epoch", ranks=before)
+    assert code < 0, said[-3000:]
+    done = batches_noted(said)[: 3 * before]
+    code, said = commands.run(TRAIN, *args, point="noted", ranks=after)
+    assert code == 0, said[-3000:]
+    rest = batches_noted(said)
+    counts = Counter(name for batch in done + rest for name in batch)
+    given = {"data_folder": str(librispeech), "output_folder": str(tmp_path / "frame")}
+    hparams = load_hparams(PRETRAIN / "hparams" / "frame_tiny.yaml", given)
+    assert set(counts) == set(split_datasets(hparams)["train"].column("id"))
+    twice = {name for name, times in counts.items() if times == 2}
+    assert max(counts.values()) <= 2 and len(done) == 3 * before
+    assert twice == {name for batch in done[-again:] for name in batch if again}
+    record = json.loads((tmp_path / "frame" / "metrics.json").read_text())
+    assert record["figures"]["epochs"] == 2
