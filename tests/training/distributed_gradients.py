@@ -5,8 +5,8 @@
 
 STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage. WHAT is
 "gradients", or "cut": those of utterances that are cut to the shortest. With "accumulated 4" the
-weights after an epoch of five batches are written, of which four make a step, and with "evaluated"
-the figures of an evaluation, whose batches the ranks share.
+changes of the weights in an epoch of five batches are written, of which four make a step, and with
+"evaluated" the figures of an evaluation, whose batches the ranks share.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
@@ -117,8 +117,8 @@ def figures_of_evaluation(brain):
     return {name: torch.tensor(value) for name, value in brain.test_figures.items()}
 
 
-def weights_after_an_epoch(brain, factor):
-    """Return every weight after two steps, of which the second is of a single batch."""
+def changes_in_an_epoch(brain, factor):
+    """Return every weight's change in two steps, of which the second is of a single batch."""
     whole = list(examples())
     parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
     brain.modules.train()
@@ -127,13 +127,20 @@ def weights_after_an_epoch(brain, factor):
     brain.train_sampler = next(sampler for sampler in samplers if len(sampler) == factor + 1)
     parameters = [p for group in brain.optimizer.param_groups for p in group["params"]]
     brain.optimizer = torch.optim.SGD(parameters, 0.1)  # Adam would take rounding for gradients
+    brain.optimizers_dict = {"opt_class": brain.optimizer}
     brain.on_stage_start(Stage.TRAIN, 1)
-    brain.hparams.lr = 0.1
+    brain.hparams.lr = 100.0  # of which the schedule leaves little at the start
+    before = weights(brain)
     for turned in range(factor + 1):
         own = parts[rank()]
         brain.step += 1
         brain.fit_batch(SpeechBatch(own[turned % len(own) :] + own[: turned % len(own)]))
     assert brain.optimizer_step == 2
+    return {name: weight - before[name] for name, weight in weights(brain).items()}
+
+
+def weights(brain):
+    """Return every weight by its name."""
     return {
         name.replace(".module.", "."): parameter.detach().clone()
         for name, parameter in brain.modules.named_parameters()
@@ -176,7 +183,7 @@ def main():
     if what == "evaluated":
         found = figures_of_evaluation(brain)
     elif what == "accumulated":
-        found = weights_after_an_epoch(brain, int(factor))
+        found = changes_in_an_epoch(brain, int(factor))
     else:
         found = gradients(brain, what == "cut")
     if rank() == 0:

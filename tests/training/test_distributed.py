@@ -34,15 +34,17 @@ def by_one_and_two(stage, what, folder):
         ("joint", "cut"),
         ("joint network", "gradients"),
         ("frame", "accumulated 4"),
+        ("utterance", "accumulated 2"),
     ],
 )
 def test_two_ranks_give_the_gradients_of_one_process(stage, what, tmp_path):
     one, two = by_one_and_two(stage, what, tmp_path)
     assert one.keys() == two.keys() and len(one) > 20
     largest = max(gradient.abs().max() for gradient in one.values())
+    tolerance = 1e-4 if "accumulated" in what else 1e-5  # the second step enlarges differences
     for name in one:
-        difference = (one[name] - two[name]).abs().max()
-        assert difference <= 1e-5 * largest, f"{name}: {difference / largest:.1e} of the largest"
+        share = (one[name] - two[name]).abs().max() / largest
+        assert share <= tolerance, f"{name}: {share:.1e} of the largest"
 
 
 @pytest.mark.long
