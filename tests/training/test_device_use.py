@@ -89,7 +89,7 @@ def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_p
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
     brain = steps.build(stage, tmp_path)
     brain.modules.to("meta")
-    brain.device = "meta"
+    brain.device = brain.device_type = "meta"
     brain.init_optimizers()
     brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
     brain.modules.train()
@@ -130,7 +130,7 @@ def test_all_of_a_tasks_step_is_on_the_device(task, tmp_path, monkeypatch):
     no_meta_kernel = "recipes.common.downstream.ctc.F.ctc_loss"
     monkeypatch.setattr(no_meta_kernel, lambda log_probs, *_, **__: log_probs.sum((0, 2)))
     brain.modules.to("meta")
-    brain.device, brain.cache = "meta", {}
+    brain.device, brain.device_type, brain.cache = "meta", "meta", {}
     brain.init_optimizers()
     with RefuseFloat64():
         loss = brain.fit_batch(SpeechBatch(rows))
