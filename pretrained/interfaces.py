@@ -60,8 +60,6 @@ class Learn2DissInterface(Pretrained):
 class WaveformEncoder(Pretrained):
     """The frames of a folder of encoders, as `speechbrain.inference.encoders.WaveformEncoder`."""
 
-    MODULES_NEEDED = ["frame_encoder"]
-
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if "frame_encoder" not in self.mods:

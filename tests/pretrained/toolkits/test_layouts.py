@@ -32,7 +32,7 @@ def from_speechbrain(folder):
 @pytest.mark.parametrize("names", [("frame_encoder", "utterance_encoder"), ("utterance_encoder",)])
 def test_speechbrain_loads_its_layout(encoders, names, recording, tmp_path):
     chosen = {name: encoders[name] for name in names}
-    to_speechbrain(chosen, tmp_path / "model")
+    to_speechbrain(chosen, None, tmp_path / "model")
     model = from_speechbrain(tmp_path / "model")
     for name, encoder in chosen.items():
         theirs = model.mods[name].state_dict()
@@ -48,7 +48,7 @@ def test_speechbrain_loads_its_layout(encoders, names, recording, tmp_path):
 
 @pytest.mark.parametrize("change", ["missing", "left over"])
 def test_speechbrain_does_not_load_half_a_model(encoders, change, tmp_path):
-    to_speechbrain(encoders, tmp_path / "model")
+    to_speechbrain(encoders, None, tmp_path / "model")
     path = tmp_path / "model" / "utterance_encoder.ckpt"
     tensors = torch.load(path, weights_only=True)
     if change == "missing":
