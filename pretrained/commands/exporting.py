@@ -20,6 +20,8 @@ def add_parser(commands):
 
 def export_model(options):
     """Export a model, or its frame encoder alone, in another toolkit's layout."""
+    if options.erasure_apart and options.layout == "speechbrain":
+        raise ValueError("--erasure_apart is for huggingface and torchaudio: speechbrain holds it.")
     from pretrained.exported import load_folder, load_model
     from pretrained.toolkits import layouts
 

@@ -221,9 +221,20 @@ def _frame_encoder(encoders, folder, layout, erasure_apart):
     return encoder, state_dict, folder
 
 
+class _Quoting(yaml.SafeDumper):
+    """Writes each text in quotes: the versions of YAML differ on what else is a number, as 1e3."""
+
+    def represent_text(self, text):
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+
+
+_Quoting.add_representer(str, _Quoting.represent_text)
+
+
 def _yaml(values):
     """Return plain values as indented lines of YAML."""
-    return _indented(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).splitlines(), 4)
+    text = yaml.dump(values, Dumper=_Quoting, sort_keys=False, allow_unicode=True)
+    return _indented(text.splitlines(), 4)
 
 
 def _section(heading, lines, spaces=4):

@@ -33,6 +33,7 @@ class WeightedFrames(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> from lobes.frame_encoder import FrameEncoder
     >>> from pretrained.exported import save_model
     >>> folder = getfixture("tmp_path") / "model"
