@@ -7,7 +7,7 @@ from pretrained.plain_files import write_whole
 TEMPLATE = """---
 library_name: transformers
 pipeline_tag: feature-extraction
-license: apache-2.0
+license: unknown
 tags:
 - speech
 - self-supervised
@@ -18,8 +18,8 @@ tags:
 # Frame encoder of 16 kHz speech
 
 Trained without labels by a recipe of Learn2Diss for SpeechBrain (arXiv 2407.02543), and written in
-the layout of transformers: {num_layers} layers of {d_model} dimensions, 50 frames a second. The
-licence above is that project's; put another where the training data ask for it.
+the layout of transformers: {num_layers} layers of {d_model} dimensions, 50 frames a second. Who
+trained the weights says under which licence they are: in the first lines of this file.
 
 ## Load
 

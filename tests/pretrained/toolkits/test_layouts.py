@@ -158,7 +158,7 @@ def test_the_card_of_the_hub_tells_how_to_get_our_frames(erased, recording, tmp_
     to_huggingface({"frame_encoder": encoder}, tmp_path / "export", erasure_apart=True)
     text = (tmp_path / "export" / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---\n")[1])
-    assert metadata["library_name"] == "transformers" and metadata["license"] == "apache-2.0"
+    assert metadata["library_name"] == "transformers" and metadata["license"] == "unknown"
     assert metadata["pipeline_tag"] == "feature-extraction" and "hubert" in metadata["tags"]
     code = [line[4:] for line in text.splitlines() if line.startswith("    ")]
     written(tmp_path / "speech.wav", recording(1), subtype="FLOAT")
