@@ -10,5 +10,5 @@ from pretrained.toolkits.upstreams import ErasedUpstreamExpert as learn2diss_era
 from pretrained.toolkits.upstreams import UpstreamExpert as learn2diss_frames
 from pretrained.toolkits.upstreams import UtteranceUpstreamExpert as learn2diss_utterance
 
-dependencies = ["torch", "torchaudio", "speechbrain", "safetensors"]
+dependencies = ["torch", "torchaudio", "speechbrain", "numpy", "safetensors", "soundfile"]
 __all__ = ["learn2diss_erased", "learn2diss_frames", "learn2diss_utterance"]
