@@ -309,7 +309,7 @@ def table(figures):
             padded = [f"{found['padded']:.1g}", f"{100 * found['share']:.1f}"]
         alone = f"{found['alone']:.1g}"
         rows.append([f"{row.toolkit} {found['version']}", row.how, alone, *padded])
-    heads = ["version tested", "loaded by", "alone", "in a padded batch", "of our states, %"]
+    heads = ["version tested", "loaded by", "alone", "padded batch", "padded batch, %"]
     return markdown_table(heads, "llrrr", rows)
 
 
