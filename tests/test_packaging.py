@@ -46,7 +46,7 @@ def imported(*folders):
 
 
 def test_inference_needs_what_the_package_brings():
-    assert imported("lobes", "pretrained") <= declared()
+    assert imported("lobes", "pretrained") <= declared("s3prl")
 
 
 def test_recipes_need_what_their_extras_bring():

@@ -24,9 +24,12 @@ def modules():
 
 
 def layer_of(path):
-    """Return the number of the layer that a file is in: the last whose name begins its path."""
+    """Return the number of the layer that a file is in: the last whose name begins its path.
+
+    A file of no folder, hubconf.py, is above all of them.
+    """
     fitting = [n for n, layer in enumerate(LAYERS) if path.startswith(f"{layer}/")]
-    return max(fitting, key=lambda n: len(LAYERS[n]))
+    return max(fitting, key=lambda n: len(LAYERS[n]), default=len(LAYERS))
 
 
 def imported(text, modules):

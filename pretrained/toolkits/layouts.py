@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.signal import SAMPLE_RATE
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
+from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+from pretrained.toolkits.huggingface_card import write_huggingface_card
 from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, sizes_of
-from pretrained.toolkits.names import export_state_dict
+from pretrained.toolkits.names import erasure_map, export_state_dict
 
 HF_MODELS = {"hubert": "HubertModel", "wavlm": "WavLMModel"}
 HF_DROPOUTS = {
@@ -42,22 +44,30 @@ HF_EXTRACTOR = {
     "padding_value": 0.0,
     "return_attention_mask": True,
 }
+ERASURE = "erasure.safetensors"
+SPEECHBRAIN_CLASSES = {
+    None: "WaveformEncoder, or Learn2DissInterface",
+    TRANSCRIBER: "EncoderASR",
+    VERIFIER: "SpeakerRecognition",
+}
 SPEECHBRAIN_BANNER = """\
 # ############################################################################
-# Model: Learn2Diss encoders, for pretrained.interfaces.Learn2DissInterface
+# Model: Learn2Diss, for {classes} of pretrained.interfaces
 # Needs the package of Learn2Diss for SpeechBrain, which has the classes below
 # ############################################################################
 
 """
 
 
-def to_speechbrain(encoders, folder):
-    """Write a folder that `pretrained.interfaces.Learn2DissInterface.from_hparams` loads.
+def to_speechbrain(modules, facts, folder):
+    """Write a folder that `from_hparams` of the classes in `pretrained.interfaces` loads.
 
     Arguments
     ---------
-    encoders : dict
-        `frame_encoder`, `utterance_encoder` or both, as `load_model` returns them.
+    modules : dict
+        Encoders and heads by name, as `load_folder` returns them.
+    facts : dict or None
+        Of a transcriber or a verifier, as `load_folder` returns them; None for encoders alone.
     folder : str or Path
         Missing or empty.
 
@@ -70,31 +80,32 @@ def to_speechbrain(encoders, folder):
     -------
     >>> from lobes.utterance_encoder import UtteranceEncoder
     >>> folder = getfixture("tmp_path") / "speechbrain"
-    >>> to_speechbrain({"utterance_encoder": UtteranceEncoder("tdnn", channels=8)}, folder)
+    >>> to_speechbrain({"utterance_encoder": UtteranceEncoder("tdnn", channels=8)}, None, folder)
     >>> sorted(path.name for path in folder.iterdir())
     ['hyperparams.yaml', 'utterance_encoder.ckpt']
     """
     folder = _new_folder(folder)
-    text = SPEECHBRAIN_BANNER
-    for name, encoder in encoders.items():
-        kind = f"{type(encoder).__module__}.{type(encoder).__name__}"
-        arguments = yaml.safe_dump(encoder.config, sort_keys=False).splitlines()
-        text += f"{name}: !new:{kind}\n{_indented(arguments)}\n"
-        torch.save(encoder.state_dict(), folder / f"{name}.ckpt")
-    references = [f"{name}: !ref <{name}>" for name in encoders]
-    hooks = [f"{name}: !name:pretrained.interfaces.load_strictly" for name in encoders]
-    text += f"modules:\n{_indented(references)}"
+    text = SPEECHBRAIN_BANNER.format(classes=SPEECHBRAIN_CLASSES[kind_of(facts)])
+    for name, module in modules.items():
+        kind = f"{type(module).__module__}.{type(module).__name__}"
+        text += f"{name}: !new:{kind}\n{_yaml(module.config)}\n"
+        torch.save(module.state_dict(), folder / f"{name}.ckpt")
+    if facts is not None:
+        text += f"facts:\n{_yaml(facts)}\n"
+    references = [f"{name}: !ref <{name}>" for name in modules]
+    hooks = [f"{name}: !name:pretrained.interfaces.load_strictly" for name in modules]
+    text += _section("modules", references)
     text += "\npretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
-    text += f"    loadables:\n{_indented(references, 8)}    custom_hooks:\n{_indented(hooks, 8)}"
+    text += _section("    loadables", references, 8) + _section("    custom_hooks", hooks, 8)
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
 
 
-def to_huggingface(encoders, folder):
-    """Write a folder that `HubertModel.from_pretrained` loads, or WavLMModel's.
+def to_huggingface(encoders, folder, erasure_apart=False):
+    """Write a folder that `AutoModel` and `AutoFeatureExtractor` of transformers load.
 
-    The prediction head is left out, and what erases directions from frames. These models take
+    The model is a HubertModel or a WavLMModel; the prediction head is left out. These models take
     waveforms as they are, and `preprocessor_config.json` says so: the extractor that is made
-    without it would normalise them.
+    without it would normalise them. `README.md` is a model card for the Hub.
 
     Arguments
     ---------
@@ -102,13 +113,18 @@ def to_huggingface(encoders, folder):
         With a `frame_encoder` that has the waveform front end.
     folder : str or Path
         Missing or empty.
+    erasure_apart : bool
+        Whether, where directions are erased from the encoder's frames, the map that erases them
+        goes to `erasure.safetensors`, which the card tells how to apply: the toolkit's own model
+        gives frames before it.
 
     Raises
     ------
     FileExistsError
         Where the folder holds anything.
     ValueError
-        Where there is no frame encoder, or it has another front end.
+        Where there is no frame encoder, it has another front end, or directions are erased from its
+        frames and `erasure_apart` is False. Nothing is written then.
 
     Example
     -------
@@ -117,9 +133,9 @@ def to_huggingface(encoders, folder):
     >>> sizes = dict(conv_channels=32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
     >>> to_huggingface({"frame_encoder": FrameEncoder(**sizes)}, folder)
     >>> sorted(path.name for path in folder.iterdir())
-    ['config.json', 'model.safetensors', 'preprocessor_config.json']
+    ['README.md', 'config.json', 'model.safetensors', 'preprocessor_config.json']
     """
-    encoder, state_dict, folder = _frame_encoder(encoders, folder, "huggingface")
+    encoder, state_dict, folder = _frame_encoder(encoders, folder, "huggingface", erasure_apart)
     config = {
         "architectures": [HF_MODELS[encoder.config["attention"]]],
         **sizes_of(encoder),
@@ -129,14 +145,14 @@ def to_huggingface(encoders, folder):
     save_file(state_dict, folder / HF_WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / HF_CONFIG, config)
     _write_json(folder / "preprocessor_config.json", HF_EXTRACTOR)
+    write_huggingface_card(folder, encoder)
 
 
-def to_torchaudio(encoders, folder):
+def to_torchaudio(encoders, folder, erasure_apart=False):
     """Write a state dict of torchaudio's HuBERT or WavLM, and the arguments that build the model.
 
     `config.json` names the function of `torchaudio.models` and its arguments; `model.pt` is what
-    the model's `load_state_dict` takes. The prediction head, what erases directions from frames and
-    the mask embedding are left out.
+    the model's `load_state_dict` takes. The prediction head and the mask embedding are left out.
 
     Arguments
     ---------
@@ -144,13 +160,13 @@ def to_torchaudio(encoders, folder):
         With a `frame_encoder` that has the waveform front end.
     folder : str or Path
         Missing or empty.
+    erasure_apart : bool
+        As `to_huggingface` takes it.
 
     Raises
     ------
-    FileExistsError
-        Where the folder holds anything.
-    ValueError
-        Where there is no frame encoder, or it has another front end.
+    FileExistsError, ValueError
+        As `to_huggingface` raises them.
 
     Example
     -------
@@ -161,7 +177,7 @@ def to_torchaudio(encoders, folder):
     >>> sorted(path.name for path in folder.iterdir())
     ['config.json', 'model.pt']
     """
-    encoder, state_dict, folder = _frame_encoder(encoders, folder, "torchaudio")
+    encoder, state_dict, folder = _frame_encoder(encoders, folder, "torchaudio", erasure_apart)
     own = encoder.config
     layers = zip(CONV_KERNELS, CONV_STRIDES, strict=True)
     arguments = {
@@ -188,18 +204,44 @@ def _new_folder(folder):
     return folder
 
 
-def _frame_encoder(encoders, folder, layout):
-    """Return the frame encoder, its weights in a layout, and the folder, which is made."""
+def _frame_encoder(encoders, folder, layout, erasure_apart):
+    """Return the frame encoder, its weights in a layout, and the folder, which is made.
+
+    What erases directions from frames is written to the folder, where there is such.
+    """
     if "frame_encoder" not in encoders:
         raise ValueError(
             f"Only a frame encoder has this layout, and the model holds {', '.join(encoders)}; the "
             "layout speechbrain is there for every encoder."
         )
     encoder = encoders["frame_encoder"]
-    return encoder, export_state_dict(encoder, layout), _new_folder(folder)
+    state_dict, folder = export_state_dict(encoder, layout, erasure_apart), _new_folder(folder)
+    if encoder.erasure is not None:
+        save_file(erasure_map(encoder), folder / ERASURE)
+    return encoder, state_dict, folder
 
 
-def _indented(lines, spaces=4):
+class _Quoting(yaml.SafeDumper):
+    """Writes each text in quotes: the versions of YAML differ on what else is a number, as 1e3."""
+
+    def represent_text(self, text):
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+
+
+_Quoting.add_representer(str, _Quoting.represent_text)
+
+
+def _yaml(values):
+    """Return plain values as indented lines of YAML."""
+    text = yaml.dump(values, Dumper=_Quoting, sort_keys=False, allow_unicode=True)
+    return _indented(text.splitlines(), 4)
+
+
+def _section(heading, lines, spaces=4):
+    return f"{heading}:\n{_indented(lines, spaces)}"
+
+
+def _indented(lines, spaces):
     return "".join(f"{' ' * spaces}{line}\n" for line in lines)
 
 

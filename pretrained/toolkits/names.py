@@ -5,7 +5,6 @@ torchaudio's; utterance encoders those of SpeechBrain's ECAPA-TDNN.
 """
 
 import re
-import warnings
 
 import torch
 
@@ -83,7 +82,7 @@ def import_state_dict(encoder, state_dict):
     return encoder
 
 
-def export_state_dict(encoder, layout="huggingface"):
+def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     """Return the encoder's weights under other toolkits' names; see `import_state_dict`.
 
     Arguments
@@ -93,12 +92,20 @@ def export_state_dict(encoder, layout="huggingface"):
     layout : str
         "huggingface" (HubertModel, WavLMModel) or "torchaudio" (hubert_base, wavlm_base, which
         have no mask embedding, so that it is left out).
+    erasure_apart : bool
+        Whether an encoder from whose frames directions are erased is exported without what erases
+        them, for which these layouts have no place: `erasure_map` returns it.
 
     Returns
     -------
     dict
-        Tensors by name, without the prediction head. Nor have these layouts a place for what erases
-        directions from the frames, which a warning tells.
+        Tensors by name, without the prediction head.
+
+    Raises
+    ------
+    ValueError
+        Where directions are erased and `erasure_apart` does not say that this is known, the layout
+        is none of these, or the front end is another.
 
     Example
     -------
@@ -107,18 +114,49 @@ def export_state_dict(encoder, layout="huggingface"):
     >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
     torch.Size([32, 32])
     """
-    if encoder.erasure is not None:
-        warnings.warn(
-            f"The layout of {layout} has no place for what erases "
-            f"{encoder.config['erased_directions']} directions from the encoder's frames: the "
-            "exported model gives frames with these directions.",
-            stacklevel=2,
+    places = _places(encoder, layout)
+    if encoder.erasure is not None and not erasure_apart:
+        raise ValueError(
+            f"{encoder.config['erased_directions']} directions are erased from this encoder's "
+            f"frames after the last layer, for which the layout {layout} has no place: its model "
+            "would give frames that still hold them. The layout speechbrain and the s3prl "
+            "upstreams keep them erased; or write what erases them to a file of its own "
+            "(--erasure_apart) and apply that to the last layer's output."
         )
     return {
         foreign: torch.cat([parameter.detach() for parameter in own])
-        for foreign, own in _places(encoder, layout).items()
+        for foreign, own in places.items()
         if not (layout == "torchaudio" and foreign in MASK_NAMES)
     }
+
+
+def erasure_map(encoder):
+    """Return what erases directions from an encoder's frames, as one affine map.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder
+        From whose frames directions are erased.
+
+    Returns
+    -------
+    dict
+        `weight` (d_model, d_model) and `bias` (d_model,), float32: the frames are
+        `torch.nn.functional.linear(last_layer_output, weight, bias)`.
+
+    Example
+    -------
+    >>> from lobes.frame_encoder import FrameEncoder
+    >>> encoder = FrameEncoder("fbank", 32, d_model=32, num_layers=1, nhead=4, d_ffn=64)
+    >>> encoder.add_erasure(3)
+    >>> {name: tuple(tensor.shape) for name, tensor in erasure_map(encoder).items()}
+    {'weight': (32, 32), 'bias': (32,)}
+    """
+    own = encoder.erasure
+    taken = own.down.double() @ own.up.double()
+    weight = torch.eye(len(taken), dtype=taken.dtype, device=taken.device) - taken
+    tensors = {"weight": weight.T, "bias": own.centre.double() @ taken}
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
 def _canonical_names(state_dict):

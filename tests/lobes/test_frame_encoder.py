@@ -189,10 +189,11 @@ def test_erasing_twice_or_too_much_is_refused():
         encoder.erase(33, *evidence)
 
 
-def test_an_export_to_a_layout_without_erasing_warns_and_is_of_the_frames_before():
+def test_an_export_to_a_layout_without_erasing_is_refused_or_of_the_frames_before():
     encoder, changed, _ = erased()
-    with pytest.warns(UserWarning, match="huggingface has no place for what erases 8 directions"):
-        state_dict = export_state_dict(changed)
+    with pytest.raises(ValueError, match="8 directions are erased.*--erasure_apart"):
+        export_state_dict(changed)
+    state_dict = export_state_dict(changed, erasure_apart=True)
     plain = export_state_dict(encoder)
     assert state_dict.keys() == plain.keys()
     assert all(torch.equal(state_dict[name], plain[name]) for name in plain)

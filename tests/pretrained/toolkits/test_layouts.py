@@ -6,10 +6,13 @@ import pytest
 import torch
 import torchaudio
 import transformers
-from speechbrain.utils.fetching import FetchConfig, LocalStrategy
+import yaml
+from safetensors.torch import load_file
 
 from lobes.frame_encoder import FrameEncoder
 from pretrained import Learn2Diss
+from pretrained.__main__ import main
+from pretrained.exported import save_model
 from pretrained.interfaces import Learn2DissInterface
 from pretrained.toolkits.layouts import to_huggingface, to_speechbrain, to_torchaudio
 from tests.pretrained.exports import (
@@ -17,9 +20,7 @@ from tests.pretrained.exports import (
     wavs_of,
     written,
 )
-
-OFFLINE = {"fetch_config": FetchConfig(allow_network=False), "local_strategy": LocalStrategy.COPY}
-
+from tests.pretrained.toolkits.comparing import OFFLINE, erase
 
 every_attention = pytest.mark.parametrize("attention", ["hubert", "wavlm"])
 
@@ -32,7 +33,7 @@ def from_speechbrain(folder):
 @pytest.mark.parametrize("names", [("frame_encoder", "utterance_encoder"), ("utterance_encoder",)])
 def test_speechbrain_loads_its_layout(encoders, names, recording, tmp_path):
     chosen = {name: encoders[name] for name in names}
-    to_speechbrain(chosen, tmp_path / "model")
+    to_speechbrain(chosen, None, tmp_path / "model")
     model = from_speechbrain(tmp_path / "model")
     for name, encoder in chosen.items():
         theirs = model.mods[name].state_dict()
@@ -48,7 +49,7 @@ def test_speechbrain_loads_its_layout(encoders, names, recording, tmp_path):
 
 @pytest.mark.parametrize("change", ["missing", "left over"])
 def test_speechbrain_does_not_load_half_a_model(encoders, change, tmp_path):
-    to_speechbrain(encoders, tmp_path / "model")
+    to_speechbrain(encoders, None, tmp_path / "model")
     path = tmp_path / "model" / "utterance_encoder.ckpt"
     tensors = torch.load(path, weights_only=True)
     if change == "missing":
@@ -121,3 +122,64 @@ def test_only_waveform_frame_encoders_have_these_layouts(encoders, write, tmp_pa
     with pytest.raises(ValueError, match="the model holds utterance_encoder"):
         write({"utterance_encoder": encoders["utterance_encoder"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "layout"), [(to_huggingface, "huggingface"), (to_torchaudio, "torchaudio")]
+)
+def test_erased_directions_are_never_dropped(write, layout, tmp_path):
+    encoder = frame_encoder("waveform")
+    erase(encoder, 4)
+    with pytest.raises(ValueError, match=f"4 directions are erased.*layout {layout} has no place"):
+        write({"frame_encoder": encoder}, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    write({"frame_encoder": encoder}, tmp_path / "apart", erasure_apart=True)
+    erasure = load_file(tmp_path / "apart" / "erasure.safetensors")
+    encoder.erasure, mapped = None, encoder.erasure
+    with torch.no_grad():
+        last = encoder(wavs_of())
+        expected = mapped(last)
+    assert (last - expected).abs().max() > 0.1
+    found = torch.nn.functional.linear(last, **erasure)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_an_export_with_nothing_erased_has_no_erasure(tmp_path):
+    to_huggingface({"frame_encoder": frame_encoder("waveform")}, tmp_path, erasure_apart=True)
+    assert not (tmp_path / "erasure.safetensors").exists()
+    assert "erasure" not in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("erased", [0, 4])
+def test_the_card_of_the_hub_tells_how_to_get_our_frames(erased, recording, tmp_path, monkeypatch):
+    encoder = frame_encoder("waveform")
+    if erased:
+        erase(encoder, erased)
+    to_huggingface({"frame_encoder": encoder}, tmp_path / "export", erasure_apart=True)
+    text = (tmp_path / "export" / "README.md").read_text()
+    metadata = yaml.safe_load(text.split("---\n")[1])
+    assert metadata["library_name"] == "transformers" and metadata["license"] == "unknown"
+    assert metadata["pipeline_tag"] == "feature-extraction" and "hubert" in metadata["tags"]
+    code = [line[4:] for line in text.splitlines() if line.startswith("    ")]
+    written(tmp_path / "speech.wav", recording(1), subtype="FLOAT")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(code).replace("<this folder>", "export"), names)
+    with torch.no_grad():
+        expected = encoder(torch.from_numpy(recording(1)).float()[None])
+    torch.testing.assert_close(names["frames"], expected, atol=1e-4, rtol=0)
+
+
+def test_the_command_line_exports_erased_models_when_told_to(tmp_path, capsys):
+    encoder = frame_encoder("waveform")
+    erase(encoder, 4)
+    save_model(tmp_path / "model", {"frame_encoder": encoder})
+    command = ["export", str(tmp_path / "model"), "--layout", "huggingface", "--out"]
+    assert main([*command, str(tmp_path / "out")]) == 2
+    assert "--erasure_apart" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    command[command.index("huggingface")] = "speechbrain"
+    assert main([*command, str(tmp_path / "out"), "--erasure_apart"]) == 2
+    assert "speechbrain holds it" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    command[command.index("speechbrain")] = "huggingface"
+    assert main([*command, str(tmp_path / "out"), "--erasure_apart"]) == 0
+    assert (tmp_path / "out" / "erasure.safetensors").is_file()
