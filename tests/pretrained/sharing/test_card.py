@@ -1,6 +1,6 @@
 """The model card: what a folder is, how to load it, its figures."""
 
-from pretrained.card import write_card
+from pretrained.sharing.card import write_card
 from pretrained.exported import load_folder, load_model
 
 
