@@ -16,8 +16,8 @@ from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from lobes.distributed import unwrap
-from pretrained.sharing.card import write_card
 from pretrained.exported import save_model
+from pretrained.sharing.card import write_card
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, validate_manifests
 from recipes.common.data.table import open_table
