@@ -166,7 +166,7 @@ def _download(repository, revision):
         info = api.model_info(repository, revision=revision, **asked)
     except RevisionNotFoundError:
         raise FileNotFoundError(
-            f"The Hub ({api.endpoint}) has the model {repository}, but no revision {revision!r}."
+            f"The Hub ({api.endpoint}) has the model {repository}, but no revision {revision or 'main'!r}."
         ) from None
     except Exception as error:  # no class holds the errors of every HTTP client that it has had
         answered = isinstance(error, HfHubHTTPError)

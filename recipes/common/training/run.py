@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import sys
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -102,14 +103,27 @@ def prepare(hparams):
     ---------
     hparams : dict
         `prepare`, `prepare_options`, and what it is called with.
+
+    Raises
+    ------
+    ValueError
+        Where `download` is set, and the corpus is none that its prepare script fetches.
     """
+    options = dict(hparams["prepare_options"])
+    if hparams["download"]:
+        if "download" not in signature(hparams["prepare"]).parameters:
+            raise ValueError(
+                "--download True: this corpus cannot be fetched by its recipe. The recipe's README "
+                "says what is expected in data_folder."
+            )
+        options["download"] = True
     hparams["prepare"](
         data_folder=hparams["data_folder"],
         save_folder=hparams["manifest_folder"],
         splits=[name for split in SPLITS for name in hparams[f"{split}_splits"]],
         skip_prep=hparams["skip_prep"],
         skip_bad=hparams["skip_bad"],
-        **hparams["prepare_options"],
+        **options,
     )
 
 
