@@ -160,13 +160,14 @@ def _download(repository, revision):
         raise FileNotFoundError(
             f"{repository} is not a folder. To look for it on the Hub: {HOW_TO_INSTALL}."
         ) from None
+    revision = "main" if revision is None else revision
     wanted = {"repo_id": repository, "revision": revision, "allow_patterns": list(FILES)}
     api, asked = HfApi(), {"files_metadata": True, "timeout": ANSWER_SECONDS}
     try:
         info = api.model_info(repository, revision=revision, **asked)
     except RevisionNotFoundError:
         raise FileNotFoundError(
-            f"The Hub ({api.endpoint}) has the model {repository}, but no revision {revision or 'main'!r}."
+            f"The Hub ({api.endpoint}) has the model {repository}, but no revision {revision!r}."
         ) from None
     except Exception as error:  # no class holds the errors of every HTTP client that it has had
         answered = isinstance(error, HfHubHTTPError)

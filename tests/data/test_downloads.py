@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import shutil
 import socket
 import tarfile
@@ -199,6 +200,37 @@ def test_archives_are_unpacked_to_their_places(web, tmp_path):
     shutil.rmtree(tmp_path / "dev")
     fetch_archives(wanted, tmp_path, "Corpus")
     assert web.asked == [("/dev.tar.gz", None)]
+
+
+def test_two_that_want_the_same_fetch_it_once(web, tmp_path):
+    own = published(web, "a.bin", CONTENT)
+    threads = [threading.Thread(target=fetch_file, args=(own, tmp_path / "a.bin")) for _ in "123"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and len(web.asked) == 1
+
+
+def test_a_folder_is_in_its_place_last(web, tmp_path, monkeypatch):
+    content = archive({"dev/a.txt": "A", "NOTES": "A", "zzz": "A"})
+    own, replace, placed = published(web, "dev.tar.gz", content), os.replace, []
+
+    def stop_at_the_last(source, place):
+        if len(placed) == 3:  # the archive itself is the first
+            raise OSError(28, "No space left on device")
+        placed.append(place.name)
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", stop_at_the_last)
+    with pytest.raises(CorpusError, match="cannot be unpacked: .*No space left"):
+        fetch_archives({"dev": own}, tmp_path, "Corpus")
+    assert placed[0] == "dev.tar.gz" and set(placed[1:]) == {"NOTES", "zzz"}
+    assert not (tmp_path / "dev").exists()
+    monkeypatch.undo()
+    web.asked.clear()
+    fetch_archives({"dev": own}, tmp_path, "Corpus")
+    assert (tmp_path / "dev" / "a.txt").read_text() == "A" and web.asked == []
 
 
 def linked(target):
