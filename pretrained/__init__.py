@@ -12,6 +12,7 @@ PLACES = {
     "Transcriber": "pretrained.transcriber",
     "Verification": "pretrained.verifier",
     "import_weights": "pretrained.toolkits.importing",
+    "push_to_hub": "pretrained.sharing.uploads",
 }
 __all__ = list(PLACES)
 

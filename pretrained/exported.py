@@ -25,6 +25,7 @@ from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.facts import RECIPES, check_facts, check_modules, kind_of
 from pretrained.file_states import ENCODERS
 from pretrained.plain_files import digest_file, read_json, write_whole
+from pretrained.sharing.snapshots import CONFIG_FILE, FILES, WEIGHTS_FILE, find_files
 
 FORMAT = "learn2diss-1"
 CLASSES = {
@@ -33,9 +34,7 @@ CLASSES = {
     "ctc_head": CTCHead,
     "speaker_head": SpeakerHead,
 }
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_BYTES = FILES[CONFIG_FILE]
 MAX_SIZE = 2**31  # of anything that config.json gives a size of
 COUNTS = ("num_layers", "lstm_layers", "res2net_scale")  # arguments that constructors count up to
 MAY_BE_ZERO = ("erased_directions", "last_layers", "lstm_layers")
@@ -107,14 +106,16 @@ def _config_text(config):
     return json.dumps(config, indent=2) + "\n"
 
 
-def load_model(folder):
-    """Load the encoders of an exported folder, in evaluation mode. Nothing in it is run.
+def load_model(model, revision=None):
+    """Load the encoders of an exported model, in evaluation mode. Nothing in it is run.
 
     Arguments
     ---------
-    folder : str or Path
-        As `save_model` leaves it, heads or none. Always a local path, never the name of a model on
-        a hub.
+    model : str or Path
+        A folder as `save_model` leaves it, heads or none, or the name of such a model on the Hub.
+    revision : str, optional
+        Of a model on the Hub; both are as `find_files` of `pretrained.sharing.snapshots` takes
+        them.
 
     Returns
     -------
@@ -126,24 +127,27 @@ def load_model(folder):
     FileNotFoundError, ValueError
         As `load_folder` tells; a ValueError also where the folder holds no encoder.
     """
-    modules, facts = load_folder(folder)
+    modules, facts = load_folder(model, revision)
     encoders = {name: module for name, module in modules.items() if name in ENCODERS}
     if not encoders:
         raise ValueError(
-            f"{folder} holds no encoder, only a {kind_of(facts)} on {facts['features']}."
+            f"{model} holds no encoder, only a {kind_of(facts)} on {facts['features']}."
         )
     return encoders
 
 
-def load_folder(folder):
-    """Load the modules and the facts of an exported folder. Nothing in it is run.
+def load_folder(model, revision=None):
+    """Load the modules and the facts of an exported model. Nothing in it is run.
 
     What config.json asks for is compared with the tensors that there are before it is built.
 
     Arguments
     ---------
-    folder : str or Path
-        As `save_model` leaves it. Always a local path, never the name of a model on a hub.
+    model : str or Path
+        A folder as `save_model` leaves it, or the name of such a model on the Hub.
+    revision : str, optional
+        Of a model on the Hub; both are as `find_files` of `pretrained.sharing.snapshots` takes
+        them.
 
     Returns
     -------
@@ -155,16 +159,13 @@ def load_folder(folder):
     Raises
     ------
     FileNotFoundError
-        Where there is no such folder.
+        Where there is no such folder or model.
     ValueError
         Where a file is missing, damaged, altered, outside the folder or not of this format; a
         tensor is missing, left over or of another shape; or modules and facts do not fit each
         other.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: expected one that holds {CONFIG_FILE}.")
-    config_path, weights = (_inside(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    config_path, weights = find_files(model, revision)
     config = _read_config(config_path)
     shapes = _read_header(weights)
     arguments = {name: config[name] for name in CLASSES if name in config}
@@ -187,39 +188,32 @@ class FromFolder:
     kind = None  # TRANSCRIBER or VERIFIER
 
     @classmethod
-    def from_pretrained(cls, folder, device="cpu"):
-        """Load an exported folder; see `load_folder`, and for what it raises.
+    def from_pretrained(cls, model, device="cpu", revision=None):
+        """Load an exported model; see `load_folder`, and for what it raises.
 
         Arguments
         ---------
-        folder : str or Path
-            As a recipe of such a task leaves it: a local path.
+        model : str or Path
+            A folder as a recipe of such a task leaves it, or the name of such a model on the Hub,
+            "organisation/name".
         device : str or torch.device
             Where to compute.
+        revision : str, optional
+            A branch, a tag or a commit of a model on the Hub.
 
         Raises
         ------
         ValueError
-            Also where the folder is of another kind.
+            Also where the model is of another kind.
         """
-        modules, facts = load_folder(folder)
+        modules, facts = load_folder(model, revision)
         found = kind_of(facts)
         if found != cls.kind:
             held = f"encoders only ({', '.join(modules)})" if found is None else f"a {found}"
             raise ValueError(
-                f"{folder} holds {held}, no {cls.kind}: {RECIPES[cls.kind]} exports one."
+                f"{model} holds {held}, no {cls.kind}: {RECIPES[cls.kind]} exports one."
             )
         return cls(modules, facts, device)
-
-
-def _inside(folder, name):
-    """Return the path of a file of the folder itself, which a link does not lead out of."""
-    path = folder / name
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {folder} is not the folder of an exported model.")
-    if path.resolve().parent != folder.resolve():
-        raise ValueError(f"{path} is a link out of the folder, to {path.resolve()}: copy the file.")
-    return path
 
 
 def _digest(value):

@@ -72,23 +72,26 @@ class Learn2Diss:
                 encoder.compile()
 
     @classmethod
-    def from_pretrained(cls, folder, device="cpu", compile=False):
-        """Load an exported folder; see `pretrained.exported.load_model`, and for what it raises.
+    def from_pretrained(cls, model, device="cpu", compile=False, revision=None):
+        """Load an exported model; see `pretrained.exported.load_model`, and for what it raises.
 
         Arguments
         ---------
-        folder : str or Path
-            As a recipe leaves it in `<output_folder>/model`: a local path.
+        model : str or Path
+            A folder as a recipe leaves it in `<output_folder>/model`, or the name of such a model
+            on the Hub, "organisation/name".
         device : str or torch.device
             Where to encode.
         compile : bool
             Whether the encoders are compiled.
+        revision : str, optional
+            A branch, a tag or a commit of a model on the Hub.
 
         Returns
         -------
         Learn2Diss
         """
-        return cls(load_model(folder), device, compile)
+        return cls(load_model(model, revision), device, compile)
 
     @torch.no_grad()
     def encode(self, wavs, wav_lens=None, output_hidden_states=False):

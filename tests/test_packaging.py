@@ -45,8 +45,8 @@ def imported(*folders):
     return {DISTRIBUTIONS.get(name, name) for name in foreign}
 
 
-def test_inference_needs_what_the_package_brings():
-    assert imported("lobes", "pretrained") <= declared("s3prl")
+def test_inference_needs_what_the_package_and_its_extras_bring():
+    assert imported("lobes", "pretrained") <= declared("hub", "s3prl")
 
 
 def test_recipes_need_what_their_extras_bring():
@@ -54,7 +54,7 @@ def test_recipes_need_what_their_extras_bring():
 
 
 def test_tests_need_what_the_extra_dev_brings():
-    assert imported("tests") <= declared("train", "report", "demo", "dev")
+    assert imported("tests") <= declared("hub", "train", "report", "demo", "dev")
 
 
 @pytest.mark.parametrize("name", ["", "-dev"])

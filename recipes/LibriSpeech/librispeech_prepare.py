@@ -1,17 +1,41 @@
 """Preparation of LibriSpeech (Panayotov et al., ICASSP 2015): a manifest for each split.
 
 The layout is SPLIT/READER/CHAPTER/READER-CHAPTER-NUMBER.flac, with the transcripts of a chapter
-in READER-CHAPTER.trans.txt.
+in READER-CHAPTER.trans.txt. The corpus is published at https://www.openslr.org/12 under CC BY 4.0.
 """
 
 import os
 from pathlib import Path
 
+from recipes.common.data.downloads import Download, fetch_archives
 from recipes.common.data.files import CorpusError, is_of_macos, read_lines
 from recipes.common.data.preparation import prepare_splits
 
+ADDRESS = "https://www.openslr.org/resources/12"
+# Bytes and SHA-256 as TensorFlow Datasets (url_checksums/librispeech.txt) and torchaudio have them.
+PUBLISHED = {
+    "dev-clean": (337926286, "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"),
+    "dev-other": (314305928, "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365"),
+    "test-clean": (346663984, "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23"),
+    "test-other": (328757843, "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29"),
+    "train-clean-100": (
+        6387309499,
+        "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+    ),
+    "train-clean-360": (
+        23049477885,
+        "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+    ),
+    "train-other-500": (
+        30593501606,
+        "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
+    ),
+}
 
-def prepare_librispeech(data_folder, save_folder, splits, **options):
+
+def prepare_librispeech(
+    data_folder, save_folder, splits, download=False, skip_prep=False, **options
+):
     """Write `<save_folder>/<split>.csv` for any subset of LibriSpeech's splits.
 
     Safe to repeat: what is there and still holds is kept.
@@ -24,13 +48,18 @@ def prepare_librispeech(data_folder, save_folder, splits, **options):
         Receives the manifests.
     splits : iterable of str
         Such as "train-clean-100" and "dev-clean".
+    download : bool
+        Whether to fetch the splits that data_folder lacks; what was interrupted goes on.
+    skip_prep : bool
+        The manifests are there already: nothing is fetched or written.
     **options
-        `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
+        `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
     Raises
     ------
     CorpusError
-        Where a split, audio or a transcript is missing or cannot be used. Nothing is written then.
+        Where a split, audio or a transcript is missing or cannot be used. No manifest is written
+        then.
 
     Example
     -------
@@ -39,7 +68,41 @@ def prepare_librispeech(data_folder, save_folder, splits, **options):
         ...
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
+    splits = [splits] if isinstance(splits, str) else list(splits)
+    if download and not skip_prep:
+        fetch_splits(data_folder, splits)
+    options["skip_prep"] = skip_prep
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
+
+
+def fetch_splits(data_folder, splits):
+    """Fetch the splits that are not there, whole; what else the archives hold is put beside them.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        The folder LibriSpeech; made where it is missing.
+    splits : iterable of str
+
+    Raises
+    ------
+    CorpusError
+        As `fetch_archives` tells; also where there is no such split.
+
+    Example
+    -------
+    >>> fetch_splits("nowhere", ["dev-dirty"])
+    Traceback (most recent call last):
+        ...
+    recipes.common.data.files.CorpusError: LibriSpeech has no split dev-dirty to download. ...
+    """
+    unknown = [split for split in splits if split not in PUBLISHED]
+    if unknown:
+        raise CorpusError(
+            f"LibriSpeech has no split {unknown[0]} to download. There are: {', '.join(PUBLISHED)}."
+        )
+    archives = {s: Download(f"{ADDRESS}/{s}.tar.gz", *PUBLISHED[s]) for s in splits}
+    fetch_archives(archives, data_folder, "LibriSpeech")
 
 
 def list_utterances(data_folder, split):

@@ -5,6 +5,10 @@ lines of LABEL ENROL TEST, the label 1 for one speaker and 0 for two, then two p
 VoxCeleb1's split for identification, iden_split.txt: lines of PART PATH, the part 1 for training, 2
 for validation and 3 for the test. VoxCeleb2 comes as aac/SPEAKER/SESSION/NUMBER.m4a and has to be
 converted.
+
+The lists are published at https://www.robots.ox.ac.uk/~vgg/data/voxceleb, under CC BY 4.0. Audio
+has to be asked for, at https://mm.kaist.ac.kr/datasets/voxceleb; its copyright stays with the
+owners of the videos.
 """
 
 import shlex
@@ -12,11 +16,21 @@ from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
 
+from recipes.common.data.downloads import Download, fetch_file
 from recipes.common.data.files import CorpusError, is_of_macos, read_lines
 from recipes.common.data.preparation import prepare_splits
 
 logger = get_logger(__name__)
 
+ADDRESS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta"
+# Bytes and SHA-256 as TensorFlow Datasets has them (url_checksums/voxceleb.txt); MD5 as
+# PaddleSpeech has them.
+PUBLISHED = {
+    "iden_split": (4912512, "3c1d792d4058861cd476a27cc942c824f7e9df812864115a7c2b12df97edfbbf"),
+    "veri_test2": (None, "b73110731c9223c1461fe49cb48dddfc"),
+    "list_test_hard2": (None, "857790e09d579a68eb2e339a090343c8"),
+    "list_test_all2": (None, "a53e059deb562ffcfc092bf5d90d9f3a"),
+}
 TRAIN = "train"
 IDENTIFICATION = {"iden_train": "1", "iden_valid": "2", "iden_test": "3"}
 M4A_FOLDERS = ("wav", "aac", "*/aac")  # VoxCeleb2's archives unpack to aac and dev/aac
@@ -30,7 +44,13 @@ CONVERT = """find . -path '*/*/*/*.m4a' -print0 | xargs -0 -n 100 -P 8 sh -c '
 
 
 def prepare_voxceleb(
-    data_folder, save_folder, splits, held_out=("veri_dev", "veri_test2"), **options
+    data_folder,
+    save_folder,
+    splits,
+    held_out=("veri_dev", "veri_test2"),
+    download=False,
+    skip_prep=False,
+    **options,
 ):
     """Write `<save_folder>/<split>.csv` for each split.
 
@@ -48,14 +68,18 @@ def prepare_voxceleb(
         of a trial list in `meta`, without ".txt": the utterances that it names.
     held_out : iterable of str
         Trial lists. The published VoxCeleb1 has "veri_test2" but no "veri_dev"; VoxCeleb2 has none.
+    download : bool
+        Whether to fetch the published lists that `meta` lacks. Audio is never fetched.
+    skip_prep : bool
+        The manifests are there already: nothing is fetched or written.
     **options
-        `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
+        `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
     Raises
     ------
     CorpusError
-        Where a list or audio is missing or cannot be used, or audio is there as m4a only. Nothing
-        is written then.
+        Where a list or audio is missing or cannot be used, or audio is there as m4a only. No
+        manifest is written then.
 
     Example
     -------
@@ -65,7 +89,10 @@ def prepare_voxceleb(
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
     held_out = [held_out] if isinstance(held_out, str) else list(held_out)
-    options["listing"] = {"held_out": held_out}
+    splits = [splits] if isinstance(splits, str) else list(splits)
+    if download and not skip_prep:
+        fetch_lists(data_folder, splits, held_out)
+    options |= {"skip_prep": skip_prep, "listing": {"held_out": held_out}}
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 
@@ -74,6 +101,44 @@ def list_utterances(data_folder, split, held_out):
     if split == TRAIN:
         return list_training(data_folder, held_out)
     return list_named(data_folder, split)
+
+
+def fetch_lists(data_folder, splits, held_out):
+    """Fetch the published lists behind some splits that are not in `meta`.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        The folder that holds `wav`; its `meta` is made where it is missing.
+    splits, held_out : iterable of str
+        As `prepare_voxceleb` takes them.
+
+    Raises
+    ------
+    CorpusError
+        As `fetch_file` tells; also where there is no audio, with where to ask for it.
+
+    Example
+    -------
+    >>> fetch_lists("nowhere", ["veri_test2"], [])
+    Traceback (most recent call last):
+        ...
+    recipes.common.data.files.CorpusError: nowhere holds no audio, which has to be asked for at ...
+    """
+    folder = Path(data_folder)
+    if not any(path.is_dir() for place in M4A_FOLDERS for path in folder.glob(place)):
+        raise CorpusError(
+            f"{folder} holds no audio, which has to be asked for at "
+            "https://mm.kaist.ac.kr/datasets/voxceleb: expected wav/SPEAKER/SESSION/NUMBER.wav in "
+            "it. --download True fetches the lists alone."
+        )
+    names = ["iden_split" if split in IDENTIFICATION else split for split in splits]
+    if TRAIN in splits:
+        names += held_out
+    for name in PUBLISHED.keys() & set(names):
+        (folder / "meta").mkdir(exist_ok=True)
+        own = Download(f"{ADDRESS}/{name}.txt", *PUBLISHED[name])
+        fetch_file(own, trials_path(folder, name))
 
 
 def list_training(data_folder, held_out):

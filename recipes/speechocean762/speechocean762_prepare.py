@@ -1,7 +1,8 @@
 """Preparation of speechocean762 (Zhang et al., Interspeech 2021): a manifest for each split.
 
 The layout is WAVE/SPEAKERxxxx/*, with the tables wav.scp, utt2spk and text in train/ and test/ and
-the phones of all words in resource/text-phone. Tables have an ID and its value in each line.
+the phones of all words in resource/text-phone. Tables have an ID and its value in each line. The
+corpus is published at https://www.openslr.org/101 under CC BY 4.0.
 """
 
 import re

@@ -239,11 +239,6 @@ def test_links_out_of_the_folder(folder, name):
     assert_refused(folder, f"{name} is missing")
 
 
-def test_names_of_hubs_are_not_looked_up():
-    with pytest.raises(FileNotFoundError, match="someone/learn2diss is not a folder"):
-        Learn2Diss.from_pretrained("someone/learn2diss")
-
-
 def test_unknown_modules_and_no_modules_are_not_saved(tmp_path):
     for modules in ({"os": torch.nn.Linear(2, 2)}, {}):
         with pytest.raises(ValueError, match="config.json: expected frame_encoder or"):

@@ -21,9 +21,17 @@ def test_a_corpus_is_prepared_with_its_own_options(tmp_path):
     hparams = {"train_splits": ["a"], "valid_splits": ["b"], "test_splits": ["c"]}
     hparams |= {"data_folder": "D", "manifest_folder": "M", "skip_prep": False, "skip_bad": True}
     hparams |= {"prepare": lambda **given: calls.append(given), "prepare_options": {"deep": 2}}
+    hparams["download"] = False
     prepare(hparams)
     expected = {"data_folder": "D", "save_folder": "M", "splits": ["a", "b", "c"]}
     assert calls == [{**expected, "skip_prep": False, "skip_bad": True, "deep": 2}]
+    hparams["download"] = True
+    with pytest.raises(ValueError, match="--download True: this corpus cannot be fetched"):
+        prepare(hparams)
+    assert len(calls) == 1
+    hparams["prepare"] = lambda download, **given: calls.append(download)
+    prepare(hparams)
+    assert calls[1:] == [True]
 
 
 HOLDING = """

@@ -24,7 +24,16 @@ INCLUDE = "!include:"
 # What may change between the parts of a run: how long and how it is computed, and where things lie.
 FREE = {
     *("number_of_epochs", "num_workers", "max_batch_seconds", "ckpt_interval_minutes", "log_steps"),
-    *("tensorboard", "skip_prep", "lrs", "erased_directions", "lexicon", "features", "teacher"),
+    *(
+        "tensorboard",
+        "download",
+        "skip_prep",
+        "lrs",
+        "erased_directions",
+        "lexicon",
+        "features",
+        "teacher",
+    ),
 }
 PLACES = ("_folder", "_model", "_weights", "_file")
 

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import sys
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from lobes.distributed import unwrap
-from pretrained.card import write_card
 from pretrained.exported import save_model
+from pretrained.sharing.card import write_card
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, validate_manifests
 from recipes.common.data.table import open_table
@@ -102,14 +103,27 @@ def prepare(hparams):
     ---------
     hparams : dict
         `prepare`, `prepare_options`, and what it is called with.
+
+    Raises
+    ------
+    ValueError
+        Where `download` is set, and the corpus is none that its prepare script fetches.
     """
+    options = dict(hparams["prepare_options"])
+    if hparams["download"]:
+        if "download" not in signature(hparams["prepare"]).parameters:
+            raise ValueError(
+                "--download True: this corpus cannot be fetched by its recipe. The recipe's README "
+                "says what is expected in data_folder."
+            )
+        options["download"] = True
     hparams["prepare"](
         data_folder=hparams["data_folder"],
         save_folder=hparams["manifest_folder"],
         splits=[name for split in SPLITS for name in hparams[f"{split}_splits"]],
         skip_prep=hparams["skip_prep"],
         skip_bad=hparams["skip_bad"],
-        **hparams["prepare_options"],
+        **options,
     )
 
 

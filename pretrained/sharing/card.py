@@ -1,4 +1,7 @@
-"""The README.md of an exported folder: what it is, how to load it, what was measured."""
+"""The README.md of an exported folder: what it is, how to load it, what was measured.
+
+Its first lines are what the Hugging Face Hub shows and searches models by.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,16 @@ from pathlib import Path
 from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
 from pretrained.plain_files import write_whole
 
-TEMPLATE = """# {title}
+TEMPLATE = """---
+library_name: learn2diss
+pipeline_tag: {task}
+license: unknown
+tags:
+- speech
+- {tag}
+---
+
+# {title}
 
 Exported by a recipe of Learn2Diss for SpeechBrain (arXiv 2407.02543): {what}
 
@@ -18,8 +30,9 @@ With that project installed:
 
 {load}
 
-The folder is complete and holds no code: `model.safetensors` are the weights, `config.json` the
-architecture and the checksums.
+On the Hugging Face Hub, `organisation/name` stands for the folder. It is complete and holds no
+code: `model.safetensors` are the weights, `config.json` the architecture and the checksums. Who
+trained the weights says under which licence they are: in the first lines of this file.
 
 ## Figures
 
@@ -33,6 +46,8 @@ None is taken from the method's paper, whose authors withdrew theirs.
 {origin}
 """
 ENCODERS_TEXT = {
+    "task": "feature-extraction",
+    "tag": "self-supervised",
     "title": "{encoders}",
     "what": """encoders of 16 kHz speech,
 trained without labels.""",
@@ -49,6 +64,8 @@ recordings, and figures of runs on other data cannot be compared with them.""",
 HEADS_CAVEAT = """They do not tell how
 many errors there are on other recordings, and can be compared only with figures on the same"""
 TRANSCRIBER_TEXT = {
+    "task": "automatic-speech-recognition",
+    "tag": "ctc",
     "title": "Transcriber",
     "what": """16 kHz speech to
 {tokenizer[kind]}, by a CTC head on {features}.""",
@@ -61,6 +78,8 @@ best symbol of each frame, without a language model.""",
     "caveat": f"{HEADS_CAVEAT} data,\ndecoded likewise.",
 }
 VERIFIER_TEXT = {
+    "task": "audio-classification",
+    "tag": "speaker-verification",
     "title": "Speaker verifier",
     "what": """whether two
 recordings have the same speaker, by the cosine ({scoring}) of embeddings of {features}.""",

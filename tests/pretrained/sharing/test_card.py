@@ -1,7 +1,9 @@
 """The model card: what a folder is, how to load it, its figures."""
 
-from pretrained.card import write_card
+import pytest
+
 from pretrained.exported import load_folder, load_model
+from pretrained.sharing.card import write_card
 
 
 def test_the_model_card(folder):
@@ -34,12 +36,22 @@ def test_cards_tell_what_a_folder_is(transcriber_folder, verifier_folder, encode
         assert "{" not in texts[-1] and "withdrew" in texts[-1]
         load_folder(folder)
     transcriber, verifier, encoders = texts
-    assert (
-        transcriber.startswith("# Transcriber\n") and "Transcriber.from_pretrained" in transcriber
-    )
+    assert "\n# Transcriber\n" in transcriber and "Transcriber.from_pretrained" in transcriber
     assert "a CTC head on log-mel bands" in transcriber and "characters" in transcriber
     assert "| ctc_head.num_symbols | 3 |" in transcriber
-    assert verifier.startswith("# Speaker verifier\n")
+    assert "\n# Speaker verifier\n" in verifier
     assert "SpeakerVerifier.from_pretrained" in verifier and "embeddings of the utt" in verifier
     assert "the threshold, 0.5." in verifier and "set on: trials of dev-clean." in verifier
-    assert encoders.startswith("# Frame encoder\n") and "Learn2Diss.from_pretrained" in encoders
+    assert "\n# Frame encoder\n" in encoders and "Learn2Diss.from_pretrained" in encoders
+
+
+def test_the_hub_reads_the_first_lines(transcriber_folder, verifier_folder, encoders_folder):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is an optional package")
+    tasks = []
+    for folder in (transcriber_folder, verifier_folder, encoders_folder):
+        write_card(folder, METRICS)
+        found = hub.metadata_load(folder / "README.md")
+        tasks.append(found["pipeline_tag"])
+        assert found["library_name"] == "learn2diss" and found["license"] == "unknown"
+        assert "speech" in found["tags"] and len(found["tags"]) == 2
+    assert tasks == ["automatic-speech-recognition", "audio-classification", "feature-extraction"]
