@@ -91,7 +91,7 @@ class UtteranceStates(nn.Module):
     def from_embeddings(self, embeddings):
         """Return states (batch, 1, 1, dim) and lengths of embeddings (batch, dim)."""
         scaled = nn.functional.normalize(embeddings.float(), dim=1) * self.dim**0.5
-        lens = torch.ones(len(scaled), dtype=torch.long, device=scaled.device)
+        lens = torch.ones(scaled.shape[0], dtype=torch.long, device=scaled.device)
         return scaled[:, None, None], lens
 
 

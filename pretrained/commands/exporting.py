@@ -1,22 +1,42 @@
-"""The command export: a model's encoders in another toolkit's layout."""
+"""The command export: a model in another toolkit's layout, or as graphs that run without torch."""
 
-from pretrained.toolkits import LAYOUTS
+from pretrained.toolkits import GRAPHS, LAYOUTS
 
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
     export = commands.add_parser("export", help="write the model in another toolkit's layout")
     export.add_argument("model", metavar="FOLDER", help="an exported model")
-    export.add_argument("--layout", required=True, choices=LAYOUTS)
+    export.add_argument("--layout", required=True, choices=LAYOUTS + GRAPHS)
     export.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    export.add_argument(
+        "--int8", action="store_true", help="onnx only: weights of linear layers of 8 bits"
+    )
     export.set_defaults(run=export_model)
 
 
 def export_model(options):
-    """Export a model's encoders in another toolkit's layout."""
+    """Export a model in another toolkit's layout, or as graphs."""
+    if options.int8 and options.layout != "onnx":
+        raise ValueError(f"--int8 belongs to --layout onnx, not to {options.layout}.")
+    if options.layout in GRAPHS:
+        return export_graphs(options)
     from pretrained.exported import load_model
     from pretrained.toolkits import layouts
 
     write = getattr(layouts, f"to_{options.layout}")
     write(load_model(options.model), options.out)
+    return 0
+
+
+def export_graphs(options):
+    """Export what a folder is for, its encoders, its recogniser or its verifier, as graphs."""
+    from pretrained.deployment.graph_files import to_onnx, to_torch_export
+    from pretrained.exported import load_folder
+
+    modules, facts = load_folder(options.model)
+    if options.layout == "onnx":
+        to_onnx(modules, facts, options.out, options.int8)
+    else:
+        to_torch_export(modules, facts, options.out)
     return 0

@@ -1,7 +1,6 @@
 """Exported models in the layouts of SpeechBrain, Hugging Face transformers and torchaudio."""
 
 import json
-from pathlib import Path
 
 import torch
 import yaml
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.signal import SAMPLE_RATE
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
+from pretrained.plain_files import new_folder
 from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, sizes_of
 from pretrained.toolkits.names import export_state_dict
 
@@ -74,7 +74,7 @@ def to_speechbrain(encoders, folder):
     >>> sorted(path.name for path in folder.iterdir())
     ['hyperparams.yaml', 'utterance_encoder.ckpt']
     """
-    folder = _new_folder(folder)
+    folder = new_folder(folder)
     text = SPEECHBRAIN_BANNER
     for name, encoder in encoders.items():
         kind = f"{type(encoder).__module__}.{type(encoder).__name__}"
@@ -180,14 +180,6 @@ def to_torchaudio(encoders, folder):
     _write_json(folder / "config.json", {"function": function, "arguments": arguments})
 
 
-def _new_folder(folder):
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: name a new folder to export to.")
-    return folder
-
-
 def _frame_encoder(encoders, folder, layout):
     """Return the frame encoder, its weights in a layout, and the folder, which is made."""
     if "frame_encoder" not in encoders:
@@ -196,7 +188,7 @@ def _frame_encoder(encoders, folder, layout):
             "layout speechbrain is there for every encoder."
         )
     encoder = encoders["frame_encoder"]
-    return encoder, export_state_dict(encoder, layout), _new_folder(folder)
+    return encoder, export_state_dict(encoder, layout), new_folder(folder)
 
 
 def _indented(lines, spaces=4):

@@ -1,0 +1,153 @@
+"""Copies of modules in which every part has operators of ONNX: Fourier transforms and LSTMs."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lobes.frame_encoder import FbankFrontEnd
+from lobes.heads import CTCHead
+from lobes.utterance_encoder import LogMel
+
+LSTM_VERSION = 20  # of the operator set
+
+
+def make_traceable(module):
+    """Return a copy of an encoder or a head, on the CPU, that exporters translate.
+
+    Arguments
+    ---------
+    module : nn.Module
+        Of `lobes`.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode. What it computes differs by rounding only; an LSTM's copy computes
+        nothing outside an ONNX graph.
+
+    Example
+    -------
+    >>> front_end, wavs = FbankFrontEnd(8), torch.randn(1, 8000)
+    >>> bool(torch.allclose(make_traceable(front_end)(wavs), front_end(wavs), atol=1e-3))
+    True
+    """
+    module = copy.deepcopy(module).cpu().eval()
+    for part in list(module.modules()):
+        if isinstance(part, FbankFrontEnd):
+            part.mel = MelPower(part.mel)
+        elif isinstance(part, LogMel):
+            stft = part.fbank.compute_STFT
+            padding = stft.n_fft // 2
+            part.fbank.compute_STFT = Fourier(stft.window, stft.n_fft, stft.hop_length, padding)
+        elif isinstance(part, CTCHead) and part.lstm is not None:
+            part.lstm = OnnxLSTM(part.lstm)
+    return module
+
+
+class Fourier(nn.Module):
+    """The short-time Fourier transform as a convolution with the windowed waves.
+
+    Arguments
+    ---------
+    window : torch.Tensor
+        Shape (length,), at most `n_fft`.
+    n_fft : int
+        Samples of the transform, those beyond the window being zero.
+    hop : int
+        Samples from one frame to the next.
+    padding : int
+        Zeros before and after the waveform.
+
+    Example
+    -------
+    >>> wavs, window = torch.randn(2, 4000), torch.hann_window(400)
+    >>> found = Fourier(window, n_fft=400, hop=160, padding=200)(wavs)
+    >>> options = dict(hop_length=160, window=window, pad_mode="constant", return_complex=True)
+    >>> expected = torch.view_as_real(torch.stft(wavs, 400, **options)).transpose(1, 2)
+    >>> found.shape, bool(torch.allclose(found, expected, atol=1e-3))
+    (torch.Size([2, 26, 201, 2]), True)
+    """
+
+    def __init__(self, window, n_fft, hop, padding=0):
+        super().__init__()
+        time = torch.arange(len(window), dtype=torch.float64)
+        bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
+        angles = 2 * math.pi / n_fft * bins[:, None] * time
+        waves = torch.cat([angles.cos(), -angles.sin()]) * window.double()
+        self.register_buffer("waves", waves.float()[:, None])
+        self.hop, self.padding = hop, padding
+
+    def forward(self, wavs):
+        """Map (batch, samples) to real and imaginary parts, (batch, frames, n_fft // 2 + 1, 2)."""
+        parts = F.conv1d(wavs[:, None], self.waves, stride=self.hop, padding=self.padding)
+        return torch.stack(parts.transpose(1, 2).chunk(2, dim=2), dim=-1)
+
+
+class MelPower(nn.Module):
+    """What torchaudio's MelSpectrogram of the log-mel front end gives, without its padding.
+
+    There the window sits in the middle of the transform, and what lies outside it is multiplied
+    by zero: only phases change where the transform begins with the window.
+
+    Arguments
+    ---------
+    mel : torchaudio.transforms.MelSpectrogram
+    """
+
+    def __init__(self, mel):
+        super().__init__()
+        spectrogram = mel.spectrogram
+        self.fourier = Fourier(spectrogram.window, spectrogram.n_fft, spectrogram.hop_length)
+        self.mel_scale = mel.mel_scale
+
+    def forward(self, wavs):
+        """Map (batch, samples) to the power of bands, (batch, bands, frames)."""
+        return self.mel_scale(self.fourier(wavs).square().sum(-1).transpose(1, 2))
+
+
+class OnnxLSTM(nn.Module):
+    """The LSTM operator of ONNX, which ends each row at the row's own end.
+
+    Arguments
+    ---------
+    lstm : lobes.heads.RowLSTM
+        Bidirectional.
+    """
+
+    def __init__(self, lstm):
+        super().__init__()
+        self.attributes = {"hidden_size": lstm.hidden_size, "direction": "bidirectional"}
+        self.weights = nn.ParameterList()
+        for layer in range(lstm.num_layers):
+            for kinds in (("weight_ih",), ("weight_hh",), ("bias_ih", "bias_hh")):
+                self.weights.append(nn.Parameter(_both_directions(lstm, kinds, layer)))
+
+    def forward(self, x, lens):
+        """Map (batch, time, input_size) to (batch, time, 2 * hidden_size); see `RowLSTM`."""
+        x, lens = x.transpose(0, 1), lens.clamp(min=1).to(torch.int32)
+        shape = (x.shape[0], 2, x.shape[1], self.attributes["hidden_size"])
+        for first in range(0, len(self.weights), 3):
+            inputs = (x, *self.weights[first : first + 3], lens)
+            x = torch.onnx.ops.symbolic(
+                "LSTM", inputs, self.attributes, dtype=x.dtype, shape=shape, version=LSTM_VERSION
+            )
+            x = x.transpose(1, 2).flatten(2)
+        return x.transpose(0, 1)
+
+
+def _both_directions(lstm, kinds, layer):
+    """Return weights of a layer as the operator takes them, one direction after the other."""
+    found = []
+    for suffix in ("", "_reverse"):
+        parts = [getattr(lstm, f"{kind}_l{layer}{suffix}").detach() for kind in kinds]
+        found.append(torch.cat([_gates(part) for part in parts]))
+    return torch.stack(found)
+
+
+def _gates(weight):
+    """Reorder torch's gates, input, forget, cell and output, to input, output, forget and cell."""
+    gate_in, gate_forget, cell, gate_out = weight.chunk(4)
+    return torch.cat([gate_in, gate_out, gate_forget, cell])
