@@ -59,28 +59,6 @@ class WeightedSum(nn.Module):
         return torch.einsum("bfld,l->bfd", states, self.weights.softmax(0).to(states.dtype))
 
 
-class RowLSTM(nn.LSTM):
-    """An LSTM that runs over each row up to the row's own end; made with `batch_first`."""
-
-    def forward(self, x, lens):
-        """Map (batch, time, input_size) to (batch, time, directions * hidden_size).
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Shape (batch, time, input_size).
-        lens : torch.Tensor
-            Shape (batch,), int64, valid positions of each row; a row without any has one of
-            padding.
-        """
-        packed = nn.utils.rnn.pack_padded_sequence(
-            x, lens.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        return nn.utils.rnn.pad_packed_sequence(
-            super().forward(packed)[0], batch_first=True, total_length=x.shape[1]
-        )[0]
-
-
 class CTCHead(nn.Module):
     """Logits of symbols and of the blank, frame by frame.
 
@@ -132,7 +110,7 @@ class CTCHead(nn.Module):
         self.lstm = None
         if lstm_layers > 0:
             between = dropout if lstm_layers > 1 else 0.0
-            self.lstm = RowLSTM(
+            self.lstm = nn.LSTM(
                 hidden_dim,
                 hidden_dim,
                 lstm_layers,
@@ -166,18 +144,27 @@ class CTCHead(nn.Module):
         x = self.projection(self._stack(x))
         lens = self.output_lens(lens)
         if self.lstm is not None:
-            x = self.dropout(self.lstm(self.dropout(x), lens))
+            x = self.dropout(self._recur(self.dropout(x), lens))
         return self.output(x), lens
 
     def output_lens(self, lens):
         """Return how many output frames a number of input frames gives, of the argument's type."""
-        return -(-lens // self.stride)
+        return (lens + self.stride - 1) // self.stride  # ONNX rounds a division towards zero
 
     def _stack(self, x):
         if self.stride == 1:
             return x
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stride))
         return x.unflatten(1, (-1, self.stride)).flatten(2)
+
+    def _recur(self, x, lens):
+        """Run the LSTM, each row up to its own end; a row without frames has one of padding."""
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lens.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        return nn.utils.rnn.pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=x.shape[1]
+        )[0]
 
 
 class SpeakerHead(nn.Module):

@@ -147,7 +147,8 @@ class FbankStates(nn.Module):
         for place, x in enumerate(orders):
             deviation = (x.square().sum((1, 2)) / count).clamp(min=1e-5).sqrt()
             orders[place] = (x / deviation[:, None, None])[..., ::SKIP]
-        return torch.cat(orders, dim=1).transpose(1, 2).unsqueeze(2), -(-lens // SKIP)
+        lens = (lens + SKIP - 1) // SKIP  # ONNX rounds a division towards zero
+        return torch.cat(orders, dim=1).transpose(1, 2).unsqueeze(2), lens
 
 
 class PooledStates(nn.Module):

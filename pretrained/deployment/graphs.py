@@ -28,7 +28,8 @@ def make_graphs(modules, facts):
     -------
     dict
         Of encoders `frames` and `utterance`, those that there are; of a transcriber `logits`; of a
-        verifier `embedding`. Each has `outputs`, the names of what it returns.
+        verifier `embedding`. Each has `outputs`, the names of what it returns and of the
+        dimensions that are not constant.
 
     Example
     -------
@@ -71,7 +72,7 @@ class Frames(nn.Module):
     encoder : FrameEncoder
     """
 
-    outputs = ("frames", "frame_lens")
+    outputs = {"frames": ("batch", "frames"), "frame_lens": ("batch",)}
 
     def __init__(self, encoder):
         super().__init__()
@@ -106,7 +107,7 @@ class Utterance(nn.Module):
     encoder : UtteranceEncoder
     """
 
-    outputs = ("utterance",)
+    outputs = {"utterance": ("batch",)}
 
     def __init__(self, encoder):
         super().__init__()
@@ -156,7 +157,7 @@ class Logits(nn.Module):
     head : CTCHead
     """
 
-    outputs = ("logits", "logit_lens")
+    outputs = {"logits": ("batch", "steps"), "logit_lens": ("batch",)}
 
     def __init__(self, base, head):
         super().__init__()
@@ -180,7 +181,7 @@ class Embedding(nn.Module):
         A verifier's.
     """
 
-    outputs = ("embedding",)
+    outputs = {"embedding": ("batch",)}
 
     def __init__(self, base, head, facts):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Copies of modules in which every part has operators of ONNX: Fourier transforms and LSTMs."""
+"""Copies of modules whose Fourier transforms are convolutions, which every exporter translates."""
 
 import copy
 import math
@@ -8,10 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lobes.frame_encoder import FbankFrontEnd
-from lobes.heads import CTCHead
 from lobes.utterance_encoder import LogMel
-
-LSTM_VERSION = 20  # of the operator set
 
 
 def make_traceable(module):
@@ -25,8 +22,7 @@ def make_traceable(module):
     Returns
     -------
     nn.Module
-        In evaluation mode. What it computes differs by rounding only; an LSTM's copy computes
-        nothing outside an ONNX graph.
+        In evaluation mode. What it computes differs by rounding only.
 
     Example
     -------
@@ -42,8 +38,6 @@ def make_traceable(module):
             stft = part.fbank.compute_STFT
             padding = stft.n_fft // 2
             part.fbank.compute_STFT = Fourier(stft.window, stft.n_fft, stft.hop_length, padding)
-        elif isinstance(part, CTCHead) and part.lstm is not None:
-            part.lstm = OnnxLSTM(part.lstm)
     return module
 
 
@@ -106,48 +100,3 @@ class MelPower(nn.Module):
     def forward(self, wavs):
         """Map (batch, samples) to the power of bands, (batch, bands, frames)."""
         return self.mel_scale(self.fourier(wavs).square().sum(-1).transpose(1, 2))
-
-
-class OnnxLSTM(nn.Module):
-    """The LSTM operator of ONNX, which ends each row at the row's own end.
-
-    Arguments
-    ---------
-    lstm : lobes.heads.RowLSTM
-        Bidirectional.
-    """
-
-    def __init__(self, lstm):
-        super().__init__()
-        self.attributes = {"hidden_size": lstm.hidden_size, "direction": "bidirectional"}
-        self.weights = nn.ParameterList()
-        for layer in range(lstm.num_layers):
-            for kinds in (("weight_ih",), ("weight_hh",), ("bias_ih", "bias_hh")):
-                self.weights.append(nn.Parameter(_both_directions(lstm, kinds, layer)))
-
-    def forward(self, x, lens):
-        """Map (batch, time, input_size) to (batch, time, 2 * hidden_size); see `RowLSTM`."""
-        x, lens = x.transpose(0, 1), lens.clamp(min=1).to(torch.int32)
-        shape = (x.shape[0], 2, x.shape[1], self.attributes["hidden_size"])
-        for first in range(0, len(self.weights), 3):
-            inputs = (x, *self.weights[first : first + 3], lens)
-            x = torch.onnx.ops.symbolic(
-                "LSTM", inputs, self.attributes, dtype=x.dtype, shape=shape, version=LSTM_VERSION
-            )
-            x = x.transpose(1, 2).flatten(2)
-        return x.transpose(0, 1)
-
-
-def _both_directions(lstm, kinds, layer):
-    """Return weights of a layer as the operator takes them, one direction after the other."""
-    found = []
-    for suffix in ("", "_reverse"):
-        parts = [getattr(lstm, f"{kind}_l{layer}{suffix}").detach() for kind in kinds]
-        found.append(torch.cat([_gates(part) for part in parts]))
-    return torch.stack(found)
-
-
-def _gates(weight):
-    """Reorder torch's gates, input, forget, cell and output, to input, output, forget and cell."""
-    gate_in, gate_forget, cell, gate_out = weight.chunk(4)
-    return torch.cat([gate_in, gate_out, gate_forget, cell])
