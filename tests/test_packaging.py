@@ -45,16 +45,16 @@ def imported(*folders):
     return {DISTRIBUTIONS.get(name, name) for name in foreign}
 
 
-def test_inference_needs_what_the_package_brings():
-    assert imported("lobes", "pretrained") <= declared()
+def test_inference_needs_what_the_package_and_its_extras_bring():
+    assert imported("lobes", "pretrained") <= declared("onnx")
 
 
 def test_recipes_need_what_their_extras_bring():
-    assert imported("recipes") <= declared("train", "report", "demo")
+    assert imported("recipes") <= declared("onnx", "train", "report", "demo")
 
 
 def test_tests_need_what_the_extra_dev_brings():
-    assert imported("tests") <= declared("train", "report", "demo", "dev")
+    assert imported("tests") <= declared("onnx", "train", "report", "demo", "dev")
 
 
 @pytest.mark.parametrize("name", ["", "-dev"])
