@@ -21,6 +21,7 @@ from pretrained.deployment import graph_files
 from pretrained.deployment.graph_files import to_onnx, to_torch_export
 from pretrained.exported import load_folder
 from pretrained.file_states import make_states
+from tests.pretrained.deployment.graph_sides import graph_step
 from tests.pretrained.exports import (
     LETTERS_FACTS,
     PLAIN,
@@ -33,6 +34,7 @@ from tests.pretrained.exports import (
     utterance_encoder,
     written,
 )
+from tests.voices import write_audio
 
 README = Path(graph_files.__file__).with_name("README.md")
 needs_onnx = pytest.mark.skipif(
@@ -263,6 +265,16 @@ def test_programs_of_torch_export(tmp_path):
             return found if isinstance(found, tuple) else (found,)
 
         compare(run, encoder, random_batches(5, least=720))
+
+
+@needs_onnx
+@pytest.mark.long
+def test_both_sides_of_the_benchmark_encode_the_same(encoders, tmp_path):
+    write_audio(tmp_path / "training", [0.9, 0.5], ".flac", np.random.default_rng(0))
+    precisions = {"ours": "float32", "peer": "torch"}
+    ours, peer = (graph_step(lambda: encoders, precisions, tmp_path, s)() for s in precisions)
+    for found, expected in zip(ours, peer, strict=True):
+        assert largest_difference(torch.from_numpy(found), expected) < 1e-4
 
 
 @needs_onnx
