@@ -21,7 +21,7 @@ from pretrained.deployment import graph_files
 from pretrained.deployment.graph_files import to_onnx, to_torch_export
 from pretrained.exported import load_folder
 from pretrained.file_states import make_states
-from tests.pretrained.deployment.graph_sides import graph_step
+from tests.pretrained.deployment import graph_sides
 from tests.pretrained.exports import (
     LETTERS_FACTS,
     PLAIN,
@@ -242,7 +242,6 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     head = CTCHead(3, 32, 3, hidden_dim=8, lstm_layers=1)
     with pytest.raises(ValueError, match="has one: export it with the layout onnx"):
         to_torch_export(modules_of("frame_encoder", ctc_head=head), LETTERS_FACTS, out)
-    monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setattr(graph_files, "find_spec", lambda name: None)
     assert main([*command, "onnx"]) == 2
     assert 'pip install "learn2diss[onnx]"' in capsys.readouterr().err
@@ -252,7 +251,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
 @pytest.mark.long
 def test_programs_of_torch_export(tmp_path):
     encoders = {
-        "frame_encoder": frame_encoder("waveform", attention="wavlm", num_layers=1),
+        "frame_encoder": frame_encoder(attention="wavlm", num_layers=1),
         "utterance_encoder": utterance_encoder(),
     }
     to_torch_export(encoders, None, tmp_path / "programs")
@@ -271,9 +270,10 @@ def test_programs_of_torch_export(tmp_path):
 @pytest.mark.long
 def test_both_sides_of_the_benchmark_encode_the_same(encoders, tmp_path):
     write_audio(tmp_path / "training", [0.9, 0.5], ".flac", np.random.default_rng(0))
-    precisions = {"ours": "float32", "peer": "torch"}
-    ours, peer = (graph_step(lambda: encoders, precisions, tmp_path, s)() for s in precisions)
-    for found, expected in zip(ours, peer, strict=True):
+    batch = graph_sides.read_batch(tmp_path / "training")
+    to_onnx(encoders, None, tmp_path / "onnx")
+    ours = graph_sides.onnx_step(tmp_path / "onnx", *batch)()
+    for found, expected in zip(ours, graph_sides.torch_step(encoders, *batch)(), strict=True):
         assert largest_difference(torch.from_numpy(found), expected) < 1e-4
 
 
