@@ -5,6 +5,7 @@ import json
 import logging
 import tempfile
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -128,21 +129,29 @@ def quantise(content):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load_from_string(content)
-    products = [node.name for node in model.graph.node if node.op_type in PRODUCTS]
-    with tempfile.TemporaryDirectory() as folder:
+    names = [node.name for node in model.graph.node if node.op_type in PRODUCTS]
+    with tempfile.TemporaryDirectory() as folder, _quiet_log():
         path = Path(folder) / "int8.onnx"
-        logging.disable(logging.WARNING)  # of steps that these graphs do not need
         quantize_dynamic(
             model,
             path,
             op_types_to_quantize=PRODUCTS,
-            nodes_to_exclude=[name for name in products if any(part in name for part in FILTERS)],
+            nodes_to_exclude=[name for name in names if any(part in name for part in FILTERS)],
             per_channel=True,
             reduce_range=True,  # else sums of two products overflow on processors without VNNI
             weight_type=QuantType.QInt8,
         )
-        logging.disable(logging.NOTSET)
         return path.read_bytes()
+
+
+@contextmanager
+def _quiet_log():
+    """Keep back warnings of steps that these graphs do not need."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _trace(graph):
