@@ -158,8 +158,8 @@ def _trace(graph):
     """Return the content of a graph's ONNX file."""
     content, named = io.BytesIO(), {**INPUTS, **graph.outputs}
     with warnings.catch_warnings():
-        # The exporter that traces is to be superseded by one that takes twenty times as long, gives
-        # a length of one frame or a batch of one for constant and knows no LSTM.
+        # The exporter that traces is to be superseded by one that takes twenty times as long, takes
+        # a single frame for constant and translates no LSTM over rows of unequal lengths.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
