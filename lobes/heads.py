@@ -149,7 +149,7 @@ class CTCHead(nn.Module):
 
     def output_lens(self, lens):
         """Return how many output frames a number of input frames gives, of the argument's type."""
-        return -(-lens // self.stride)
+        return (lens + self.stride - 1) // self.stride  # ONNX rounds a division towards zero
 
     def _stack(self, x):
         if self.stride == 1:

@@ -34,7 +34,8 @@ def num_frames(num_samples):
     >>> num_frames(16000), num_frames(torch.tensor([399, 400])).tolist()
     (49, [0, 1])
     """
-    frames = 1 + (num_samples - RECEPTIVE_FIELD) // HOP
+    # Of no negative number: ONNX rounds a division towards zero.
+    frames = (num_samples + HOP - RECEPTIVE_FIELD) // HOP
     return max(0, frames) if isinstance(frames, int) else frames.clip(min=0)
 
 

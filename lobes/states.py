@@ -91,7 +91,7 @@ class UtteranceStates(nn.Module):
     def from_embeddings(self, embeddings):
         """Return states (batch, 1, 1, dim) and lengths of embeddings (batch, dim)."""
         scaled = nn.functional.normalize(embeddings.float(), dim=1) * self.dim**0.5
-        lens = torch.ones(len(scaled), dtype=torch.long, device=scaled.device)
+        lens = torch.ones(scaled.shape[0], dtype=torch.long, device=scaled.device)
         return scaled[:, None, None], lens
 
 
@@ -147,7 +147,8 @@ class FbankStates(nn.Module):
         for place, x in enumerate(orders):
             deviation = (x.square().sum((1, 2)) / count).clamp(min=1e-5).sqrt()
             orders[place] = (x / deviation[:, None, None])[..., ::SKIP]
-        return torch.cat(orders, dim=1).transpose(1, 2).unsqueeze(2), -(-lens // SKIP)
+        lens = (lens + SKIP - 1) // SKIP  # ONNX rounds a division towards zero
+        return torch.cat(orders, dim=1).transpose(1, 2).unsqueeze(2), lens
 
 
 class PooledStates(nn.Module):

@@ -262,7 +262,7 @@ def reflect_pad(x, pad, lens=None):
             return F.pad(x, (pad, pad), mode="reflect")
         lens = torch.full((len(x),), time, device=x.device)
     steps = torch.arange(pad, device=x.device)
-    ends = torch.cat([(steps - pad).expand(len(x), pad), lens[:, None] + steps], dim=1)
+    ends = torch.cat([(steps - pad).expand(x.shape[0], pad), lens[:, None] + steps], dim=1)
     period = (2 * (lens - 1)).clamp(min=1)[:, None]
     source = ends.abs() % period
     source = torch.where(source < lens[:, None], source, period - source)

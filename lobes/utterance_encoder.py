@@ -70,16 +70,30 @@ class LogMel(nn.Module):
             1 + samples.counts // self.hop, 1 + samples.width // self.hop, wavs.device
         )
         with torch.autocast(wavs.device.type, enabled=False):
-            if not samples.padded:
-                return self._centred(
-                    self.decibels(self.power(wavs.float())).transpose(1, 2)
-                ), frames
-            # Beyond its end a row sees silence, as an utterance alone does.
-            power = self.power(wavs.float().where(samples.valid, 0.0))
-            valid = signal.length_mask(frames.lens, frames.width)
-            bands = self.decibels(power.where(valid[..., None], 0.0)).transpose(1, 2)
-            bands = self._centred(bands, valid)
-        return bands.where(valid[:, None], 0.0), frames
+            if samples.padded:
+                valid = signal.length_mask(frames.lens, frames.width)
+                return self.padded_bands(wavs.float(), samples.valid, valid), frames
+            return self._centred(self.decibels(self.power(wavs.float())).transpose(1, 2)), frames
+
+    def padded_bands(self, wavs, samples, frames):
+        """Return the features of a padded batch from what is valid of it.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape (batch, samples), float32.
+        samples, frames : torch.Tensor
+            Shape (batch, samples) and (batch, frames), bool, False where padded.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, 80, frames), float32, zero where padded.
+        """
+        # Beyond its end a row sees silence, as an utterance alone does.
+        power = self.power(wavs.where(samples, 0.0))
+        bands = self.decibels(power.where(frames[..., None], 0.0)).transpose(1, 2)
+        return self._centred(bands, frames).where(frames[:, None], 0.0)
 
     def power(self, wavs):
         """Return the power spectrum of waveforms (batch, samples): (batch, frames, bins)."""

@@ -3,7 +3,7 @@
     python -m pretrained encode FILE... --model FOLDER --out DIR
     python -m pretrained transcribe FILE... --model FOLDER
     python -m pretrained verify A B --model FOLDER
-    python -m pretrained export FOLDER --layout {speechbrain,huggingface,torchaudio} --out DIR
+    python -m pretrained export FOLDER --layout LAYOUT --out DIR
     python -m pretrained push FOLDER ORGANISATION/NAME
 
 Exit code 2, with a line for each problem on stderr, where anything could not be done.

@@ -59,6 +59,34 @@ def write_whole(path, content):
         file.write(content)
 
 
+def new_folder(folder):
+    """Make a folder where it is missing, and return its path.
+
+    Arguments
+    ---------
+    folder : str or Path
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileExistsError
+        Where it holds anything.
+
+    Example
+    -------
+    >>> new_folder(getfixture("tmp_path") / "out").name
+    'out'
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: name a new folder to export to.")
+    return folder
+
+
 def read_utf8(path):
     """Return the text of a file; a ValueError names the line that is not UTF-8.
 

@@ -46,15 +46,15 @@ def imported(*folders):
 
 
 def test_inference_needs_what_the_package_and_its_extras_bring():
-    assert imported("lobes", "pretrained") <= declared("hub", "s3prl")
+    assert imported("lobes", "pretrained") <= declared("hub", "onnx", "s3prl")
 
 
 def test_recipes_need_what_their_extras_bring():
-    assert imported("recipes") <= declared("train", "report", "demo")
+    assert imported("recipes") <= declared("onnx", "train", "report", "demo")
 
 
 def test_tests_need_what_the_extra_dev_brings():
-    assert imported("tests") <= declared("hub", "train", "report", "demo", "dev")
+    assert imported("tests") <= declared("hub", "onnx", "train", "report", "demo", "dev")
 
 
 @pytest.mark.parametrize("name", ["", "-dev"])

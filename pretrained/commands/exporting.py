@@ -1,13 +1,13 @@
-"""The command export: a model's encoders in another toolkit's layout."""
+"""The command export: a model in another toolkit's layout, or as graphs that run without torch."""
 
-from pretrained.toolkits import LAYOUTS
+from pretrained.toolkits import GRAPHS, LAYOUTS, NO_ERASURE
 
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
     export = commands.add_parser("export", help="write the model in another toolkit's layout")
     export.add_argument("model", metavar="FOLDER", help="an exported model")
-    export.add_argument("--layout", required=True, choices=LAYOUTS)
+    export.add_argument("--layout", required=True, choices=LAYOUTS + GRAPHS)
     export.add_argument(
         "--erasure_apart",
         action="store_true",
@@ -15,13 +15,22 @@ def add_parser(commands):
         "a file beside the weights, for the user to apply",
     )
     export.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    export.add_argument(
+        "--int8", action="store_true", help="onnx only: weights of linear layers of 8 bits"
+    )
     export.set_defaults(run=export_model)
 
 
 def export_model(options):
-    """Export a model, or its frame encoder alone, in another toolkit's layout."""
-    if options.erasure_apart and options.layout == "speechbrain":
-        raise ValueError("--erasure_apart is for huggingface and torchaudio: speechbrain holds it.")
+    """Export a model, or its frame encoder alone, in another toolkit's layout, or as graphs."""
+    if options.erasure_apart and options.layout not in NO_ERASURE:
+        raise ValueError(
+            f"--erasure_apart is for {' and '.join(NO_ERASURE)}: {options.layout} holds it."
+        )
+    if options.int8 and options.layout != "onnx":
+        raise ValueError(f"--int8 belongs to --layout onnx, not to {options.layout}.")
+    if options.layout in GRAPHS:
+        return export_graphs(options)
     from pretrained.exported import load_folder, load_model
     from pretrained.toolkits import layouts
 
@@ -30,4 +39,17 @@ def export_model(options):
     else:
         write = getattr(layouts, f"to_{options.layout}")
         write(load_model(options.model), options.out, options.erasure_apart)
+    return 0
+
+
+def export_graphs(options):
+    """Export what a folder is for, its encoders, its recogniser or its verifier, as graphs."""
+    from pretrained.deployment.graph_files import to_onnx, to_torch_export
+    from pretrained.exported import load_folder
+
+    modules, facts = load_folder(options.model)
+    if options.layout == "onnx":
+        to_onnx(modules, facts, options.out, options.int8)
+    else:
+        to_torch_export(modules, facts, options.out)
     return 0

@@ -1,7 +1,6 @@
 """Exported models in the layouts of SpeechBrain, Hugging Face transformers and torchaudio."""
 
 import json
-from pathlib import Path
 
 import torch
 import yaml
@@ -11,6 +10,7 @@ from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.signal import SAMPLE_RATE
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
 from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+from pretrained.plain_files import new_folder
 from pretrained.toolkits.huggingface_card import write_huggingface_card
 from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, sizes_of
 from pretrained.toolkits.names import erasure_map, export_state_dict
@@ -84,7 +84,7 @@ def to_speechbrain(modules, facts, folder):
     >>> sorted(path.name for path in folder.iterdir())
     ['hyperparams.yaml', 'utterance_encoder.ckpt']
     """
-    folder = _new_folder(folder)
+    folder = new_folder(folder)
     text = SPEECHBRAIN_BANNER.format(classes=SPEECHBRAIN_CLASSES[kind_of(facts)])
     for name, module in modules.items():
         kind = f"{type(module).__module__}.{type(module).__name__}"
@@ -196,14 +196,6 @@ def to_torchaudio(encoders, folder, erasure_apart=False):
     _write_json(folder / "config.json", {"function": function, "arguments": arguments})
 
 
-def _new_folder(folder):
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: name a new folder to export to.")
-    return folder
-
-
 def _frame_encoder(encoders, folder, layout, erasure_apart):
     """Return the frame encoder, its weights in a layout, and the folder, which is made.
 
@@ -215,7 +207,7 @@ def _frame_encoder(encoders, folder, layout, erasure_apart):
             "layout speechbrain is there for every encoder."
         )
     encoder = encoders["frame_encoder"]
-    state_dict, folder = export_state_dict(encoder, layout, erasure_apart), _new_folder(folder)
+    state_dict, folder = export_state_dict(encoder, layout, erasure_apart), new_folder(folder)
     if encoder.erasure is not None:
         save_file(erasure_map(encoder), folder / ERASURE)
     return encoder, state_dict, folder
