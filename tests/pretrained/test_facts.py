@@ -49,6 +49,7 @@ def test_the_encoders_of_a_transcriber_are_encoders_too(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export", str(folder), "--layout", "speechbrain", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
+        "ctc_head.ckpt",
         "frame_encoder.ckpt",
         "hyperparams.yaml",
     ]
