@@ -29,16 +29,22 @@ import numpy as np
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
 from speechbrain.dataio.dataio import read_audio
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from lobes.frame_encoder import FrameEncoder
 from lobes.losses import nt_xent, prediction_loss
 from lobes.signal import num_frames
+from pretrained.audio import read_speech
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import make_loader, stage_loaders
+from recipes.common.data.manifest import write_manifest
+from recipes.common.data.shards import pack
+from recipes.common.data.table import ROOT as MANIFEST_ROOT
+from recipes.common.data.table import read_manifest
 from recipes.common.training.record import write_metrics
 from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
@@ -48,6 +54,7 @@ from tests.pretrained.deployment.graph_sides import graph_step
 from tests.voices import write_audio
 
 ROOT = Path(__file__).parent.parent
+PRETRAIN = ROOT / "recipes" / "LibriSpeech" / "pretrain"
 RATE = 16000
 SEED = 2407
 NUM_TARGETS = 100
@@ -94,11 +101,22 @@ class Row:
 
 
 def make_audio(folder):
-    """Make `training/`, 40 utterances of 4 to 6 s, and `mixed/`, 200 of 0.8 to 6 s, mean 1.9 s."""
+    """Make `training/`, 40 utterances of 4 to 6 s, and `mixed/`, 200 of 0.8 to 6 s, mean 1.9 s.
+
+    And `many/`, 1000 of 2 s, with the manifest and the shards that are made of them.
+    """
     rng = np.random.default_rng(SEED)
     write_audio(folder / "training", rng.uniform(4, 6, 40), ".flac", rng)
     mixed = np.clip(rng.lognormal(np.log(1.65), 0.55, 200), 0.8, 6)
     write_audio(folder / "mixed", mixed, ".wav", rng)
+    write_audio(folder / "many", np.full(1000, 2.0), ".flac", rng)
+    rows = [
+        {"ID": path.stem, "duration": 2.0, "wav": MANIFEST_ROOT + path.name, "spk_id": "a"}
+        for path in (folder / "many").iterdir()
+    ]
+    (folder / "manifest").mkdir()
+    write_manifest(rows, folder / "manifest" / "many.csv")
+    pack(folder / "many", folder / "manifest", folder / "shards")
 
 
 def dataset(folder):
@@ -120,8 +138,16 @@ def training_loader(folder, size, stage):
         for name, duration in zip(data.data_ids, data.column("duration"), strict=True)
     }
     hparams = {**DATA, "max_batch_seconds": BATCH_SECONDS[size]}
-    augment = UtteranceAugment() if stage == "joint" else None
+    augment = recipe_augment(size) if stage == "joint" else None
     return stage_loaders(hparams, {"train": data}, units, augment)["train"]
+
+
+def recipe_augment(size):
+    """Return the augmentation of crops in the recipe of a size, without recordings of noise."""
+    name = {"base": "crops", "tiny": "crops_tiny"}[size]
+    node = YAML().load(PRETRAIN / "hparams" / f"{name}.yaml")["augment"]
+    numbers = {key: value for key, value in node.items() if isinstance(value, (int, float))}
+    return UtteranceAugment(**numbers)
 
 
 # ---- Models and steps
@@ -144,10 +170,10 @@ def both_encoders(size):
     return {"frame_encoder": frame_encoder(size), "utterance_encoder": utterance_encoder}
 
 
-def training_step(modules, loss):
-    """Return a function that does a step: forward, loss, backward, optimizer."""
+def training_step(modules, loss, fused=True):
+    """Return a function that does a step; the optimizer is fused, as in recipes."""
     modules = torch.nn.ModuleList(modules).train()
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-5, fused=fused)
 
     def step():
         optimizer.zero_grad()
@@ -182,7 +208,7 @@ def joint_step(encoder, utterance_encoder, batch):
 def torchaudio_step(batch):
     """Return a training step of torchaudio's HuBERT Base on the same batch and mask."""
     model, loss = torchaudio_hubert(batch, NUM_TARGETS)
-    return training_step([model], loss)
+    return training_step([model], loss, fused=None)  # torch's own choice
 
 
 # ---- Rows
@@ -230,6 +256,15 @@ def loading(folder, side, size, stage):
     return joint_step(frame_encoder(size), fragment(f"utterance_{size}"), batch)
 
 
+def reading(folder, side):
+    """Read many short utterances, in no order: from tar shards, from files."""
+    manifest = (folder / "shards" if side == "ours" else folder) / "manifest" / "many.csv"
+    root = folder / ("shards" if side == "ours" else "many")
+    paths = [row["wav"].replace(MANIFEST_ROOT, f"{root}/") for row in read_manifest(manifest)]
+    paths = np.random.default_rng(SEED).permutation(paths).tolist()
+    return lambda: [read_speech(path) for path in paths]
+
+
 def encode_files(folder, side):
     """Base size, files to frames: batches sorted by length, Hugging Face in the files' order."""
     encoder = frame_encoder("base").eval()
@@ -275,13 +310,13 @@ def hugging_face_encodes(folder, model):
 def all_rows():
     """Return the rows, in the order of the table."""
     rows = [
-        Row("training step, base: ours, torchaudio's HuBERT Base", base_step, 1.05, 9),
+        Row("training step, base: ours, torchaudio's HuBERT Base", base_step, 0.95, 9),
         Row("training step, tiny: log-mel front end, waveform stack", front_ends, 0.25, 9),
         Row("extraction, base: frames and embeddings, frames alone", both_representations, 1.15, 9),
     ]
     for size, stage in itertools.product(("base", "tiny"), ("frame", "joint")):
         what = f"{stage} stage, {size}: loading a batch, training on it"
-        limit = 0.1 if size == "base" else None
+        limit = 0.1 if size == "base" else 0.25
         rows.append(Row(what, partial(loading, size=size, stage=stage), limit))
     for size in ("base", "tiny"):
         for what, *precisions in (
@@ -291,6 +326,7 @@ def all_rows():
             sides = dict(zip(("ours", "peer"), precisions, strict=True))
             side = partial(graph_step, partial(both_encoders, size), sides)
             rows.append(Row(f"encoding a batch, {size}: {what}", side, None))
+    rows.append(Row("reading 1000 utterances: shards, files", reading, 1.05))
     what = "encoding 200 files, base: ours, Hugging Face's HubertModel"
     return [*rows, Row(what, encode_files, 1 / 1.2, repeats=2, warm_up=0)]
 
