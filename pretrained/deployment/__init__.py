@@ -1,0 +1,1 @@
+"""Exported models in use elsewhere than on whole files in this process."""
