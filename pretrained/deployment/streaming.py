@@ -113,7 +113,7 @@ class StreamEncoder:
     >>> stream = StreamEncoder(encoder, None, look_ahead=0.2, step=0.5, context=0.6)
     >>> steps = list(stream.encode([torch.randn(20000)], "cpu"))
     >>> [step.frames.shape[1] for step in steps], round(steps[-1].times[0].item(), 6)
-    ([25, 25, 11], 1.0)
+    ([25, 25, 12], 1.0)
     """
 
     def __init__(self, frame_encoder, utterance_encoder, look_ahead, step, context):
