@@ -11,6 +11,7 @@ PLACES = {
     "SpeakerVerifier": "pretrained.verifier",
     "Transcriber": "pretrained.transcriber",
     "Verification": "pretrained.verifier",
+    "Voice": "pretrained.verifier",
     "import_weights": "pretrained.toolkits.importing",
 }
 __all__ = list(PLACES)
