@@ -44,6 +44,7 @@ from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
 from tests.made_datasets import made_dataset
 from tests.peers import torchaudio_hubert
+from tests.pretrained.deployment.stream_sides import stream_step
 from tests.voices import write_audio
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +136,12 @@ def fragment(name, overrides=None):
 def frame_encoder(size):
     """Return the frame encoder of a size, in which nothing drops out."""
     return fragment(f"frame_{size}", {"dropout": 0.0, "layer_drop": 0.0})
+
+
+def both_encoders(size):
+    """Return both encoders of a size, by name."""
+    utterance_encoder = fragment(f"utterance_{size}")
+    return {"frame_encoder": frame_encoder(size), "utterance_encoder": utterance_encoder}
 
 
 def training_step(modules, loss):
@@ -276,6 +283,9 @@ def all_rows():
         what = f"{stage} stage, {size}: loading a batch, training on it"
         limit = 0.1 if size == "base" else None
         rows.append(Row(what, partial(loading, size=size, stage=stage), limit))
+    for size, step in (("base", 1.0), ("tiny", 0.32)):
+        side = partial(stream_step, partial(both_encoders, size), step)
+        rows.append(Row(f"stream, {size}: encoding a step of {step} s, hearing it", side, 1.0))
     what = "encoding 200 files, base: ours, Hugging Face's HubertModel"
     return [*rows, Row(what, encode_files, 1 / 1.2, repeats=2, warm_up=0)]
 
