@@ -6,6 +6,7 @@ A name's module is imported when the name is first asked for.
 from importlib import import_module
 
 PLACES = {
+    "Diarizer": "pretrained.diarizer",
     "Encoding": "pretrained.learn2diss",
     "Learn2Diss": "pretrained.learn2diss",
     "SpeakerVerifier": "pretrained.verifier",

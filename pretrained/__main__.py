@@ -5,6 +5,7 @@
     python -m pretrained verify A B --model FOLDER
     python -m pretrained enroll FILE... --model FOLDER --out VOICE
     python -m pretrained verify FILE --voice VOICE --model FOLDER
+    python -m pretrained diarize FILE... --model FOLDER --out DIR
     python -m pretrained export FOLDER --layout {speechbrain,huggingface,torchaudio} --out DIR
 
 Exit code 2, with a line for each problem on stderr, where anything could not be done.
@@ -14,10 +15,17 @@ import argparse
 import sys
 import warnings
 
-from pretrained.commands import enrolling, exporting, file_encoding, transcribing, verifying
+from pretrained.commands import (
+    diarizing,
+    enrolling,
+    exporting,
+    file_encoding,
+    transcribing,
+    verifying,
+)
 from pretrained.commands.messages import complain, tell
 
-COMMANDS = (file_encoding, transcribing, verifying, enrolling, exporting)
+COMMANDS = (file_encoding, transcribing, verifying, enrolling, diarizing, exporting)
 
 
 def main(arguments=None):

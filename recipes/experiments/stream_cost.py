@@ -129,7 +129,9 @@ class Reader:
         """Return the phone error rate over recordings whose words the lexicon has."""
         phones, _ = transcribe_phones([words for _, words in recordings], self.lexicon)
         pairs = [(p, self._read(x)) for p, x in zip(phones, all_states, strict=True) if p]
-        counts = error_counts(*([text.split() for text in side] for side in zip(*pairs, strict=True)))
+        counts = error_counts(
+            *([text.split() for text in side] for side in zip(*pairs, strict=True))
+        )
         return counts["errors"] / counts["tokens"]
 
     @torch.no_grad()

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from recipes.common.data.files import CorpusError, read_lines
+
 
 class DiarizationErrors(NamedTuple):
     """What is wrong of a diarization, in seconds of one speaker's speech.
@@ -38,7 +40,7 @@ class DiarizationErrors(NamedTuple):
 def diarization_errors(reference, found, collar=0.25, skip_overlap=False):
     """Compare turns with those of a reference, as NIST's md-eval does (RT-09 plan, section 6).
 
-    Speakers found are mapped one to one onto those of the reference, so that they agree the longest.
+    Speakers found are mapped one to one onto the reference's, so that they agree the longest.
 
     Arguments
     ---------
@@ -66,14 +68,13 @@ def diarization_errors(reference, found, collar=0.25, skip_overlap=False):
     (0.75, 7.0, 0.10714285714285714)
     """
     reference, found = list(reference), list(found)
-    near = [t + side for start, end, _ in reference for t in (start, end) for side in (-collar, collar)]
-    times = [t for start, end, _ in reference + found for t in (start, end)]
-    edges = np.unique([*near, *times])
+    boundaries = np.array([time for start, end, _ in reference for time in (start, end)])
+    others = [time for start, end, _ in found for time in (start, end)]
+    edges = np.unique([*boundaries - collar, *boundaries, *boundaries + collar, *others])
     middles, lengths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
     theirs, ours = _activity(reference, middles), _activity(found, middles)
-    for start, end, _ in reference:
-        for boundary in (start, end):
-            lengths[np.abs(middles - boundary) < collar] = 0.0
+    for boundary in boundaries:
+        lengths[np.abs(middles - boundary) < collar] = 0.0
     speaking, said = theirs.sum(0), ours.sum(0)
     if skip_overlap:
         lengths[speaking > 1] = 0.0
@@ -94,3 +95,48 @@ def _activity(turns, times):
     for start, end, speaker in turns:
         rows[speaker][(times > start) & (times < end)] = 1.0
     return np.stack([*rows.values()]) if rows else np.zeros((0, len(times)))
+
+
+def read_rttm(path):
+    """Read who speaks when, in NIST's RTTM format, as the AMI corpus' references come.
+
+    Arguments
+    ---------
+    path : str or Path
+        Of one recording. Lines of other types than SPEAKER are passed over.
+
+    Returns
+    -------
+    list of tuple
+        Start and end in seconds, and the speaker's name.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    CorpusError
+        Where it is not UTF-8, or a line has no start and duration; names the line.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.rttm"
+    >>> _ = path.write_text("SPEAKER a 1 0.500 1.250 <NA> <NA> anna <NA> <NA>\\n")
+    >>> read_rttm(path)
+    [(0.5, 1.75, 'anna')]
+    """
+    turns = []
+    for number, line in read_lines(path):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            continue
+        try:
+            start, duration, speaker = float(fields[3]), float(fields[4]), fields[7]
+        except (IndexError, ValueError):
+            start = duration = -1.0
+        if not (0 <= start < float("inf") and 0 <= duration < float("inf")):
+            raise CorpusError(
+                f"{path}, line {number}: expected SPEAKER, file, channel, start, duration, two "
+                f"fields and the speaker, not {line!r}."
+            )
+        turns.append((start, start + duration, speaker))
+    return turns
