@@ -47,8 +47,8 @@ class Diarizer:
     encoder : UtteranceEncoder
     threshold : float
         Where no number of speakers is given, clusters are joined up to this mean distance, in
-        (0, 2). The default is that of the tiny encoder, set on conversations made of LibriSpeech's
-        readings (recipes/experiments/who_speaks.py, which finds another encoder's).
+        (0, 2). The default is the tiny encoder's, set on made-up conversations
+        (recipes/experiments/who_speaks.py, which finds another encoder's).
     device : str or torch.device
         Where to compute.
 
@@ -65,14 +65,14 @@ class Diarizer:
     [Turn(start=0.0, end=1.0, speaker=0), Turn(start=2.0, end=3.0, speaker=0)]
     """
 
-    def __init__(self, encoder, threshold=0.7, device="cpu"):
+    def __init__(self, encoder, threshold=0.6, device="cpu"):
         if not 0 < threshold < 2:
             raise ValueError(f"threshold must be a cosine distance in (0, 2), not {threshold!r}")
         self.threshold, self.device = threshold, torch.device(device)
         self.encoder = encoder.to(self.device).eval()
 
     @classmethod
-    def from_pretrained(cls, folder, threshold=0.7, device="cpu"):
+    def from_pretrained(cls, folder, threshold=0.6, device="cpu"):
         """Load an exported folder; see `pretrained.exported.load_model`, and for what it raises.
 
         Arguments

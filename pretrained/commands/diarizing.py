@@ -17,7 +17,7 @@ def add_parser(commands):
     diarize.add_argument("--out", required=True, metavar="DIR", help="where the .rttm go")
     diarize.add_argument("--speakers", type=int, metavar="N", help="how many speak in each file")
     diarize.add_argument(
-        "--threshold", type=float, default=0.7, help="cosine distance between speakers, without N"
+        "--threshold", type=float, default=0.6, help="cosine distance between speakers, without N"
     )
     diarize.set_defaults(run=diarize_files)
 
