@@ -22,12 +22,12 @@ from lobes.states import FbankStates, PooledStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.audio import read_speech
 from pretrained.diarizer import Diarizer, cluster, make_turns, speech_windows
-from recipes.common.evaluation.diarization import (
+from recipes.common.training.record import write_metrics
+from recipes.experiments.diarization import (
     DiarizationErrors,
     diarization_errors,
     read_rttm,
 )
-from recipes.common.training.record import write_metrics
 
 THRESHOLDS = np.arange(0.05, 1.3, 0.05).round(2).tolist()
 SEED = 2407
