@@ -89,7 +89,7 @@ class RunningEmbedding:
         self.attended = self.attended.add(x[..., :count], scores[..., :count])
         self.settled += count
         dropped = max(0, self.settled - self.margin)
-        self.held, self.settled = self.held[..., dropped:].clone(), self.settled - dropped
+        self.held, self.settled = self.held[..., dropped:], self.settled - dropped
 
 
 def _sums(x):

@@ -86,7 +86,7 @@ def cut_steps(blocks, look_ahead, step, context):
         while len(held) >= (lead + step + look_ahead) * HOP:
             yield held[None, : (lead + step + look_ahead) * HOP], lead, False
             start = max(0, lead + step - context)
-            held, lead = held[start * HOP :].clone(), lead + step - start
+            held, lead = held[start * HOP :], lead + step - start
     yield held[None], lead, True
 
 
