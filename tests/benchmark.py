@@ -283,7 +283,7 @@ def all_rows():
         what = f"{stage} stage, {size}: loading a batch, training on it"
         limit = 0.1 if size == "base" else None
         rows.append(Row(what, partial(loading, size=size, stage=stage), limit))
-    for size, step in (("base", 1.0), ("tiny", 0.32)):
+    for size, step in (("base", 2.0), ("tiny", 0.32)):
         side = partial(stream_step, partial(both_encoders, size), step)
         rows.append(Row(f"stream, {size}: encoding a step of {step} s, hearing it", side, 1.0))
     what = "encoding 200 files, base: ours, Hugging Face's HubertModel"

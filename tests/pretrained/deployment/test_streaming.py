@@ -9,6 +9,7 @@ import torch
 from pretrained import Learn2Diss
 from pretrained.deployment.running_embedding import RunningEmbedding
 from pretrained.deployment.streaming import cut_steps
+from tests.pretrained.deployment.stream_sides import stream_step
 from tests.pretrained.exports import RATE, frame_encoder, utterance_encoder, written
 
 SIZES = {"look_ahead": 0.2, "step": 0.5, "context": 1.1}
@@ -226,3 +227,10 @@ def test_the_shortest_stream_and_an_end_without_frames(encoders, six_seconds):
         whole = model.encode(six_seconds[:samples])
         assert frames.shape == whole.frames.shape
         assert torch.allclose(utterances[-1], whole.utterance, atol=1e-5)
+
+
+def test_the_step_of_the_benchmark_has_all_of_its_context(encoders):
+    run = stream_step(lambda: encoders, 2.0, None, "ours")
+    for start in (8.0, 10.0):
+        step = run()
+        assert step.times[0] == start and step.frames.shape[1] == 100
