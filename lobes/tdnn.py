@@ -10,6 +10,8 @@ Based Speaker Verification, arXiv 2005.07143 (section 3.1, the pooling).
 Ioffe and Szegedy, Batch Normalization, arXiv 1502.03167.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -189,17 +191,10 @@ class AttentiveStatisticsPooling(nn.Module):
         True
         """
         context = signal.mean_std_of_parts(parts())
-        largest, sums = None, 0.0
+        attended = Attended()
         for x in parts():
-            scores = self.scores(x, *context).cpu().double()
-            new = scores.amax(dim=2)
-            if largest is not None:
-                new = torch.maximum(new, largest)
-                sums = sums * torch.exp(largest - new)
-            largest = new
-            weights = torch.exp(scores - largest[..., None])
-            sums = sums + signal.weighted_sums(x.cpu().double(), weights)
-        return torch.cat(signal.mean_std_of_sums(sums), dim=1).to(x.device)
+            attended = attended.add(x, self.scores(x, *context))
+        return attended.pooled().to(x.device)
 
     def scores(self, x, mean, std, valid=None):
         """Return the attention's scores before the softmax over time.
@@ -226,6 +221,42 @@ class AttentiveStatisticsPooling(nn.Module):
         hidden = F.conv1d(x, conv.weight[:, :channels]) + context[..., None]
         hidden = self.tdnn.norm(hidden.relu_(), valid).tanh_()
         return self.conv(hidden).float()
+
+
+class Attended(NamedTuple):
+    """Frames summed by their attention, relative to the largest score, in float64 on the CPU.
+
+    Attributes
+    ----------
+    largest : torch.Tensor or None
+        Shape (batch, channels), the largest score so far; None where there is no frame yet.
+    sums : torch.Tensor or float
+        Shape (3, batch, channels), see `lobes.signal.weighted_sums`.
+
+    Example
+    -------
+    >>> x, scores = torch.randn(1, 8, 50), torch.zeros(1, 8, 50)
+    >>> pooled = Attended().add(x, scores).pooled()
+    >>> bool(torch.allclose(pooled[:, :8], x.mean(2), atol=1e-6))
+    True
+    """
+
+    largest: torch.Tensor | None = None
+    sums: torch.Tensor | float = 0.0
+
+    def add(self, x, scores):
+        """Return the sums with these frames and their scores, (batch, channels, time) each."""
+        scores, sums = scores.cpu().double(), self.sums
+        largest = scores.amax(dim=2)
+        if self.largest is not None:
+            largest = torch.maximum(largest, self.largest)
+            sums = sums * torch.exp(self.largest - largest)
+        weights = torch.exp(scores - largest[..., None])
+        return Attended(largest, sums + signal.weighted_sums(x.cpu().double(), weights))
+
+    def pooled(self):
+        """Return weighted means, then weighted deviations: (batch, 2 * channels), float32."""
+        return torch.cat(signal.mean_std_of_sums(self.sums), dim=1)
 
 
 def reflect_pad(x, pad, lens=None):
@@ -344,7 +375,7 @@ class Backbone(nn.Module):
 
     def embed(self, x, padding=None):
         """Map frames (batch, pooled_channels, time) to embeddings (batch, embedding_dim)."""
-        return self._embed_pooled(self.asp(x, None if padding is None else padding[1]))
+        return self.embed_pooled(self.asp(x, None if padding is None else padding[1]))
 
     def embed_parts(self, parts):
         """Map the frames of a recording in parts to its embedding, (batch, embedding_dim).
@@ -359,9 +390,10 @@ class Backbone(nn.Module):
         torch.Tensor
             Shape (batch, embedding_dim), float32.
         """
-        return self._embed_pooled(self.asp.pool_parts(parts))
+        return self.embed_pooled(self.asp.pool_parts(parts))
 
-    def _embed_pooled(self, pooled):
+    def embed_pooled(self, pooled):
+        """Map what the pooling gives, (batch, 2 * pooled_channels), to (batch, embedding_dim)."""
         with torch.autocast(pooled.device.type, enabled=False):
             return self.fc(self.asp_bn(pooled)[..., None]).squeeze(2)
 

@@ -127,12 +127,24 @@ class LogMel(nn.Module):
         True
         """
         bands = torch.cat(parts, dim=1).transpose(1, 2)
-        floor = bands.max() - self.fbank.compute_fbanks.top_db  # that of a part is lower or as low
-        return self._centred(bands.clamp(min=floor))
+        return self._centred(self.floored(bands, bands.max()))
+
+    def floored(self, bands, loudest):
+        """Return bands of at least 80 dB below the loudest value of the recording.
+
+        Those of a part have their floor where the recording has it, or below.
+        """
+        return bands.clamp(min=loudest - self.fbank.compute_fbanks.top_db)
 
     def _centred(self, bands, valid=None):
         """Take the mean off bands (batch, 80, time); `valid`, (batch, time), tells frames apart."""
-        mean = signal.masked_mean(bands, valid)
+        return self.without_mean(bands, signal.masked_mean(bands, valid))
+
+    def without_mean(self, bands, mean):
+        """Return bands (batch, 80, time) without their mean over time, (batch, 80), or its level.
+
+        With `centre_bands` each band loses its own mean, otherwise all lose the mean of these.
+        """
         if not self.centre_bands:
             mean = mean.mean(dim=1, keepdim=True)
         return bands - mean[..., None]

@@ -6,11 +6,13 @@ A name's module is imported when the name is first asked for.
 from importlib import import_module
 
 PLACES = {
+    "Diarizer": "pretrained.diarizer",
     "Encoding": "pretrained.learn2diss",
     "Learn2Diss": "pretrained.learn2diss",
     "SpeakerVerifier": "pretrained.verifier",
     "Transcriber": "pretrained.transcriber",
     "Verification": "pretrained.verifier",
+    "Voice": "pretrained.verifier",
     "import_weights": "pretrained.toolkits.importing",
     "push_to_hub": "pretrained.sharing.uploads",
 }

@@ -3,6 +3,9 @@
     python -m pretrained encode FILE... --model FOLDER --out DIR
     python -m pretrained transcribe FILE... --model FOLDER
     python -m pretrained verify A B --model FOLDER
+    python -m pretrained enroll FILE... --model FOLDER --out VOICE
+    python -m pretrained verify FILE --voice VOICE --model FOLDER
+    python -m pretrained diarize FILE... --model FOLDER --out DIR
     python -m pretrained export FOLDER --layout LAYOUT --out DIR
     python -m pretrained push FOLDER ORGANISATION/NAME
 
@@ -13,10 +16,18 @@ import argparse
 import sys
 import warnings
 
-from pretrained.commands import exporting, file_encoding, pushing, transcribing, verifying
+from pretrained.commands import (
+    diarizing,
+    enrolling,
+    exporting,
+    file_encoding,
+    pushing,
+    transcribing,
+    verifying,
+)
 from pretrained.commands.messages import complain, tell
 
-COMMANDS = (file_encoding, transcribing, verifying, exporting, pushing)
+COMMANDS = (file_encoding, transcribing, verifying, enrolling, diarizing, exporting, pushing)
 
 
 def main(arguments=None):

@@ -72,11 +72,33 @@ def save_model(folder, modules, facts=None):
     folder = Path(folder)
     config = _make_config(modules, facts, folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = nn.ModuleDict(modules).state_dict()
-    weights = save({key: value.cpu().contiguous() for key, value in tensors.items()})
+    weights = _weights(modules)
     config["sha256"]["weights"] = hashlib.sha256(weights).hexdigest()
     write_whole(folder / WEIGHTS_FILE, weights)
     write_whole(folder / CONFIG_FILE, _config_text(config).encode())
+
+
+def _weights(modules):
+    """Return the content of model.safetensors."""
+    tensors = nn.ModuleDict(modules).state_dict()
+    return save({key: value.cpu().contiguous() for key, value in tensors.items()})
+
+
+def digests_of(modules, facts):
+    """Return the SHA-256 of weights and of facts, as config.json has them of the same model.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path") / "model"
+    >>> modules, facts = {}, {"features": "fbank_statistics", "scoring": "plain"}
+    >>> facts |= {"threshold": 0.5, "threshold_set_on": "nothing: an example"}
+    >>> save_model(folder, modules, facts)
+    >>> digests = json.loads((folder / CONFIG_FILE).read_text())["sha256"]
+    >>> digests_of(modules, facts).items() <= digests.items()
+    True
+    """
+    weights = hashlib.sha256(_weights(modules)).hexdigest()
+    return {"weights": weights, "facts": _digest(facts)}
 
 
 def _make_config(modules, facts, path):

@@ -1,11 +1,13 @@
 """Exported encoders in use: waveforms or audio files in, frames and embeddings out."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lobes.signal import check_long_enough, valid_samples
+from pretrained.deployment.streaming import StreamEncoder
 from pretrained.exported import load_model
 from pretrained.windows import encode_windows, read_windows
 
@@ -165,6 +167,64 @@ class Learn2Diss:
         frames, utterance = encode_windows(self.frame_encoder, self.utterance_encoder, windows)
         lens = None if frames is None else torch.tensor([frames.shape[1]], device=self.device)
         return Encoding(frames, lens, utterance)
+
+    def stream(self, blocks, look_ahead=0.32, step=0.32, context=8.0):
+        """Encode audio as it comes in; `pretrained.deployment.streaming` tells how.
+
+        Each step's frames are what `encode` gives of a window around it. The embedding is that of
+        all up to the step's end: `encode`'s for the first `context` seconds, and close to it
+        later.
+
+        Arguments
+        ---------
+        blocks : iterable of torch.Tensor or array_like
+            Shape (samples,) each, of any lengths, 16 kHz, of the types that `encode` takes.
+        look_ahead : float
+            Seconds after a step that its frames see. More come nearer to those of the whole
+            recording, and later.
+        step : float
+            Seconds of frames at a time. Each step encodes a whole window.
+        context : float
+            Seconds before a step that its frames see, and of which the embedding holds all.
+
+        Returns
+        -------
+        generator of pretrained.deployment.streaming.StreamStep
+            As soon as a step's samples are there; the last, which may be without frames, at the
+            end of the blocks. Tensors on the model's device, times on the CPU.
+
+        Raises
+        ------
+        ValueError
+            Where a time is less than a frame, 0.02 s; at a block that is not (samples,) or holds
+            NaN or infinity; at the end of a stream shorter than 25 ms.
+        TypeError
+            At a block of another type.
+
+        Example
+        -------
+        >>> from lobes.frame_encoder import FrameEncoder
+        >>> encoder = FrameEncoder("fbank", 32, d_model=32, num_layers=2, nhead=4, d_ffn=64)
+        >>> model = Learn2Diss({"frame_encoder": encoder})
+        >>> blocks = (np.random.default_rng(n).normal(size=1000) for n in range(16))
+        >>> [step.frames.shape[1] for step in model.stream(blocks)]
+        [16, 16, 17]
+        """
+        sizes = {"look_ahead": look_ahead, "step": step, "context": context}
+        encoder = StreamEncoder(self.frame_encoder, self.utterance_encoder, **sizes)
+        return encoder.encode(map(_block, itertools.count(), blocks), self.device)
+
+
+def _block(number, samples):
+    """Return a block of a stream as float32 samples on the CPU."""
+    block = _samples(_tensor(samples, "a block")).cpu()
+    if block.ndim != 1:
+        raise ValueError(
+            f"block {number} must be (samples,), one channel, not of shape {tuple(block.shape)}"
+        )
+    if not bool(block.isfinite().all()):
+        raise ValueError(f"block {number} holds NaN or infinity; leave it out")
+    return block
 
 
 def make_batch(wavs, wav_lens=None):

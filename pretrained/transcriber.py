@@ -70,8 +70,11 @@ class Transcriber(FromFolder):
         pretrained.audio.AudioError
             A ValueError: where the file cannot be used, as `pretrained.audio.read_blocks` tells.
         """
-        best = self.logits(path)[0].argmax(-1)
-        indices = torch.unique_consecutive(best)
+        return self.text_of(self.logits(path)[0])
+
+    def text_of(self, logits):
+        """Return the text of logits (frames, num_symbols), by the best symbol of each frame."""
+        indices = torch.unique_consecutive(logits.argmax(-1))
         return self.tokenizer.decode(indices[indices != BLANK].tolist())
 
     @torch.no_grad()

@@ -1,19 +1,89 @@
-"""An exported speaker verifier in use: two audio files in, a score and a decision out."""
+"""An exported speaker verifier in use: audio files in, voices, scores and decisions out."""
 
+import json
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lobes.signal import HOP
-from pretrained.exported import FromFolder
+from pretrained.exported import FromFolder, digests_of
 from pretrained.facts import VERIFIER
 from pretrained.file_states import FileStates
+from pretrained.plain_files import read_json, write_whole
 from pretrained.windows import WINDOW, map_windows
+
+VOICE_FORMAT = "learn2diss-voice-1"
+MAX_VOICE_BYTES = 1_000_000
+
+
+class Voice(NamedTuple):
+    """A speaker who was enrolled, for one model.
+
+    Attributes
+    ----------
+    direction : numpy.ndarray
+        Shape (E,), float64, of length 1: that of the mean of the recordings' unit embeddings.
+    files : int
+        How many recordings it was made of.
+    sha256 : dict
+        Of the model's `weights` and `facts`, as its config.json has them.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "anna.json"
+    >>> Voice(np.array([0.6, 0.8]), 1, {"weights": "0" * 64, "facts": "1" * 64}).save(path)
+    >>> Voice.load(path).direction.tolist()
+    [0.6, 0.8]
+    """
+
+    direction: np.ndarray
+    files: int
+    sha256: dict
+
+    def save(self, path):
+        """Write the voice as JSON, whole or not at all; a file that is there is replaced."""
+        content = {"format": VOICE_FORMAT, **self._asdict(), "direction": self.direction.tolist()}
+        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path):
+        """Read a voice that `save` wrote.
+
+        Arguments
+        ---------
+        path : str or Path
+
+        Returns
+        -------
+        Voice
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no such file.
+        ValueError
+            Where it is none that `save` wrote.
+        """
+        if Path(path).stat().st_size > MAX_VOICE_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_VOICE_BYTES} bytes: not a voice.")
+        content = read_json(path)
+        if not isinstance(content, dict) or content.pop("format", None) != VOICE_FORMAT:
+            raise ValueError(f"{path} is not the file of a voice ({VOICE_FORMAT}): enroll one.")
+        try:
+            voice = cls(**{**content, "direction": np.array(content["direction"], np.float64)})
+            whole = voice.direction.ndim == 1 and abs(np.linalg.norm(voice.direction) - 1) < 1e-6
+        except (KeyError, TypeError, ValueError):
+            whole = False
+        if not whole or not isinstance(voice.sha256, dict) or type(voice.files) is not int:
+            raise ValueError(f"{path} is damaged: expected a unit direction, files and sha256.")
+        return voice
 
 
 class Verification(NamedTuple):
-    """The comparison of two recordings.
+    """The comparison of two recordings, or of a voice and a recording.
 
     Attributes
     ----------
@@ -63,11 +133,16 @@ class SpeakerVerifier(FromFolder):
     kind = VERIFIER
 
     def __init__(self, modules, facts, device="cpu"):
-        self.facts = facts
+        self.modules, self.facts = modules, facts
         sum_layers, self.head = _only_layer, modules.get("speaker_head")
         if self.head is not None:
             sum_layers = self.head.to(device).eval().weighted_sum
         self.states = FileStates(facts["features"], modules, sum_layers, device)
+
+    @cached_property
+    def sha256(self):
+        """The SHA-256 of the model's `weights` and `facts`, as its config.json has them."""
+        return digests_of(self.modules, self.facts)
 
     def verify_files(self, a, b):
         """Compare the voices of two audio files of any rate, number of channels and length.
@@ -90,7 +165,82 @@ class SpeakerVerifier(FromFolder):
         ValueError
             Where an embedding has no direction.
         """
-        score = float(np.clip(self._direction(a) @ self._direction(b), -1, 1))
+        return self._compare(self._direction(a), self._direction(b))
+
+    def enroll(self, files):
+        """Make a voice of a speaker's recordings: the mean of their embeddings of unit length.
+
+        Each recording counts the same. The threshold was set on pairs of single recordings: a voice
+        of several scores higher with its speaker, and it may be too low for it.
+
+        Arguments
+        ---------
+        files : sequence of str or Path
+            At least one, all of the same speaker; as `verify_files` takes them.
+
+        Returns
+        -------
+        Voice
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As `verify_files` tells; a ValueError also where there is no file, or the directions
+            cancel.
+
+        Example
+        -------
+        >>> import soundfile
+        >>> folder = getfixture("tmp_path")
+        >>> facts = {"features": "fbank_statistics", "scoring": "plain", "threshold": 0.5}
+        >>> verifier = SpeakerVerifier({}, {**facts, "threshold_set_on": "nothing: an example"})
+        >>> noise = np.random.default_rng(0).uniform(-1, 1, 8000)
+        >>> soundfile.write(folder / "a.wav", noise, 16000)
+        >>> voice = verifier.enroll([folder / "a.wav"])
+        >>> verifier.verify(voice, folder / "a.wav").same_speaker
+        True
+        """
+        if isinstance(files, str | Path) or not len(files):
+            raise ValueError(f"files must be a list of at least one file, not {files!r}")
+        mean = np.mean([self._direction(file) for file in files], axis=0)
+        norm = np.linalg.norm(mean)
+        if not norm > 1e-6:
+            raise ValueError(f"the embeddings of {len(files)} files cancel: they are no one voice")
+        return Voice(mean / norm, len(files), self.sha256)
+
+    def verify(self, voice, file):
+        """Compare a voice with an audio file.
+
+        Arguments
+        ---------
+        voice : Voice
+            Enrolled by this model.
+        file : str or Path
+            As `verify_files` takes it.
+
+        Returns
+        -------
+        Verification
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As `verify_files` tells; a ValueError also where the voice is another model's.
+        """
+        self.check_voice(voice)
+        return self._compare(voice.direction, self._direction(file))
+
+    def check_voice(self, voice):
+        """Raise a ValueError unless this model enrolled the voice."""
+        for name, digest in self.sha256.items():
+            if voice.sha256.get(name) != digest:
+                raise ValueError(
+                    f"the voice was enrolled by another model: the SHA-256 of its {name} is "
+                    f"{voice.sha256.get(name)!r}, and this model's is {digest!r}. Enroll it again."
+                )
+
+    def _compare(self, a, b):
+        score = float(np.clip(a @ b, -1, 1))
         threshold = self.facts["threshold"]
         return Verification(score, score >= threshold, threshold, self.facts["threshold_set_on"])
 

@@ -51,6 +51,7 @@ from recipes.experiments.readmes import write_between
 from tests.made_datasets import made_dataset
 from tests.peers import torchaudio_hubert
 from tests.pretrained.deployment.graph_sides import graph_step
+from tests.pretrained.deployment.stream_sides import stream_step
 from tests.voices import write_audio
 
 ROOT = Path(__file__).parent.parent
@@ -327,6 +328,9 @@ def all_rows():
             side = partial(graph_step, partial(both_encoders, size), sides)
             rows.append(Row(f"encoding a batch, {size}: {what}", side, None))
     rows.append(Row("reading 1000 utterances: shards, files", reading, 1.05))
+    for size, step in (("base", 2.0), ("tiny", 0.32)):
+        what = f"stream, {size}: encoding a step of {step} s, hearing it"
+        rows.append(Row(what, partial(stream_step, fragment, size, step), 1.0))
     what = "encoding 200 files, base: ours, Hugging Face's HubertModel"
     return [*rows, Row(what, encode_files, 1 / 1.2, repeats=2, warm_up=0)]
 

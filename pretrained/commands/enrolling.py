@@ -1,0 +1,18 @@
+"""The command enroll: a speaker's voice from recordings, for `verify --voice`."""
+
+
+def add_parser(commands):
+    """Add the command to the parser's commands."""
+    enroll = commands.add_parser("enroll", help="write the voice of one speaker's recordings")
+    enroll.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
+    enroll.add_argument("--model", required=True, metavar="FOLDER", help="a verifier")
+    enroll.add_argument("--out", required=True, metavar="VOICE", help="a JSON file")
+    enroll.set_defaults(run=enroll_files)
+
+
+def enroll_files(options):
+    """Write the voice, or nothing where a file is bad: a voice of fewer would be another."""
+    from pretrained import SpeakerVerifier
+
+    SpeakerVerifier.from_pretrained(options.model).enroll(options.files).save(options.out)
+    return 0
