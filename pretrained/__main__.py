@@ -3,6 +3,7 @@
     python -m pretrained encode FILE... --model FOLDER --out DIR
     python -m pretrained transcribe FILE... --model FOLDER
     python -m pretrained verify A B --model FOLDER
+    python -m pretrained units FILE... --model FOLDER --layer N --centroids FILE --out TXT
     python -m pretrained export FOLDER --layout {speechbrain,huggingface,torchaudio} --out DIR
 
 Exit code 2, with a line for each problem on stderr, where anything could not be done.
@@ -12,10 +13,10 @@ import argparse
 import sys
 import warnings
 
-from pretrained.commands import exporting, file_encoding, transcribing, verifying
+from pretrained.commands import exporting, file_encoding, transcribing, unit_naming, verifying
 from pretrained.commands.messages import complain, tell
 
-COMMANDS = (file_encoding, transcribing, verifying, exporting)
+COMMANDS = (file_encoding, transcribing, verifying, unit_naming, exporting)
 
 
 def main(arguments=None):

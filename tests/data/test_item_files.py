@@ -80,7 +80,8 @@ def test_an_item_has_the_frames_whose_middle_is_in_it(seed, tmp_path):
 
 def test_columns_are_found_by_their_names(tmp_path):
     path = tmp_path / "a.item"
-    path.write_bytes(b"speaker #phone onset offset next-phone prev-phone #file\r\n7 p 0 0.1 s t u\r\n")
+    names = "speaker #phone onset offset next-phone prev-phone #file"
+    path.write_bytes(f"{names}\r\n7 p 0 0.1 s t u\r\n".encode())
     assert read_items(path) == [Item("u", "7", ("t", "s"), "p", 0, 5)]
 
 

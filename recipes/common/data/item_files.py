@@ -21,8 +21,8 @@ def read_items(path):
     """Read an item file.
 
     Frame i of 50 a second stands for the time 0.01 + 0.02 i s, as in the evaluations of ZeroSpeech,
-    so that figures compare with theirs; an item has the frames whose time is in [onset, offset]. The
-    frames of our encoders are centred 2.5 ms later.
+    so that figures compare with theirs; an item has the frames whose time is in [onset, offset].
+    The frames of our encoders are centred 2.5 ms later.
 
     Arguments
     ---------
@@ -44,9 +44,10 @@ def read_items(path):
     -------
     >>> path = getfixture("tmp_path") / "a.item"
     >>> line = "84-121123-0000 0.40 0.52 AH T S 84"
-    >>> _ = path.write_text(f"#file onset offset #phone prev-phone next-phone speaker\\n{line}\\n")
-    >>> read_items(path)
-    [Item(utterance='84-121123-0000', speaker='84', context=('T', 'S'), phone='AH', start=20, stop=26)]
+    >>> _ = path.write_text(f"{' '.join(COLUMNS)}\\n{line}\\n")
+    >>> [item] = read_items(path)
+    >>> item.utterance, item.context, item.phone, item.start, item.stop
+    ('84-121123-0000', ('T', 'S'), 'AH', 20, 26)
     """
     lines = read_lines(path)
     names = lines[0][1].split() if lines else []
@@ -151,12 +152,11 @@ def find_audio(names, folder):
     missing = sorted(set(names) - found.keys())
     if missing:
         raise CorpusError(
-            f"{folder} has no audio of {len(missing)} of the {len(set(names))} files that the items "
+            f"{folder} has no audio of {len(missing)} of the {len(set(names))} files that items "
             f"name, such as {missing[0]}: give the folder that holds them, or one above it."
         )
     for name, paths in found.items():
         if len(paths) > 1:
-            raise CorpusError(
-                f"{folder} has several files of the name {name}: {paths[0]}, {paths[1]}."
-            )
+            one, other, *_ = paths
+            raise CorpusError(f"{folder} has several files of the name {name}: {one}, {other}.")
     return {name: path for name, [path] in found.items()}

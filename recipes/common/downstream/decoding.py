@@ -112,7 +112,7 @@ class BeamDecoder:
     def __call__(self, log_probs, lens):
         """Return the text of each utterance; arguments as those of `greedy_decode`."""
         # Each by itself: the searcher would round down relative lengths.
-        rows = log_probs.detach().double().cpu().numpy()
+        rows = log_probs.detach().cpu().double().numpy()
         beams = [
             self.searcher.decode_log_probs(row, frames)
             for row, frames in zip(rows, lens.tolist(), strict=True)

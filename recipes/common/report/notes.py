@@ -15,8 +15,8 @@ _CRITICS = (
 )
 
 _UNITS = (
-    "k-means is fitted on training frames of a layer, and names the units of frames of speakers that "
-    "no model was trained on; frames in silences do not count"
+    "k-means is fitted on training frames of a layer, and names the units of frames of speakers "
+    "that no model was trained on; frames in silences do not count"
 )
 
 NOTES = {
@@ -69,9 +69,9 @@ NOTES = {
         "fails_if": "Far below 0 on speakers held out: the critics learned speakers by heart.",
     },
     "PNMI": {
-        "how": f"{_UNITS}. What share of the uncertainty about a frame's phone its unit takes away: "
-        "I(phone; unit) / H(phone). The control is the same with phones dealt out at random, which "
-        "few frames lift above 0.",
+        "how": f"{_UNITS}. What share of the uncertainty about a frame's phone its unit takes "
+        "away: I(phone; unit) / H(phone). The control is the same with phones dealt out at random, "
+        "which few frames lift above 0.",
         "fails_if": "A control as high; FBANK or random weights as high.",
     },
     "phone purity": {

@@ -10,13 +10,13 @@ PHONE_MEASURES = ("PNMI", "phone purity", "cluster purity")
 def unit_quality(units, phones):
     """Return how well the units of frames tell their phones.
 
-    HuBERT (https://arxiv.org/abs/2106.07447), section IV-B, of p(phone, unit), the shares of frames:
+    HuBERT (https://arxiv.org/abs/2106.07447), section IV-B, of the shares of frames p(phone, unit):
     the phone purity is how many frames have the commonest phone of their unit; the cluster purity,
     how many have the commonest unit of their phone; the phone-normalised mutual information (PNMI),
     I(phone; unit) / H(phone), what share of the uncertainty about the phone the unit takes away.
-    More units raise phone purity and PNMI, and lower cluster purity; one unit a frame has a phone
-    purity and a PNMI of 1. So does chance, the more, the fewer frames there are: compare with the
-    same units and phones dealt out at random.
+    More units raise phone purity and PNMI and lower cluster purity: of a unit for each frame, the
+    former are 1. Few frames raise all three, whatever the units tell: compare with phones that are
+    dealt out at random.
 
     Arguments
     ---------
