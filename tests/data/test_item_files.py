@@ -15,7 +15,7 @@ from recipes.common.evaluation.abx import abx
 HEADER = " ".join(COLUMNS)
 FRAMES = 60  # of each made-up utterance
 # What fastabx 0.9.0 (torch 2.14.1) says of the items and features that `make_up` writes.
-FASTABX = {"within": None, "across": None}
+FASTABX = {"within": 0.111654352, "across": 0.107497876}
 
 
 def make_up(folder):
