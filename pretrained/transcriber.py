@@ -70,7 +70,7 @@ class Transcriber(FromFolder):
         pretrained.audio.AudioError
             A ValueError: where the file cannot be used, as `pretrained.audio.read_blocks` tells.
         """
-        best = self.logits(path)[0].argmax(-1)
+        best = self.logits(path)[0].argmax(-1).cpu()
         indices = torch.unique_consecutive(best)
         return self.tokenizer.decode(indices[indices != BLANK].tolist())
 

@@ -38,7 +38,8 @@ def greedy_decode(log_probs, lens, tokenizer):
     ['AAB']
     """
     paths = log_probs.argmax(-1).cpu()
-    best = [path[:frames].unique_consecutive() for path, frames in zip(paths, lens, strict=True)]
+    rows = zip(paths, lens.tolist(), strict=True)
+    best = [path[:frames].unique_consecutive() for path, frames in rows]
     return [tokenizer.decode(indices.tolist()) for indices in best]
 
 
