@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """k-means units of a layer of a frame encoder: fitted on training speech, named in every split.
 
-    python train.py hparams/units.yaml --teacher O/joint/model --teacher_layer 6
+    python train.py hparams/units.yaml --teacher O/joint/model --teacher_layer 3
         --data_folder LibriSpeech --output_folder O/units
 
 The centres are in O/units/units/quantizer.safetensors, by which other files' units are written as
-text: python -m pretrained units *.flac --model O/joint/model --layer 6 --centroids ... --out U.txt
+text: python -m pretrained units *.flac --model O/joint/model --layer 3 --centroids ... --out U.txt
 """
 
 import sys
