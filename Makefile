@@ -21,7 +21,7 @@ unit: install
 lowest:
 	$(PYTHON) -m venv --clear build/lowest
 	build/lowest/bin/pip install --quiet uv
-	build/lowest/bin/uv pip install --python build/lowest --resolution lowest-direct -e .[train,report,demo,dev]
+	build/lowest/bin/uv pip install --python build/lowest --resolution lowest-direct -e '.[train,report,demo,dev]'
 	build/lowest/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 lint: install
