@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test unit lint bench gpu demo results clean
+.PHONY: install test unit lowest lint bench gpu demo results clean
 
 install: .venv/installed
 
@@ -16,6 +16,13 @@ test: install
 
 unit: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+# The unit tests with the lowest versions that pyproject.toml allows. PYTHON: the lowest too, 3.10
+lowest:
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/pip install --quiet uv
+	build/lowest/bin/uv pip install --python build/lowest --resolution lowest-direct -e '.[train,report,demo,dev]'
+	build/lowest/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 lint: install
 	$(BIN)/ruff check .

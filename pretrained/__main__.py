@@ -6,6 +6,7 @@
     python -m pretrained enroll FILE... --model FOLDER --out VOICE
     python -m pretrained verify FILE --voice VOICE --model FOLDER
     python -m pretrained diarize FILE... --model FOLDER --out DIR
+    python -m pretrained units FILE... --model FOLDER --layer N --centroids FILE --out TXT
     python -m pretrained export FOLDER --layout LAYOUT --out DIR
     python -m pretrained push FOLDER ORGANISATION/NAME
 
@@ -23,11 +24,21 @@ from pretrained.commands import (
     file_encoding,
     pushing,
     transcribing,
+    unit_naming,
     verifying,
 )
 from pretrained.commands.messages import complain, tell
 
-COMMANDS = (file_encoding, transcribing, verifying, enrolling, diarizing, exporting, pushing)
+COMMANDS = (
+    file_encoding,
+    transcribing,
+    verifying,
+    enrolling,
+    diarizing,
+    unit_naming,
+    exporting,
+    pushing,
+)
 
 
 def main(arguments=None):

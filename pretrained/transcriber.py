@@ -74,7 +74,7 @@ class Transcriber(FromFolder):
 
     def text_of(self, logits):
         """Return the text of logits (frames, num_symbols), by the best symbol of each frame."""
-        indices = torch.unique_consecutive(logits.argmax(-1))
+        indices = torch.unique_consecutive(logits.argmax(-1).cpu())
         return self.tokenizer.decode(indices[indices != BLANK].tolist())
 
     @torch.no_grad()

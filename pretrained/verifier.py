@@ -260,7 +260,7 @@ class SpeakerVerifier(FromFolder):
             embedding = self.head.embed(states, lens)
         else:
             embedding = long_xvector(self.head, states)
-        return embedding[0].double().cpu().numpy()
+        return embedding[0].cpu().double().numpy()
 
     def _direction(self, path):
         embedding = self.embed_file(path) - np.asarray(self.facts.get("mean", 0.0))

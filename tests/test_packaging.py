@@ -45,6 +45,49 @@ def imported(*folders):
     return {DISTRIBUTIONS.get(name, name) for name in foreign}
 
 
+TEXT_METHODS = (".read_text", ".write_text")
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios"}
+POSIX_NAMES = {"fork", "forkpty", "getuid", "geteuid", "link", "mkfifo", "nice", "symlink"}
+POSIX_NAMES |= {"symlink_to", "hardlink_to", "killpg", "setsid", "SIGKILL", "SIGALRM", "SIGHUP"}
+
+
+def problems_elsewhere(text):
+    """Return what of some code other systems lack or read as another text: lines and names."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        names = set()
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names} & POSIX_MODULES
+        elif isinstance(node, ast.ImportFrom):
+            names = {node.module} & POSIX_MODULES
+        elif isinstance(node, ast.Attribute):
+            names = {node.attr} & POSIX_NAMES
+        elif isinstance(node, ast.Call) and "encoding" not in {key.arg for key in node.keywords}:
+            function = ast.unparse(node.func)
+            mode = ast.unparse(node.args[1]) if len(node.args) > 1 else "'r'"
+            if (function == "open" and "b" not in mode) or function.endswith(TEXT_METHODS):
+                names = {function}
+        found += [(node.lineno, name) for name in names]
+    return found
+
+
+def test_what_other_systems_lack_is_found():
+    text = "import fcntl\nos.fork()\nopen(a)\np.read_text()\nos.kill(pid, signal.SIGKILL)\n"
+    assert [line for line, _ in sorted(problems_elsewhere(text))] == [1, 2, 3, 4, 5]
+    text = 'open(a, "rb")\nopen(a, encoding="utf-8")\nread_text(path)\nos.fsync(file)\n'
+    assert problems_elsewhere(text) == []
+
+
+def test_code_runs_on_other_systems():
+    found = {
+        str(path.relative_to(ROOT)): problems
+        for folder in ("lobes", "pretrained", "recipes")
+        for path in (ROOT / folder).rglob("*.py")
+        if (problems := problems_elsewhere(path.read_text(encoding="utf-8")))
+    }
+    assert not found
+
+
 def test_inference_needs_what_the_package_and_its_extras_bring():
     assert imported("lobes", "pretrained") <= declared("hub", "onnx", "s3prl")
 

@@ -71,8 +71,9 @@ def main(arguments=None):
 def claim(results, data):
     """Refuse a folder of results that were made from other data."""
     marker = results / "data_folder"
-    if marker.is_file() and marker.read_text(encoding="utf-8") != str(data):
-        sys.exit(f"{results} holds results on {marker.read_text()}: give another --results.")
+    found = marker.read_text(encoding="utf-8") if marker.is_file() else str(data)
+    if found != str(data):
+        sys.exit(f"{results} holds results on {found}: give another --results.")
     results.mkdir(parents=True, exist_ok=True)
     marker.write_text(str(data), encoding="utf-8")
 

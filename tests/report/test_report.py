@@ -32,6 +32,7 @@ from recipes.common.report.speech import (
     set_targets,
 )
 from recipes.common.training.limits import check_limits
+from recipes.common.units.unit_purity import PHONE_MEASURES
 
 RECIPE = Path(report.__file__).parents[2] / "LibriSpeech" / "report"
 PHONES = ("AA", "B", "D", "IY")
@@ -39,7 +40,7 @@ SECONDS = 0.5
 FRAMES = 4  # drawn of each utterance
 DIM, VOICE = 8, 3
 OPTIONS = {"seed": 1, "seeds": [1], "frames_per_utterance": FRAMES, "max_items": 3}
-OPTIONS |= {"max_speakers": 2, "hidden_dim": 16, "num_workers": 0}
+OPTIONS |= {"max_speakers": 2, "hidden_dim": 16, "num_workers": 0, "num_units": 4}
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_leakage_of_none_reads_chance_within_its_interval(quick, monkeypatch):
     for seed in range(20):
         speech = make_speech(seed=seed)
         del speech.frame_targets["phone"]
-        left_out = ("inform", "draw", "discriminate")
+        left_out = ("inform", "draw", "discriminate", "cluster")
         runs.append(measure(monkeypatch, speech, mixture(0.0), *left_out))
     for *key, _ in (*SPEAKER_IN_FRAMES[:3], CONTENT_IN_EMBEDDINGS[0]):
         assert sum(covers_chance(run[tuple(key)]) for run in runs) >= 16, key
@@ -226,6 +227,9 @@ def test_what_is_the_label_itself_reads_100_percent(quick, monkeypatch):
     for key, value in expected.items():
         assert found[key]["value"] == pytest.approx(value, abs=1e-9), key
         assert found[key]["interval"] == pytest.approx([value, value], abs=1e-9), key
+    for measure_name in PHONE_MEASURES:
+        figure = found["frame, layer 0", "phone", measure_name]
+        assert figure["value"] == pytest.approx(1) and figure["control"] < 0.5
     assert 0.9 < found["frame, pooled", "phone", "R2"]["value"] <= 1
     # Below 1 only where two sentences have the same phones in another order.
     assert found["frame, pooled", "sentence", "same sentence nearer"]["value"] > 0.99
@@ -238,7 +242,7 @@ def test_noise_reads_chance_and_intervals_cover_it(quick, monkeypatch):
         speech = make_speech(speakers=10, seed=seed)
         for targets in (speech.frame_targets, speech.utterance_targets):
             del targets["speaker"]
-        runs.append(measure(monkeypatch, speech, noise(seed), "inform", "draw"))
+        runs.append(measure(monkeypatch, speech, noise(seed), "inform", "draw", "cluster"))
     assert len(runs[0]) == 11
     for key in runs[0]:
         figures = [run[key] for run in runs]
@@ -326,6 +330,7 @@ def test_what_is_wanted_of_each_figure():
     wanted = {
         ("frame, layer 2", "phone", "balanced accuracy"): "high",
         ("frame, layer 2", "phone", "ABX error across, cosine"): "low",
+        ("frame, layer 2", "phone", "PNMI"): "high",
         ("frame, pooled", "speaker", "EER"): "high",
         ("frame, weighted sum", "speaker", "balanced accuracy"): "low",
         ("utterance", "speaker", "EER"): "low",
@@ -437,6 +442,7 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
         "frames_per_utterance": 2,
         "max_items": 2,
         "hidden_dim": 8,
+        "num_units": 8,
         "num_workers": 0,
         "controls": False,
     }
@@ -464,6 +470,7 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
         ("frame, layer 1", "phone", "balanced accuracy"),
         ("frame, weighted sum", "speaker", "balanced accuracy"),
         ("frame, layer 1", "phone", "ABX error across, cosine"),
+        ("frame, layer 0", "phone", "PNMI"),
         ("utterance", "speaker", "EER"),
         ("z and u", "z and u", "InfoNCE"),
     ):

@@ -1,7 +1,7 @@
 """What a training step asks of its device: hardly a value, no tensor elsewhere, no float64."""
 
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -83,6 +83,17 @@ class RefuseFloat64(TorchDispatchMode):
         return result
 
 
+@contextmanager
+def skip_where_weight_norm_is_missing():
+    """Skip a test where torch, as 2.7 does, lacks this operation on the meta device."""
+    try:
+        yield
+    except NotImplementedError as error:
+        if "_weight_norm_interface_backward" not in str(error):
+            raise
+        pytest.skip(f"torch {torch.__version__} has no weight_norm on the meta device")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_path, monkeypatch):
     """The meta device computes nothing, so that reading raises, as does mixing devices."""
@@ -95,7 +106,7 @@ def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_p
     brain.modules.train()
     brain.step = 51
     brain.on_stage_start(steps.Stage.TRAIN, 1)
-    with RefuseFloat64():
+    with RefuseFloat64(), skip_where_weight_norm_is_missing():
         loss = brain.fit_batch(SpeechBatch(list(steps.examples())))
     assert loss.is_meta and brain.optimizer_step == 1
     with pytest.raises(RuntimeError):

@@ -38,7 +38,8 @@ def greedy_decode(log_probs, lens, tokenizer):
     ['AAB']
     """
     paths = log_probs.argmax(-1).cpu()
-    best = [path[:frames].unique_consecutive() for path, frames in zip(paths, lens, strict=True)]
+    rows = zip(paths, lens.tolist(), strict=True)
+    best = [path[:frames].unique_consecutive() for path, frames in rows]
     return [tokenizer.decode(indices.tolist()) for indices in best]
 
 
@@ -112,7 +113,7 @@ class BeamDecoder:
     def __call__(self, log_probs, lens):
         """Return the text of each utterance; arguments as those of `greedy_decode`."""
         # Each by itself: the searcher would round down relative lengths.
-        rows = log_probs.detach().double().cpu().numpy()
+        rows = log_probs.detach().cpu().double().numpy()
         beams = [
             self.searcher.decode_log_probs(row, frames)
             for row, frames in zip(rows, lens.tolist(), strict=True)

@@ -261,14 +261,30 @@ def open_cache(hparams, upstream, datasets):
     for dataset in datasets.values():
         with dataset.output_keys_as(["id", "wav", "duration"]):
             rows.update((row["id"], dict(row)) for row in dataset)
-    made_of = sorted((*map(str, row.values()), stamp(row["wav"])) for row in rows.values())
+    folder = Path(hparams["output_folder"]) / hparams["cache_folder"]
+    return cache_states(upstream, list(rows.values()), folder)
+
+
+def cache_states(upstream, rows, folder):
+    """Return the cached states of utterances, computed now where they are not there.
+
+    Arguments
+    ---------
+    upstream : Upstream
+        Frozen.
+    rows : list of dict
+        With `id` and `wav`, a path.
+    folder : Path
+        Receives a folder, named by what the states are made of.
+
+    Returns
+    -------
+    StateCache
+    """
+    made_of = sorted((*map(str, row.values()), stamp(row["wav"])) for row in rows)
     data = hashlib.sha256(repr(made_of).encode())
-    folder = (
-        Path(hparams["output_folder"])
-        / hparams["cache_folder"]
-        / f"{upstream.digest()}-{data.hexdigest()[:16]}"
-    )
-    run_on_main(write_states, args=[upstream, list(rows.values()), folder])
+    folder = folder / f"{upstream.digest()}-{data.hexdigest()[:16]}"
+    run_on_main(write_states, args=[upstream, rows, folder])
     return StateCache(folder)
 
 

@@ -27,6 +27,7 @@ from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
 from recipes.common.report import measures
 from recipes.common.report.phone_errors import read_phone_errors
 from recipes.common.report.representations import encode, learn_layer_weights, replace_arrays
+from recipes.common.report.unit_figures import read_units
 from recipes.common.report.wording import is_error
 
 logger = get_logger(__name__)
@@ -36,6 +37,8 @@ POOLED, WEIGHTED, PAIR = "frame, pooled", "frame, weighted sum", "z and u"
 KINDS = list(HIDDEN)
 # Of what a figure is made, beside data and weights: a change has models measured again.
 OPTIONS = ("seed", "seeds", "frames_per_utterance", "max_items", "max_speakers", "hidden_dim")
+OPTIONS += ("num_units",)
+CODE = ("lobes", "recipes/common/evaluation", "recipes/common/report", "recipes/common/units")
 WANTED = {  # high: the representation is for the factor; what is not listed is to be low
     ("frame", "phone"): "high",
     ("frame", "sentence"): "high",
@@ -72,9 +75,8 @@ def measure_once(system, speech, hparams):
     name = re.sub(r"[^\w.-]+", "_", system.name)
     folder = Path(hparams["output_folder"]) / "models" / name
     audio = [stamp(row["wav"]) for row in speech.read + speech.train]
-    code = digest_code("lobes", "recipes/common/evaluation", "recipes/common/report")
     settings = [hparams[key] for key in OPTIONS]
-    parts = (system.name, system.digest(), vars(speech), audio, code, settings)
+    parts = (system.name, system.digest(), vars(speech), audio, digest_code(*CODE), settings)
     key = hashlib.sha256(_plain(parts).encode()).hexdigest()
     found = load_measures(folder, key)
     if found is None:
@@ -168,6 +170,8 @@ class Measurement:
         if len(vectors) == 2:
             self.inform()
         self.leak({name: own for name, (own, _) in vectors.items()})
+        if POOLED in vectors and self.speech.alignments:
+            self.cluster()
         calls = [call for _, *call in self.jobs]
         results = side_by_side(calls, self.hparams["num_workers"])
         for (take, *_), result in zip(self.jobs, results, strict=True):
@@ -233,6 +237,25 @@ class Measurement:
                 continue
             weights = learn_layer_weights(self.train.frames[known], own, self.seed)
             yield WEIGHTED, factor, np.einsum("ufld,l->ufd", frames, weights), target
+
+    def cluster(self):
+        """Plan to compare k-means units of each layer's frames with their phones."""
+        known = self.speech.phones != np.array(None)
+        speakers = np.array([row["spk_id"] for row in self.speech.read])
+        labels = self.speech.phones[known].astype(str), speakers[known.nonzero()[0]]
+        given = self.hparams["num_units"], self.seeds
+        for layer in range(self.read.frames.shape[2]):
+            train, read = (part.frames[:, :, layer] for part in (self.train, self.read))
+            frames = train.reshape(-1, train.shape[2]), read[known]
+            take = partial(self.add_units, f"frame, layer {layer}")
+            self.jobs.append((take, read_units, *frames, *labels, *given))
+
+    def add_units(self, representation, readings):
+        """Add the figures of `read_units`, or why there are none."""
+        if isinstance(readings, str):
+            self.miss(f"units of {representation}", readings)
+        else:
+            self.add("retrieval", representation, "phone", readings)
 
     def discriminate(self):
         """Tell phones of the last layer's frames, by ABX or else by CTC."""

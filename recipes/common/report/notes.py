@@ -14,6 +14,11 @@ _CRITICS = (
     "and read on speakers that no encoder saw. Both representations are whitened alike"
 )
 
+_UNITS = (
+    "k-means is fitted on training frames of a layer, and names the units of frames of speakers "
+    "that no model was trained on; frames in silences do not count"
+)
+
 NOTES = {
     "balanced accuracy": {
         "how": f"The mean over classes of the share that a probe gets right. {_CROSS}: on other "
@@ -62,6 +67,22 @@ NOTES = {
         "how": f"{_CRITICS}. How much likelier a frame makes its utterance's embedding than a "
         "fitted marginal does, in bits for each dimension.",
         "fails_if": "Far below 0 on speakers held out: the critics learned speakers by heart.",
+    },
+    "PNMI": {
+        "how": f"{_UNITS}. What share of the uncertainty about a frame's phone its unit takes "
+        "away: I(phone; unit) / H(phone). The control is the same with phones dealt out at random, "
+        "which few frames lift above 0.",
+        "fails_if": "A control as high; FBANK or random weights as high.",
+    },
+    "phone purity": {
+        "how": f"{_UNITS}. The share of frames that have the commonest phone of their unit; more "
+        "units raise it.",
+        "fails_if": "Phones dealt out at random as high, or FBANK or random weights.",
+    },
+    "cluster purity": {
+        "how": f"{_UNITS}. The share of frames that have the commonest unit of their phone; more "
+        "units lower it.",
+        "fails_if": "Read alone: one unit for all frames has a cluster purity of 100 %.",
     },
     **{
         f"ABX error {mode}, {distance}": {

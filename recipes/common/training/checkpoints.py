@@ -108,9 +108,10 @@ def _named(folder):
 
 
 def _flush(path):
-    if os.name == "nt" and path.is_dir():
+    windows = os.name == "nt"  # which flushes what may be written to, and no folder
+    if windows and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,6 +9,7 @@ WHOLE = {  # lowest and highest
     "num_workers": (0, NO_END),
     "log_steps": (1, NO_END),
     "num_targets": (2, 2**15),
+    "num_units": (2, 2**15),
     "kmeans_passes": (1, NO_END),
     "teacher_layer": (0, NO_END),
     "mask_length": (1, NO_END),

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -284,24 +283,28 @@ def write_units(folder, index, parts, description):
     description : dict
         Plain values that tell what made the units.
     """
-    total = int(index[FRAMES].sum())
-    with _new_array(folder / "units.npy", np.int16, (total,)) as units:
+
+    def fill(units):
         for places, found in parts:
             starts, frames = index[START][places], index[FRAMES][places]
             for start, length, stop in zip(starts, frames, np.cumsum(frames), strict=True):
                 units[start : start + length] = found[stop - length : stop]
-    with _new_array(folder / "units.index.npy", np.int64, index.shape) as sorted_index:
+
+    def fill_index(sorted_index):
         sorted_index[:] = index[:, np.argsort(index[HASH])]
+
+    _write_array(folder / "units.npy", np.int16, (int(index[FRAMES].sum()),), fill)
+    _write_array(folder / "units.index.npy", np.int64, index.shape, fill_index)
     told = {"rate": FRAME_RATE, **description}
     told["sha256"] = {name: digest_file(folder / name) for name in ARRAYS}
     replace_text(folder / "units.json", json.dumps({**told, "digest": _digest(told)}))
 
 
-@contextmanager
-def _new_array(path, dtype, shape):
-    """Give an array to fill: a file that gets its name once all of it lies on the disk."""
+def _write_array(path, dtype, shape, fill):
+    """Have an array filled: a file that gets its name once all of it lies on the disk."""
     partial = path.with_suffix(".partial.npy")
     array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-    yield array
+    fill(array)
     array.flush()
+    del array  # Windows renames no file that is mapped
     os.replace(partial, path)
