@@ -35,12 +35,12 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 from lobes.frame_encoder import FrameEncoder
 from lobes.losses import nt_xent, prediction_loss
 from lobes.signal import num_frames
+from pretrained.commands.runtime import keep_freed_memory
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import make_loader, stage_loaders
 from recipes.common.training.record import write_metrics
-from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
 from tests.made_datasets import made_dataset
 from tests.peers import torchaudio_hubert

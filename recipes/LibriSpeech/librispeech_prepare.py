@@ -7,7 +7,8 @@ in READER-CHAPTER.trans.txt.
 import os
 from pathlib import Path
 
-from recipes.common.data.files import CorpusError, is_of_macos, read_lines
+from pretrained.plain_files import is_of_macos
+from recipes.common.data.files import CorpusError, read_lines
 from recipes.common.data.manifest import prepare_splits
 
 

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.files import CorpusError, is_of_macos, read_lines
+from pretrained.plain_files import is_of_macos
+from recipes.common.data.files import CorpusError, read_lines
 from recipes.common.data.manifest import prepare_splits
 
 logger = get_logger(__name__)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.files import digest_code, replace_text, stamp
+from pretrained.audio_files import stamp
+from recipes.common.data.files import digest_code, replace_text
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.triphones import triphones
 from recipes.common.evaluation.abx import DISTANCES, MODES
