@@ -3,6 +3,7 @@
     python -m pretrained encode FILE... --model FOLDER --out DIR
     python -m pretrained transcribe FILE... --model FOLDER
     python -m pretrained verify A B --model FOLDER
+    python -m pretrained verify --trials LIST --model FOLDER
     python -m pretrained export FOLDER --layout {speechbrain,huggingface,torchaudio} --out DIR
 
 Exit code 2, with a line for each problem on stderr, where anything could not be done.
@@ -14,6 +15,7 @@ import warnings
 
 from pretrained.commands import exporting, file_encoding, transcribing, verifying
 from pretrained.commands.messages import complain, tell
+from pretrained.commands.runtime import spin_little
 
 COMMANDS = (file_encoding, transcribing, verifying, exporting)
 
@@ -39,4 +41,5 @@ def make_parser():
 
 
 if __name__ == "__main__":
+    spin_little()
     sys.exit(main())
