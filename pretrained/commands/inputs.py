@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrained.audio_files import SUFFIXES
+from pretrained.audio_files import SUFFIXES, split_member
 from pretrained.plain_files import list_files
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -69,13 +69,13 @@ def find_audio(words):
     for path in _expand_lists(words):
         if os.path.isdir(path):
             folders.add(os.path.abspath(path))
-            files.update(dict.fromkeys(_search(path)))
+            files.update((os.path.abspath(file), file) for file in _search(path))
         else:
             folders.add(os.path.dirname(os.path.abspath(path)))
-            files[path] = None
+            files[os.path.abspath(path)] = path
     if not files:
         raise ValueError(f"{' '.join(words)}: no audio file is named there.")
-    return Inputs(list(files), _common(folders))
+    return Inputs(list(files.values()), _common(folders))
 
 
 def place_results(inputs, out):
@@ -116,6 +116,9 @@ def place_results(inputs, out):
 
 
 def _place(file, folder, out):
+    member = split_member(file)
+    if member is not None:  # of a tar shard: named by its offset
+        file = os.path.join(member[0].removesuffix(".tar"), str(member[1]))
     relative = os.path.relpath(os.path.abspath(file), folder)
     return Path(out) / Path(relative).with_suffix("")
 

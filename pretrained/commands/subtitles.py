@@ -37,10 +37,10 @@ def make_cues(words):
             lines.append([])
         lines[-1].append(word)
     cues = [(" ".join(w.text for w in line), line[0].start, line[-1].end) for line in lines]
-    starts = [start for _, start, _ in cues[1:]] + [float("inf")]
+    following = [start for _, start, _ in cues][1:] + [float("inf")]
     return [
-        (text, start, max(end, min(start + FEWEST_SECONDS, following)))
-        for (text, start, end), following in zip(cues, starts, strict=True)
+        (text, start, max(end, min(start + FEWEST_SECONDS, latest)))
+        for (text, start, end), latest in zip(cues, following, strict=False)
     ]
 
 
