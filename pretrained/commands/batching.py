@@ -10,12 +10,14 @@ from lobes.signal import SAMPLE_RATE
 from pretrained.windows import encode_windows, read_windows
 
 AHEAD = 16  # files that are read ahead, for each thread
-POOL = 16  # batches whose files are sorted by length together
-MOST_WAITING = 2**28  # bytes of results that wait to be written
+POOL_SECONDS = 600  # of audio that is sorted by length together
+CPU_BATCH, BATCH = 8.0, 80.0  # seconds: a CPU is fastest where a batch stays in its caches
+MOST_WAITING = 200  # results that wait to be written
+MOST_BYTES = 2**27  # of these
 CPU = torch.device("cpu")
 
 
-def encode_all(model, files, layers=(), batch_seconds=20.0, num_workers=2):
+def encode_all(model, files, layers=(), batch_seconds=None, num_workers=2):
     """Yield what a model makes of each of many files, or why one cannot be used.
 
     Files of like length make a batch, of what is read at a time. What a file gives depends on its
@@ -29,8 +31,9 @@ def encode_all(model, files, layers=(), batch_seconds=20.0, num_workers=2):
     layers : sequence of int
         Which hidden states to return: 0 for the input of the first layer, n for the output of the
         n-th.
-    batch_seconds : float
-        Most audio in a batch, padding included. A longer file is a batch of its own.
+    batch_seconds : float, optional
+        Most audio in a batch, padding included; by default 8 on a CPU, 80 elsewhere. A longer file
+        is a batch of its own.
     num_workers : int
         Threads that read, from 1.
 
@@ -53,7 +56,9 @@ def encode_all(model, files, layers=(), batch_seconds=20.0, num_workers=2):
     >>> found[str(path)]["utterance"].shape, str(found["b.wav"])
     ((4,), 'b.wav is not a file: expected an audio file.')
     """
-    most = batch_seconds * SAMPLE_RATE
+    if batch_seconds is None:
+        batch_seconds = CPU_BATCH if model.device.type == "cpu" else BATCH
+    most, pool_size = batch_seconds * SAMPLE_RATE, max(POOL_SECONDS, batch_seconds) * SAMPLE_RATE
     pool, samples = [], 0
     for file, clip in read_ahead(read_clip, files, num_workers):
         if isinstance(clip, Exception):
@@ -63,7 +68,7 @@ def encode_all(model, files, layers=(), batch_seconds=20.0, num_workers=2):
         else:
             pool.append((file, clip))
             samples += len(clip)
-            if samples > POOL * most:
+            if samples > pool_size:
                 yield from _encode_pool(model, pool, layers, most)
                 pool, samples = [], 0
     yield from _encode_pool(model, pool, layers, most)
@@ -119,7 +124,9 @@ def write_behind(write, results):
             task = (lambda error: error, found) if failed else (_outcome, write, file, found)
             writing.append((size, thread.submit(*task)))
             waiting += size
-            while writing and (waiting > MOST_WAITING or writing[0][1].done()):
+            while writing and (
+                len(writing) > MOST_WAITING or waiting > MOST_BYTES or writing[0][1].done()
+            ):
                 size, future = writing.popleft()
                 waiting -= size
                 yield future.result()

@@ -34,9 +34,9 @@ def add_parser(commands):
     add(
         "--batch_seconds",
         type=positive(float),
-        default=20.0,
         metavar="S",
-        help="most audio in a batch; results differ by rounding alone (default: 20)",
+        help="most audio in a batch; results differ by rounding alone (default: 8 on a CPU, 80 "
+        "elsewhere)",
     )
     add(
         "--num_workers",

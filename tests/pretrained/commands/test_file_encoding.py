@@ -109,8 +109,10 @@ def test_batches_are_full_and_of_like_length(encoders, corpus, monkeypatch):
         for batch, following in zip(batches, batches[1:], strict=False)
     )
     batches.clear()
-    monkeypatch.setattr(batching, "POOL", 0.5)  # batches are made of what is read, not of all
-    assert len(list(encode_all(model, files[::-1], batch_seconds=3.0))) == len(files)
+    monkeypatch.setattr(
+        batching, "POOL_SECONDS", 1.5
+    )  # batches are made of what is read, not of all
+    assert len(list(encode_all(model, files[::-1], batch_seconds=1.0))) == len(files)
     assert [length for batch in batches for length in batch] != lengths
 
 
