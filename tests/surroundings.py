@@ -10,7 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 NOWHERE = os.path.join(os.devnull, "home")  # not even root can make a folder there
 CACHES = ("XDG_", "MPL", "HF_", "HUGGINGFACE", "TORCH", "TRITON", "NUMBA", "TRANSFORMERS")
-SPAWN = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\n"
+SPAWN = """
+import multiprocessing, os, sys
+multiprocessing.set_start_method("spawn", force=True)
+if "--multiprocessing-fork" in sys.orig_argv:
+    open(os.path.join(os.path.dirname(__file__), f"{os.getpid()}.spawned"), "w").close()
+"""
 
 
 def homeless():
@@ -25,8 +30,10 @@ def spawning(folder):
     Arguments
     ---------
     folder : Path
-        Empty; what Python runs at its start is written there.
+        Made; what Python runs at its start is written there. Each process that is spawned leaves a
+        file named `*.spawned` in it.
     """
+    folder.mkdir()
     (folder / "sitecustomize.py").write_text(SPAWN, encoding="utf-8")
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 

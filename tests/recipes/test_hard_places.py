@@ -24,7 +24,6 @@ OPTIONS = {
 def test_the_frame_stage_trains_there(librispeech, tmp_path):
     corpus = tmp_path / "Löß & 语料" / "Libri Speech"
     shutil.copytree(librispeech, corpus)
-    (tmp_path / "start").mkdir()
     before, output = contents(corpus), tmp_path / "Löß & 语料" / "ö ut"
     options = {"--data_folder": corpus, "--output_folder": output, **OPTIONS}
     words = [str(word) for pair in options.items() for word in pair]
@@ -39,6 +38,7 @@ def test_the_frame_stage_trains_there(librispeech, tmp_path):
         )
     assert done.returncode == 0, done.stderr[-5000:]
     assert contents(corpus) == before
+    assert list((tmp_path / "start").glob("*.spawned"))
     figures = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["figures"]
     assert figures["epochs"] == 1 and (output / "model" / "model.safetensors").is_file()
     assert (output / "curves.png").stat().st_size > 1000
