@@ -10,7 +10,7 @@ from lobes.signal import SAMPLE_RATE
 from pretrained.windows import encode_windows, read_windows
 
 AHEAD = 16  # files that are read ahead, for each thread
-POOL_SECONDS = 600  # of audio that is sorted by length together
+POOL = 30  # batches whose files are sorted by length together
 CPU_BATCH, BATCH = 8.0, 80.0  # seconds: a CPU is fastest where a batch stays in its caches
 MOST_WAITING = 200  # results that wait to be written
 MOST_BYTES = 2**27  # of these
@@ -58,7 +58,7 @@ def encode_all(model, files, layers=(), batch_seconds=None, num_workers=2):
     """
     if batch_seconds is None:
         batch_seconds = CPU_BATCH if model.device.type == "cpu" else BATCH
-    most, pool_size = batch_seconds * SAMPLE_RATE, max(POOL_SECONDS, batch_seconds) * SAMPLE_RATE
+    most = batch_seconds * SAMPLE_RATE
     pool, samples = [], 0
     for file, clip in read_ahead(read_clip, files, num_workers):
         if isinstance(clip, Exception):
@@ -68,7 +68,7 @@ def encode_all(model, files, layers=(), batch_seconds=None, num_workers=2):
         else:
             pool.append((file, clip))
             samples += len(clip)
-            if samples > pool_size:
+            if samples > POOL * most:
                 yield from _encode_pool(model, pool, layers, most)
                 pool, samples = [], 0
     yield from _encode_pool(model, pool, layers, most)

@@ -109,9 +109,7 @@ def test_batches_are_full_and_of_like_length(encoders, corpus, monkeypatch):
         for batch, following in zip(batches, batches[1:], strict=False)
     )
     batches.clear()
-    monkeypatch.setattr(
-        batching, "POOL_SECONDS", 1.5
-    )  # batches are made of what is read, not of all
+    monkeypatch.setattr(batching, "POOL", 1.5)  # batches, of which the files are sorted
     assert len(list(encode_all(model, files[::-1], batch_seconds=1.0))) == len(files)
     assert [length for batch in batches for length in batch] != lengths
 
