@@ -16,8 +16,8 @@ FILES_HELP = (
     "each line; or -, such lines from standard input"
 )
 PLACES_HELP = (
-    "Each file's path below DIR is its path below the folder that is given; where several files "
-    "or folders are, below the one that all of them have in common"
+    "Each file's path below DIR is its path below the folder that is given or, of several files or "
+    "folders, below the one that they have in common"
 )
 
 
