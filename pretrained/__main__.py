@@ -3,6 +3,7 @@
     python -m pretrained encode FILE... --model FOLDER --out DIR
     python -m pretrained transcribe FILE... --model FOLDER
     python -m pretrained verify A B --model FOLDER
+    python -m pretrained verify --trials LIST --model FOLDER
     python -m pretrained enroll FILE... --model FOLDER --out VOICE
     python -m pretrained verify FILE --voice VOICE --model FOLDER
     python -m pretrained diarize FILE... --model FOLDER --out DIR
@@ -28,6 +29,7 @@ from pretrained.commands import (
     verifying,
 )
 from pretrained.commands.messages import complain, tell
+from pretrained.commands.runtime import spin_little
 
 COMMANDS = (
     file_encoding,
@@ -62,4 +64,5 @@ def make_parser():
 
 
 if __name__ == "__main__":
+    spin_little()
     sys.exit(main())

@@ -9,6 +9,10 @@ import os
 import re
 from functools import lru_cache
 
+SUFFIXES = (
+    *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
+    *(".caf", ".rf64", ".sph", ".w64", ".wav"),  # codespell:ignore caf
+)
 MEMBER = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
 HEADER = 512  # bytes of a tar header; padded data follow
 OPEN_SHARDS = 256  # of a process; many systems allow 1024 open files
@@ -84,6 +88,23 @@ def why_absent(path):
     if held < offset + size:
         return f"is cut short: the shard holds {held} bytes, expected {offset + size} or more."
     return None
+
+
+def stamp(path):
+    """Return the size and the time of a file, by which audio that was replaced is known.
+
+    Of a member of a tar shard it is the member's size and the shard's time.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> _ = path.write_bytes(b"RIFF")
+    >>> stamp(path)[0]
+    4
+    """
+    shard, _, size = split_member(path) or (path, 0, None)
+    state = os.stat(shard)
+    return [state.st_size if size is None else size, state.st_mtime_ns]
 
 
 def open_audio(path):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and text that is told from what is none."""
+"""Files: found in folders, written whole or not at all, and text that is told from what is none."""
 
 import hashlib
 import json
@@ -142,3 +142,67 @@ def digest_file(path):
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def list_files(folder):
+    """Return the files in a folder and the folders below it, sorted by path.
+
+    Links are followed, and no folder is searched twice. What macOS leaves beside the files of a
+    corpus, "._NAME" and ".DS_Store", is no part of it.
+
+    Arguments
+    ---------
+    folder : str or Path
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    OSError
+        Where a folder cannot be read.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in ("a.wav", "._a.wav", ".DS_Store"):
+    ...     _ = (folder / name).write_bytes(b"")
+    >>> [path.name for path in list_files(folder)]
+    ['a.wav']
+    """
+    files, seen = [], {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if is_new(Path(root, name), seen))
+        files += [Path(root, name) for name in names]
+    return sorted(path for path in files if not is_of_macos(path))
+
+
+def _refuse(error):
+    raise error
+
+
+def is_new(folder, seen):
+    """Return whether a folder, whatever links lead to it, is not in a set, and add it there.
+
+    Example
+    -------
+    >>> folder, seen = getfixture("tmp_path"), set()
+    >>> is_new(folder, seen), is_new(folder / ".", seen)
+    (True, False)
+    """
+    place = os.path.realpath(folder)
+    first = place not in seen
+    seen.add(place)
+    return first
+
+
+def is_of_macos(path):
+    """Return whether a file, a Path or what `os.scandir` gives, is one that macOS leaves.
+
+    Example
+    -------
+    >>> is_of_macos(Path("84-121123-0000.flac")), is_of_macos(Path("._84-121123-0000.flac"))
+    (False, True)
+    """
+    return path.name.startswith("._") or path.name == ".DS_Store"

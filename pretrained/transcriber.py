@@ -1,14 +1,31 @@
 """An exported CTC head in use: audio files in, text out."""
 
+from typing import NamedTuple
+
 import torch
 
 from lobes.heads import BLANK
-from lobes.signal import HOP
+from lobes.signal import HOP, SAMPLE_RATE
 from pretrained.exported import FromFolder
 from pretrained.facts import TRANSCRIBER
 from pretrained.file_states import FileStates
 from pretrained.tokenizers import tokenizer_from_config
 from pretrained.windows import WINDOW, map_windows
+
+
+class Word(NamedTuple):
+    """A word, or a phone, and when it is heard.
+
+    Attributes
+    ----------
+    text : str
+    start, end : float
+        Seconds from the recording's beginning.
+    """
+
+    text: str
+    start: float
+    end: float
 
 
 class Transcriber(FromFolder):
@@ -77,6 +94,32 @@ class Transcriber(FromFolder):
         indices = torch.unique_consecutive(logits.argmax(-1).cpu())
         return self.tokenizer.decode(indices[indices != BLANK].tolist())
 
+    def align_file(self, path):
+        """Transcribe an audio file and tell when each word is heard.
+
+        The best symbol of each frame is also the most probable alignment of the text. A word lasts
+        from the first frame of its first symbol to the last frame of its last one. That is exact
+        to a frame of the head, 20 ms times its stride, for what the head tells. What it tells is
+        not where sounds end: training by CTC lets it name a symbol in a single frame, somewhere in
+        the sound, so that words seem shorter than they are.
+
+        Arguments and errors are those of `transcribe_file`.
+
+        Returns
+        -------
+        list of Word
+            Its words, or phones, in their order, with spaces between them what `transcribe_file`
+            returns.
+        """
+        best = self.logits(path)[0].argmax(-1)
+        indices, counts = torch.unique_consecutive(best, return_counts=True)
+        ends = counts.cumsum(0)
+        pieces = [self.tokenizer.pieces[index] for index in indices.tolist()]
+        seconds = self.head.stride * HOP / SAMPLE_RATE
+        return join_pieces(
+            zip(pieces, (ends - counts).tolist(), ends.tolist(), strict=True), seconds
+        )
+
     @torch.no_grad()
     def logits(self, path):
         """Return the logits of a file, (1, ceil(frames / stride), num_symbols).
@@ -87,6 +130,38 @@ class Transcriber(FromFolder):
         if states.shape[1] <= 1 + WINDOW // HOP:  # what 30 s give
             return self.head.classify(states, lens)[0]
         return long_logits(self.head, states)
+
+
+def join_pieces(pieces, seconds):
+    """Return the words that pieces of text make; a space in a piece begins a word.
+
+    Arguments
+    ---------
+    pieces : iterable of tuple
+        The text of a piece, its first frame and the frame after its last.
+    seconds : float
+        From one frame to the next.
+
+    Returns
+    -------
+    list of Word
+
+    Example
+    -------
+    >>> join_pieces([("H", 0, 1), ("I", 2, 3), (" ", 3, 4), ("", 4, 9), ("A", 9, 10)], 0.5)
+    [Word(text='HI', start=0.0, end=1.5), Word(text='A', start=4.5, end=5.0)]
+    """
+    words, begins = [], True
+    for piece, first, end in pieces:
+        for character in piece:
+            if character.isspace():
+                begins = True
+            elif begins:
+                words.append(Word(character, first * seconds, end * seconds))
+                begins = False
+            else:
+                words[-1] = words[-1]._replace(text=words[-1].text + character, end=end * seconds)
+    return words
 
 
 def long_logits(head, states):

@@ -239,6 +239,29 @@ class SpeakerVerifier(FromFolder):
                     f"{voice.sha256.get(name)!r}, and this model's is {digest!r}. Enroll it again."
                 )
 
+    def verify_trials(self, trials):
+        """Compare the voices of many pairs of audio files; each file is read once.
+
+        Arguments
+        ---------
+        trials : iterable of tuple
+            Two files each, as `verify_files` takes them. Their embeddings stay in memory.
+
+        Yields
+        ------
+        Verification or list of Exception
+            Of each pair, in their order; where a file cannot be used, the OSError or ValueError of
+            each such file, the same object in each pair that has it.
+        """
+        directions = {}
+        for pair in trials:
+            for path in pair:
+                if path not in directions:
+                    directions[path] = self._direction_or_error(path)
+            found = [directions[path] for path in pair]
+            errors = [each for each in found if isinstance(each, Exception)]
+            yield errors or self._compare(*found)
+
     def _compare(self, a, b):
         score = float(np.clip(a @ b, -1, 1))
         threshold = self.facts["threshold"]
@@ -261,6 +284,12 @@ class SpeakerVerifier(FromFolder):
         else:
             embedding = long_xvector(self.head, states)
         return embedding[0].cpu().double().numpy()
+
+    def _direction_or_error(self, path):
+        try:
+            return self._direction(path)
+        except (OSError, ValueError) as error:
+            return error
 
     def _direction(self, path):
         embedding = self.embed_file(path) - np.asarray(self.facts.get("mean", 0.0))

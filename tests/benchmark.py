@@ -36,17 +36,19 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 from lobes.frame_encoder import FrameEncoder
 from lobes.losses import nt_xent, prediction_loss
 from lobes.signal import num_frames
+from pretrained import Learn2Diss
 from pretrained.audio import read_speech
+from pretrained.commands.runtime import keep_freed_memory
+from pretrained.encoding.batching import encode_all
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops
-from recipes.common.data.loaders import make_loader, stage_loaders
+from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.manifest import write_manifest
 from recipes.common.data.shards import pack
 from recipes.common.data.table import ROOT as MANIFEST_ROOT
 from recipes.common.data.table import read_manifest
 from recipes.common.training.record import write_metrics
-from recipes.common.training.run import keep_freed_memory
 from recipes.experiments.readmes import write_between
 from tests.made_datasets import made_dataset
 from tests.peers import torchaudio_hubert
@@ -267,34 +269,24 @@ def reading(folder, side):
 
 
 def encode_files(folder, side):
-    """Base size, files to frames: batches sorted by length, Hugging Face in the files' order."""
+    """Base size, files to frames: as the command encode makes them, Hugging Face as they come."""
     encoder = frame_encoder("base").eval()
     if side == "ours":
-        return partial(ours_encodes, folder / "mixed", encoder)
+        return partial(ours_encodes, folder / "mixed", Learn2Diss({"frame_encoder": encoder}))
     model = HubertModel(HubertConfig()).eval()
     model.load_state_dict(export_state_dict(encoder))
     return partial(hugging_face_encodes, folder / "mixed", model)
 
 
-@torch.no_grad()
-def ours_encodes(folder, encoder):
-    """Return each file's frames by its name, from batches of files of like length."""
-    data = dataset(folder)
-    data.add_dynamic_item(read_audio, takes="wav", provides="sig")
-    data.set_output_keys(["id", "sig"])
-    # No limit but the size of a batch: that of the other side.
-    limits = {**DATA, "max_batch_seconds": 0.0}
-    frames = {}
-    for batch in make_loader(data, limits, min_batch_size=BATCH_SIZE):
-        lens = encoder.frame_lens(*batch.sig).tolist()
-        found = encoder(*batch.sig)
-        frames.update((name, x[:n]) for name, x, n in zip(batch.id, found, lens, strict=True))
-    return frames
+def ours_encodes(folder, model):
+    """Return each file's frames by its name, as `python -m pretrained encode` writes them."""
+    files = map(str, sorted(folder.iterdir()))
+    return {Path(file).stem: arrays["frames"] for file, arrays in encode_all(model, files)}
 
 
 @torch.no_grad()
 def hugging_face_encodes(folder, model):
-    """Return the same from Hugging Face's model and feature extractor."""
+    """Return the same from Hugging Face's model and feature extractor, in padded batches."""
     extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
     paths = sorted(folder.iterdir())
     frames = {}
@@ -332,7 +324,7 @@ def all_rows():
         what = f"stream, {size}: encoding a step of {step} s, hearing it"
         rows.append(Row(what, partial(stream_step, fragment, size, step), 1.0))
     what = "encoding 200 files, base: ours, Hugging Face's HubertModel"
-    return [*rows, Row(what, encode_files, 1 / 1.2, repeats=2, warm_up=0)]
+    return [*rows, Row(what, encode_files, 1 / 1.5, repeats=2, warm_up=0)]
 
 
 # ---- Measuring

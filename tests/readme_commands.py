@@ -22,7 +22,7 @@ from pathlib import Path
 
 import soundfile
 
-from recipes.common.data.text import read_lexicon
+from recipes.common.annotations.text import read_lexicon
 
 ROOT = Path(__file__).resolve().parent.parent
 # In this order: what a later command needs is made by an earlier one.

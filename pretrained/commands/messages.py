@@ -22,9 +22,9 @@ def for_each(items, do):
     return code
 
 
-def show(name, text):
-    """Print a name and a text as one line, with a tab between them."""
-    print(*(CONTROL.sub(" ", part) for part in (name, text)), sep="\t", flush=True)
+def show(*texts):
+    """Print texts as one line, with tabs between them."""
+    print(*(CONTROL.sub(" ", text) for text in texts), sep="\t", flush=True)
 
 
 def complain(error):

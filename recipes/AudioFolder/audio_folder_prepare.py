@@ -6,13 +6,10 @@ Audio may be of any rate, number of channels and container that soundfile reads.
 from collections import Counter
 from urllib.parse import quote
 
+from pretrained.audio_files import SUFFIXES
 from recipes.common.data.files import CorpusError, list_files
 from recipes.common.data.preparation import draw_splits, prepare_splits
 
-SUFFIXES = (
-    *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
-    *(".caf", ".rf64", ".sph", ".w64", ".wav"),  # codespell:ignore caf
-)
 HELD = {"valid": 0.05, "test": 0.05}  # the rest is "train"
 
 

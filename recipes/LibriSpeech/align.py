@@ -4,7 +4,7 @@
     python align.py --data_folder LibriSpeech --lexicon lexicon.txt --output_folder A
         --splits dev-clean test-clean [--jobs 2]
 
-Writes A/SPLIT.ctm, which `recipes.common.data.alignments.read_alignments` reads, and
+Writes A/SPLIT.ctm, which `recipes.common.annotations.alignments.read_alignments` reads, and
 A/SPLIT.failed.txt, which lists the utterances that could not be aligned, each with the
 reason. A split whose CTM file is there is kept. PocketSphinx aligns, with the model of US English
 that its package brings (pip install pocketsphinx). Words have the first pronunciation of the
@@ -22,9 +22,9 @@ from tqdm.contrib.concurrent import process_map
 
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
-from recipes.common.data.alignments import write_ctm
+from recipes.common.annotations.alignments import write_ctm
+from recipes.common.annotations.text import read_lexicon
 from recipes.common.data.files import CorpusError, replace_text
-from recipes.common.data.text import read_lexicon
 from recipes.LibriSpeech.librispeech_prepare import list_utterances
 
 PERIOD = 0.01  # s between PocketSphinx's frames

@@ -7,8 +7,9 @@ in READER-CHAPTER.trans.txt. The corpus is published at https://www.openslr.org/
 import os
 from pathlib import Path
 
+from pretrained.plain_files import is_of_macos
 from recipes.common.data.downloads import Download, fetch_archives
-from recipes.common.data.files import CorpusError, is_of_macos, read_lines
+from recipes.common.data.files import CorpusError, read_lines
 from recipes.common.data.preparation import prepare_splits
 
 ADDRESS = "https://www.openslr.org/resources/12"

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from recipes.common.data.alignments import read_alignments
+from recipes.common.annotations.alignments import read_alignments
 from recipes.common.data.files import read_text, replace_text
 from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff

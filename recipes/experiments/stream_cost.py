@@ -25,7 +25,7 @@ from pretrained.deployment.streaming import cut_steps, to_frames
 from pretrained.exported import load_folder
 from pretrained.facts import TRANSCRIBER, kind_of
 from pretrained.windows import WINDOW
-from recipes.common.data.text import read_lexicon, transcribe_phones
+from recipes.common.annotations.text import read_lexicon, transcribe_phones
 from recipes.common.evaluation.metrics import error_counts
 from recipes.common.training.record import write_metrics
 from recipes.LibriSpeech.librispeech_prepare import list_utterances

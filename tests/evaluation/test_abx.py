@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.common.data.triphones import Item
+from recipes.common.annotations.triphones import Item
 from recipes.common.evaluation import abx as module
 from recipes.common.evaluation.abx import abx, dtw
 from recipes.common.evaluation.bootstrap import bootstrap_mean

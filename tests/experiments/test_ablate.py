@@ -11,7 +11,7 @@ import torch
 from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
-from recipes.common.data.alignments import write_ctm
+from recipes.common.annotations.alignments import write_ctm
 from recipes.common.data.table import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.experiments import ablate

@@ -20,11 +20,11 @@ from pretrained.toolkits.importing import import_weights
 from pretrained.toolkits.layouts import to_huggingface
 from pretrained.toolkits.names import export_state_dict
 from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder
-from recipes.common.data.alignments import read_alignments, write_ctm
+from recipes.common.annotations.alignments import read_alignments, write_ctm
+from recipes.common.annotations.text import read_lexicon
 from recipes.common.data.manifest import validate_manifests, write_manifest
 from recipes.common.data.shards import pack
 from recipes.common.data.table import read_manifest
-from recipes.common.data.text import read_lexicon
 from recipes.common.downstream.decoding import _read_arpa_words
 from recipes.common.training.hparams import check_same_settings
 from recipes.common.units.unit_array import (

@@ -12,7 +12,7 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.targets import KMeansQuantizer
 from pretrained import Learn2Diss
 from pretrained.exported import save_model
-from recipes.common.data.item_files import COLUMNS, read_items
+from recipes.common.annotations.item_files import COLUMNS, read_items
 from recipes.common.evaluation.abx import abx
 from recipes.common.units.unit_array import Columns, UnitArray
 from recipes.LibriSpeech.ABX import train as abx_recipe

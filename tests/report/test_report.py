@@ -16,7 +16,7 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.signal import num_frames
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
-from recipes.common.data.alignments import frame_phones, write_ctm
+from recipes.common.annotations.alignments import frame_phones, write_ctm
 from recipes.common.evaluation import information, probe_fitting
 from recipes.common.report import measurement, report
 from recipes.common.report.measures import make_trials, nearer_sentence

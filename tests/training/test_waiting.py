@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import recipes
+from pretrained.commands.runtime import SPINS
 
 ROOT = Path(__file__).parents[2]
 TRAINING = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*/train.py"))
@@ -19,7 +19,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import recipes
 import torch
 from lobes.frame_encoder import FrameEncoder
-from recipes.common.training.run import keep_freed_memory
+from pretrained.commands.runtime import keep_freed_memory
 
 BUSY = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"  # if this is killed
 
@@ -62,7 +62,7 @@ SHOW = "import recipes, os; print(os.environ.get('GOMP_SPINCOUNT'))"
 
 
 def test_the_environment_of_a_user_wins():
-    assert run(SHOW) == [recipes.SPINS]
+    assert run(SHOW) == [SPINS]
     assert run(SHOW, GOMP_SPINCOUNT="7") == ["7"]
     assert run(SHOW, OMP_WAIT_POLICY="active") == ["None"]
 

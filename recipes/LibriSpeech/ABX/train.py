@@ -11,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 from speechbrain.utils.distributed import infer_device
 
-from recipes.common.data.item_files import find_audio, fit_items, read_items
+from recipes.common.annotations.item_files import find_audio, fit_items, read_items
 from recipes.common.downstream.features import cache_states, load_upstream
 from recipes.common.evaluation.abx import DISTANCES, MODES
 from recipes.common.report.measures import read_abx

@@ -11,7 +11,7 @@ the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 import sys
 
 from pretrained.tokenizers import SymbolTokenizer
-from recipes.common.data.text import check_words, read_lexicon, transcribe_phones
+from recipes.common.annotations.text import check_words, read_lexicon, transcribe_phones
 from recipes.common.downstream.ctc import CTCBrain, add_tokens, read_transcripts
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep

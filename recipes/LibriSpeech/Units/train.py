@@ -12,13 +12,17 @@ import sys
 import time
 from pathlib import Path
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 import numpy as np
 from speechbrain.utils.distributed import infer_device
 
+from pretrained.commands.runtime import keep_freed_memory
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.limits import check_limits
-from recipes.common.training.run import claim, keep_freed_memory, prepare, report, split_datasets
+from recipes.common.training.run import claim, prepare, report, split_datasets
 from recipes.common.units.unit_array import UnitArray, columns
 from recipes.common.units.unit_making import make_units
 from recipes.LibriSpeech.pretrain.frame import check_layer, load_encoder

@@ -17,6 +17,7 @@ import recipes  # noqa: F401, before torch is loaded
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, infer_device, run_on_main
 
+from pretrained.commands.runtime import keep_freed_memory
 from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
@@ -41,7 +42,7 @@ def main(arguments):
     if not run_opts["debug"]:
         check_same_settings(hparams_file, overrides, hparams["output_folder"])
     stage.initialise(hparams)
-    run.keep_freed_memory()
+    keep_freed_memory()
 
     run_on_main(run.prepare, args=[hparams])
     datasets = run.split_datasets(hparams)

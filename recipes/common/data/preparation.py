@@ -16,8 +16,8 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
-from pretrained.plain_files import digest_file
-from recipes.common.data.files import CorpusError, digest_code, is_new, replace_text
+from pretrained.plain_files import digest_file, is_new
+from recipes.common.data.files import CorpusError, digest_code, replace_text
 from recipes.common.data.manifest import (
     count_left_out,
     fingerprint,

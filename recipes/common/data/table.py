@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from recipes.common.data.files import CorpusError, digest_code, read_text, stamp
+from pretrained.audio_files import stamp
+from recipes.common.data.files import CorpusError, digest_code, read_text
 
 REQUIRED = ("ID", "duration", "wav", "spk_id")
 OPTIONAL = ("wrd", "phn")

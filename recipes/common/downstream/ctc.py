@@ -13,8 +13,8 @@ from speechbrain.utils.logger import get_logger
 from torch.nn import functional as F
 
 from lobes.heads import BLANK
+from recipes.common.annotations.text import check_transcripts, check_vocabulary
 from recipes.common.data.files import CorpusError, replace_text
-from recipes.common.data.text import check_transcripts, check_vocabulary
 from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.downstream.downstream_brain import DownstreamBrain
 from recipes.common.downstream.labels import manifests_of

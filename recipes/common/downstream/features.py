@@ -22,8 +22,9 @@ from tqdm import tqdm
 from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FbankStates, FrameStates, PooledStates, UtteranceStates
 from pretrained.audio import read_speech
+from pretrained.audio_files import stamp
 from pretrained.exported import load_model
-from recipes.common.data.files import digest_code, stamp
+from recipes.common.data.files import digest_code
 from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.baselines import fbank_states, fresh
 

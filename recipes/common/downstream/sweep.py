@@ -14,6 +14,7 @@ from speechbrain.utils import distributed
 from speechbrain.utils.logger import get_logger
 
 from lobes.heads import check_layers
+from pretrained.commands.runtime import keep_freed_memory
 from recipes.common.data.loaders import make_loader
 from recipes.common.data.seeding import Clock, derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
@@ -75,7 +76,7 @@ class Sweep:
         check_limits(self.hparams)
         if not self.debug:
             check_same_settings(self.file, self.overrides, self.hparams["output_folder"])
-        run.keep_freed_memory()
+        keep_freed_memory()
         self.upstream = load_upstream(self.hparams).to(
             self.run_opts["device"] or distributed.infer_device()
         )

@@ -43,7 +43,7 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
     ---------
     features : dict
         The array or tensor (frames, dim) of each utterance; each is asked for once.
-    items : iterable of recipes.common.data.triphones.Item
+    items : iterable of recipes.common.annotations.triphones.Item
         Of at most 512 frames each.
     mode : str
         "within" or "across" speakers.
@@ -71,7 +71,7 @@ def abx(features, items, mode, distance, seed, max_items=10, max_speakers=5):
 
     Example
     -------
-    >>> from recipes.common.data.triphones import Item
+    >>> from recipes.common.annotations.triphones import Item
     >>> rng = np.random.default_rng(0)
     >>> features = {"a": rng.normal(size=(12, 8))}
     >>> features["b"] = features["a"] + 0.1 * rng.normal(size=(12, 8))

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from speechbrain.utils.logger import get_logger
 
-from recipes.common.data.files import digest_code, replace_text, stamp
+from pretrained.audio_files import stamp
+from recipes.common.annotations.triphones import triphones
+from recipes.common.data.files import digest_code, replace_text
 from recipes.common.data.seeding import derive_rng
-from recipes.common.data.triphones import triphones
 from recipes.common.evaluation.abx import DISTANCES, MODES
 from recipes.common.evaluation.information import measure_information
 from recipes.common.evaluation.leakage import split_utterances

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import speechbrain as sb
 
+from pretrained.commands.runtime import keep_freed_memory
 from recipes.common.data.files import replace_text
 from recipes.common.evaluation.comparison import compare, tradeoff
 from recipes.common.evaluation.verdict import verdict
@@ -25,7 +26,7 @@ from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
 from recipes.common.training.limits import check_limits
 from recipes.common.training.record import write_metrics
-from recipes.common.training.run import claim, keep_freed_memory, manifest_paths, prepare
+from recipes.common.training.run import claim, manifest_paths, prepare
 
 TITLE = "Does it disentangle?"
 

@@ -20,8 +20,8 @@ from lobes.heads import WeightedSum
 from lobes.signal import SAMPLE_RATE, num_frames
 from lobes.states import FrameStates, UtteranceStates
 from pretrained.audio import read_speech
+from pretrained.audio_files import stamp
 from pretrained.exported import load_model
-from recipes.common.data.files import stamp
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.features import Upstream
 from recipes.common.evaluation.baselines import fbank_states, fresh

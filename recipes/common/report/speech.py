@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lobes.signal import SAMPLE_RATE, num_frames
-from recipes.common.data.alignments import frame_phones, read_alignments
+from recipes.common.annotations.alignments import frame_phones, read_alignments
+from recipes.common.annotations.text import read_lexicon, transcribe_phones
+from recipes.common.annotations.triphones import SILENCES
 from recipes.common.data.manifest import validate_manifests
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.table import ROOT, read_manifest
-from recipes.common.data.text import read_lexicon, transcribe_phones
-from recipes.common.data.triphones import SILENCES
 from recipes.common.evaluation.folds import FOLDS
 from recipes.common.evaluation.grouping import group_by
 from recipes.common.report.measures import make_trials, often_enough, phone_mix
@@ -221,7 +221,7 @@ def phone_texts(rows, alignments, lexicon):
     alignments : dict
         By ID; empty where there are none.
     lexicon : str or None
-        As `recipes.common.data.text.read_lexicon` takes it.
+        As `recipes.common.annotations.text.read_lexicon` takes it.
 
     Returns
     -------

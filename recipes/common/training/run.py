@@ -1,11 +1,9 @@
 """The beginning and the end of every recipe's run."""
 
-import ctypes
 import json
 import logging
 import math
 import os
-import platform
 import sys
 from inspect import signature
 from pathlib import Path
@@ -27,25 +25,10 @@ from recipes.common.training.record import write_metrics
 
 logger = get_logger(__name__)
 SPLITS = ("train", "valid", "test")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KERNELS = "64"
 LOCK_SECONDS = 10  # in which the workers of a killed run let go of its folder
 FILES = ("metrics.json", "history.jsonl", "run.lock")
 _locks = {}  # by folder, held until this process ends
 QUICK_UTTERANCES = 40
-
-
-def keep_freed_memory():
-    """Let the C library keep freed memory: on a CPU, page faults took a third of the time.
-
-    And let oneDNN keep few compiled kernels: it has one for each length of a batch, which gigabytes
-    come of.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def leave_together():

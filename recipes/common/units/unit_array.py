@@ -19,8 +19,9 @@ import numpy as np
 
 from lobes.distributed import rank
 from lobes.signal import FRAME_RATE, SAMPLE_RATE, num_frames
+from pretrained.audio_files import stamp
 from pretrained.plain_files import digest_file, read_json
-from recipes.common.data.files import replace_text, stamp
+from recipes.common.data.files import replace_text
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 # Rows of the index, which has a column for each utterance, in the order of the hashes of the IDs

@@ -129,7 +129,7 @@ def test_the_commands(verifier, verifier_folder, files, tmp_path, capsys):
     assert lines["decision"] == ("same speaker" if expected.same_speaker else "different speakers")
     for command in (["verify", *map(str, files[:2]), "--voice", voice], ["verify", str(files[0])]):
         assert main([*command, *model]) == 2
-        assert "expected two, or one beside --voice" in capsys.readouterr().err
+        assert "expected two, one beside --voice" in capsys.readouterr().err
     bad = str(tmp_path / "bad.json")
     assert main(["enroll", str(files[0]), str(tmp_path / "none.wav"), *model, "--out", bad]) == 2
     assert "none.wav is not a file" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import math
 from fractions import Fraction
 
 from lobes.signal import FRAME_RATE
+from recipes.common.annotations.triphones import Item
 from recipes.common.data.files import CorpusError, list_files, read_lines
-from recipes.common.data.triphones import Item
 
 COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 MAX_PAST = 1  # frames that an item may have after an utterance's last
@@ -31,7 +31,7 @@ def read_items(path):
 
     Returns
     -------
-    list of recipes.common.data.triphones.Item
+    list of recipes.common.annotations.triphones.Item
         `utterance` is the file's name.
 
     Raises
@@ -88,7 +88,7 @@ def fit_items(items, lengths):
 
     Arguments
     ---------
-    items : list of recipes.common.data.triphones.Item
+    items : list of recipes.common.annotations.triphones.Item
     lengths : dict
         Frames of each utterance.
 

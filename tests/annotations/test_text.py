@@ -5,14 +5,14 @@ from collections import Counter
 
 import pytest
 
-from recipes.common.data.files import CorpusError
-from recipes.common.data.text import (
+from recipes.common.annotations.text import (
     check_transcripts,
     check_vocabulary,
     check_words,
     read_lexicon,
     transcribe_phones,
 )
+from recipes.common.data.files import CorpusError
 
 LEXICON = {"ONE": ["W", "AH", "N"], "TWO": ["T", "UW"]}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lobes.signal import num_frames
-from recipes.common.data.triphones import triphones
+from recipes.common.annotations.triphones import triphones
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,7 +1,7 @@
 """Phone alignments: read from TextGrid or CTM files, written as CTM, and as a phone of each frame.
 
 An alignment is a list of (start, stop, phone), in seconds, in order; silences ("", SIL, sp, spn, in
-any case) are among its phones, as `recipes.common.data.triphones.triphones` takes it.
+any case) are among its phones, as `recipes.common.annotations.triphones.triphones` takes it.
 """
 
 import re
@@ -11,8 +11,8 @@ import numpy as np
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
+from recipes.common.annotations.triphones import MAX_OVERLAP, SILENCES, first_frame
 from recipes.common.data.files import CorpusError, read_lines, replace_text
-from recipes.common.data.triphones import MAX_OVERLAP, SILENCES, first_frame
 
 TIERS = ("phones", "phone", "phonemes")  # in lower case
 PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word

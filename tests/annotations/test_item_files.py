@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.common.annotations.item_files import COLUMNS, find_audio, fit_items, read_items
+from recipes.common.annotations.triphones import Item
 from recipes.common.data.files import CorpusError
-from recipes.common.data.item_files import COLUMNS, find_audio, fit_items, read_items
-from recipes.common.data.triphones import Item
 from recipes.common.evaluation.abx import abx
 
 HEADER = " ".join(COLUMNS)

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from lobes.signal import num_frames
-from recipes.common.data.alignments import frame_phones, read_alignments, write_ctm
+from recipes.common.annotations.alignments import frame_phones, read_alignments, write_ctm
+from recipes.common.annotations.triphones import triphones
 from recipes.common.data.files import CorpusError
-from recipes.common.data.triphones import triphones
 from recipes.LibriSpeech import align
 from recipes.Synthetic import corpus
 from recipes.Synthetic.synthetic_prepare import list_utterances

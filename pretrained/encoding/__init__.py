@@ -1,0 +1,1 @@
+"""Many files encoded: in batches of like length, written as arrays, gone on with later."""

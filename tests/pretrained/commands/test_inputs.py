@@ -1,0 +1,94 @@
+"""Which files words name, and where their results go."""
+
+import io
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from pretrained.commands import inputs
+from pretrained.commands.inputs import find_audio, place_results
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A folder of empty files, and the current folder beside it."""
+    names = ("a/00001.wav", "b/00001.wav", "b/deep/2.FLAC", "b/notes.txt")
+    hidden = (".c/3.wav", "a/.4.wav", "a/._00001.wav", ".DS_Store")
+    for name in names + hidden:
+        path = tmp_path / "speech" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "speech"
+
+
+def places(*words):
+    """Return the place of each file's results, relative to the folder of all of them."""
+    found = place_results(find_audio(list(words)), "out")
+    return [path.relative_to("out").as_posix() for path in found.values()]
+
+
+def test_a_folder_is_searched_and_hidden_files_are_not_found(tree):
+    assert places("speech") == ["a/00001", "b/00001", "b/deep/2"]
+    assert places(str(tree)) == places("speech") == places("./speech/../speech/")
+    assert find_audio(["speech"]).files[2] == os.path.join("speech", "b", "deep", "2.FLAC")
+
+
+def test_files_and_folders_keep_their_paths_below_what_they_have_in_common(tree):
+    assert places("speech/a", "speech/b") == ["a/00001", "b/00001", "b/deep/2"]
+    assert places("speech/b/00001.wav", "speech/a/00001.wav") == ["b/00001", "a/00001"]
+    assert places("speech/b/00001.wav") == ["00001"]
+    assert places("speech/b/00001.wav", "speech/b/deep/2.FLAC") == ["00001", "deep/2"]
+    assert places("speech/b/deep", "gone.wav") == ["speech/b/deep/2", "gone"]
+
+
+def test_a_hidden_file_that_is_named_is_taken(tree):
+    assert places("speech/a/.4.wav") == [".4"]
+    (tree / ".c" / "sub").mkdir()
+    (tree / ".c" / "sub" / "5.wav").touch()
+    assert places("speech/.c") == ["3", "sub/5"]
+
+
+def test_lists_are_read_from_files_and_standard_input(tree, monkeypatch):
+    content = b"\xef\xbb\xbfspeech/a/00001.wav\r\n\n  \nspeech/b\n"
+    (tree.parent / "list.txt").write_bytes(content)
+    expected = ["a/00001", "b/00001", "b/deep/2"]
+    assert places("@list.txt") == expected
+    monkeypatch.setattr(inputs.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert places("-") == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are text")
+def test_a_name_that_is_no_text_is_taken_from_a_list(tree):
+    (tree.parent / "list.txt").write_bytes(b"speech/\xff e.wav\nspeech/ \xc3\xa9.wav\n")
+    files = find_audio(["@list.txt"]).files
+    assert [os.fsencode(file) for file in files] == [b"speech/\xff e.wav", b"speech/ \xc3\xa9.wav"]
+
+
+def test_a_file_that_is_named_twice_counts_once(tree):
+    again = ("speech/b/deep/2.FLAC", str(tree / "b"), str(tree / "b" / "00001.wav"))
+    assert places("speech/b", *again) == ["00001", "deep/2"]
+
+
+def test_two_files_with_one_place_are_refused(tree):
+    (tree / "b" / "00001.mp3").touch()
+    with pytest.raises(ValueError, match=r"2 files .* out.b.00001, as .*00001.mp3 and .*00001.wav"):
+        places("speech")
+
+
+def test_what_names_no_audio_is_refused(tree):
+    (tree.parent / "list.txt").write_text("\n")
+    (tree / "empty").mkdir()
+    for word, error, message in (
+        ("@list.txt", ValueError, "@list.txt: no audio file is named there"),
+        ("@none.txt", FileNotFoundError, "none.txt"),
+        ("speech/empty", ValueError, r"empty holds no audio: expected files named \*.aif .*\*.wav"),
+    ):
+        with pytest.raises(error, match=message):
+            find_audio([word])
+
+
+def test_a_member_of_a_shard_has_a_place_of_its_own(tree):
+    shard = tree / "train-0.tar"
+    assert places(f"{shard}:512:3200", f"{shard}:4608:3200") == ["train-0/512", "train-0/4608"]

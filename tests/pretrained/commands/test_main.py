@@ -1,0 +1,66 @@
+"""The command line as a whole: a bad model or file in one line, and export."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pretrained.__main__ import main
+from tests.pretrained.exports import tones, written
+
+
+def test_a_bad_model_is_one_line(tmp_path, capsys):
+    command = ["encode", "a.wav", "--model", str(tmp_path / "none"), "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/none is not a folder: expected one that holds config.json.\n"
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(["encode", "a.wav", "--out", str(tmp_path)])
+    assert caught.value.code == 2
+
+
+def test_export_command(folder, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["export", str(folder), "--layout", "speechbrain", "--out", out]) == 0
+    assert (tmp_path / "out" / "hyperparams.yaml").is_file()
+    assert main(["export", str(folder), "--layout", "speechbrain", "--out", out]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main(["export", str(folder), "--layout", "huggingface", "--out", out + "2"]) == 2
+    assert "frontend='waveform'" in capsys.readouterr().err
+    assert not (tmp_path / "out2").exists()
+
+
+def test_errors_are_one_line(verifier_folder, encoders_folder, speech, tmp_path, capsys):
+    a = str(written(tmp_path / "a.wav", speech(1)))
+    for command, message in (
+        (["verify", a, "none.wav", "--model", str(verifier_folder)], "none.wav is not a file"),
+        (["verify", a, a, "--model", str(encoders_folder)], "holds encoders only"),
+        (["verify", a, a, "--model", str(tmp_path / "none")], "none is not a folder"),
+        (["transcribe", a, "--model", str(verifier_folder)], "a verifier, no transcriber"),
+        (["transcribe", a, "--model", str(tmp_path / "none")], "none is not a folder"),
+    ):
+        assert main(command) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and len(printed.err.splitlines()) == 1
+        assert printed.err.startswith("error: ") and message in printed.err
+
+
+@pytest.mark.long
+def test_a_folder_stands_alone_outside_the_repository(transcriber_folder, tmp_path):
+    written(tmp_path / "a.wav", tones(" AB "))
+    command = [sys.executable, "-m", "pretrained", "transcribe", "a.wav", "none.wav"]
+    done = subprocess.run(
+        [*command, "--model", transcriber_folder.name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == "a.wav\tAB\n"
+    assert "error: none.wav is not a file" in done.stderr and "Traceback" not in done.stderr
+
+
+ROOT = Path(__file__).parents[3]
