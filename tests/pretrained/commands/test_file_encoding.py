@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from pretrained import Learn2Diss
 from pretrained.__main__ import main
 from pretrained.audio import read_speech
-from pretrained.commands import batching
+from pretrained.encoding import batching
 from pretrained.encoding.batching import encode_all
 from pretrained.exported import save_model
 from tests.pretrained.exports import BAD_AUDIO, frame_encoder, utterance_encoder, written

@@ -110,6 +110,6 @@ def test_a_list_that_is_none_is_refused_by_its_line(text, message, verify, voice
 def test_two_files_or_a_list(verify, voices, capsys):
     for words in (["a.wav"], [], ["a.wav", "c.wav", "--trials", "t"], ["a.wav", "a.wav", "a.wav"]):
         assert verify(*words) == 2
-        assert (
+        assert "two, one beside --voice, or none beside --trials" in capsys.readouterr().err
             "expected two, one beside --voice, or none beside --trials" in capsys.readouterr().err
         )
