@@ -111,5 +111,3 @@ def test_two_files_or_a_list(verify, voices, capsys):
     for words in (["a.wav"], [], ["a.wav", "c.wav", "--trials", "t"], ["a.wav", "a.wav", "a.wav"]):
         assert verify(*words) == 2
         assert "two, one beside --voice, or none beside --trials" in capsys.readouterr().err
-            "expected two, one beside --voice, or none beside --trials" in capsys.readouterr().err
-        )
