@@ -256,6 +256,7 @@ def linked(target):
         (b"no archive", "cannot be unpacked"),
         (archive({"dev/a.txt": "A" * 9000})[:60], "cannot be unpacked"),
     ],
+    ids=["above", "link above", "link elsewhere", "other folder", "file", "none", "cut"],
 )
 def test_archives_that_are_refused(web, tmp_path, content, message):
     own = published(web, "dev.tar.gz", content)
