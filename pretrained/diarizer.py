@@ -72,26 +72,28 @@ class Diarizer:
         self.encoder = encoder.to(self.device).eval()
 
     @classmethod
-    def from_pretrained(cls, folder, threshold=0.6, device="cpu"):
-        """Load an exported folder; see `pretrained.exported.load_model`, and for what it raises.
+    def from_pretrained(cls, model, threshold=0.6, device="cpu", revision=None):
+        """Load an exported model; see `pretrained.exported.load_model`, and for what it raises.
 
         Arguments
         ---------
-        folder : str or Path
-            With an utterance encoder: a local path.
+        model : str or Path
+            With an utterance encoder: a local folder, or the name of a model on the Hub.
         threshold : float
             See `Diarizer`.
         device : str or torch.device
             Where to compute.
+        revision : str, optional
+            As `load_model` takes it.
 
         Raises
         ------
         ValueError
-            Also where the folder holds no utterance encoder.
+            Also where the model holds no utterance encoder.
         """
-        encoders = load_model(folder)
+        encoders = load_model(model, revision)
         if "utterance_encoder" not in encoders:
-            raise ValueError(f"{folder} holds no utterance encoder, which tells speakers apart.")
+            raise ValueError(f"{model} holds no utterance encoder, which tells speakers apart.")
         return cls(encoders["utterance_encoder"], threshold, device)
 
     def diarize_file(self, path, num_speakers=None):

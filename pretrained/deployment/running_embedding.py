@@ -2,7 +2,7 @@
 
 import torch
 
-from lobes.signal import mean_std_of_sums, weighted_sums
+from lobes.signal import SAMPLE_RATE, mean_std_of_sums, weighted_sums
 from lobes.tdnn import Attended
 
 MARGIN = 2  # seconds of settled bands that the backbone still sees, as in `pretrained.windows`
@@ -36,7 +36,7 @@ class RunningEmbedding:
 
     def __init__(self, encoder, seconds):
         self.features, self.backbone = encoder.features, encoder.backbone
-        rate = 16000 / self.features.hop
+        rate = SAMPLE_RATE / self.features.hop
         self.most, self.margin = round(seconds * rate), round(MARGIN * rate)
         self.held, self.settled = None, 0  # bands, and how many of them are settled
         self.loudest = None

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 ROOT = Path(__file__).parents[2]
 
 
+@cache
 def figures_of(*words):
     """Return what the command prints."""
     command = [sys.executable, "-m", "tests.corpus_memory", *map(str, words)]
@@ -36,16 +38,17 @@ def test_ten_million_rows_are_open_in_a_minute():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_share_the_rows(method):
+@pytest.mark.parametrize(("method", "workers"), [("fork", 8), ("spawn", 4)])
+def test_workers_share_the_rows(method, workers):
     few, many = (
-        figures_of(rows, "--workers", 8, "--method", method)["total"] for rows in (1000, 1_000_000)
+        figures_of(rows, "--workers", workers, "--method", method)["total"]
+        for rows in (1000, 1_000_000)
     )
     alone = figures_of(1_000_000)["total"] - figures_of(1000)["total"]
-    assert many - few < alone + 60  # eight copies of the rows' numbers alone would be 60 more
+    assert many - few < alone + 7 * workers  # copies of the rows' numbers alone would take more
 
 
 @pytest.mark.long
 def test_a_corpus_that_is_prepared_is_ready_in_seconds():
-    found = figures_of(50_000, "--tree")
-    assert sum(found.values()) < 5 * 50_000 / 281_241 + 0.5
+    found = figures_of(20_000, "--tree")
+    assert sum(found.values()) < 5 * 20_000 / 281_241 + 0.3
