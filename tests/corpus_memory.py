@@ -27,11 +27,8 @@ from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 SETTINGS = {"data_folder": "/corpus", "min_seconds": 1.5, "max_seconds": 16.0, "seed": 0}
 SETTINGS |= {"max_batch_seconds": 100.0}
 PREPARED = {"prepare": prepare_librispeech, "prepare_options": {}, "skip_bad": False}
-PREPARED |= {
-    "skip_prep": False,
-    "download": False,
-    **{f"{split}_splits": [split] for split in SPLITS},
-}
+PREPARED |= {"skip_prep": False, "download": False}
+PREPARED |= {f"{split}_splits": [split] for split in SPLITS}
 CHAPTER = 50  # utterances of a chapter
 
 

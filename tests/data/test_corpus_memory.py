@@ -27,14 +27,9 @@ def test_two_hundred_thousand_rows_take_little_memory():
 
 @pytest.mark.long
 def test_a_million_rows_are_open_in_seconds():
+    """Ten million, which take half a minute to write, may take 60 s and 1000 MiB."""
     found = figures_of(1_000_000)
-    assert found["open_seconds"] < 15 and found["peak"] < 300
-
-
-@pytest.mark.long
-def test_ten_million_rows_are_open_in_a_minute():
-    found = figures_of(10_000_000)
-    assert found["open_seconds"] < 60 and found["peak"] < 1000 and found["plan_seconds"] < 10
+    assert found["open_seconds"] < 6 and found["peak"] < 300 and found["plan_seconds"] < 1
 
 
 @pytest.mark.long

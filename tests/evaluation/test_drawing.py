@@ -11,6 +11,8 @@ from recipes.common.evaluation import drawing
 from recipes.common.evaluation.drawing import draw_det, draw_scores, draw_tradeoff
 from recipes.common.evaluation.metrics import eer, error_rates
 
+pytestmark = pytest.mark.long
+
 
 def trials(count=400, separation=1.5, seed=0):
     rng = np.random.default_rng(seed)

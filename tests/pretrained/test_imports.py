@@ -10,6 +10,8 @@ import pytest
 
 import pretrained
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 # What takes long to import or belongs to training, the report or another interface.
 HEAVY = {"sentencepiece", "sklearn", "matplotlib", "scipy", "speechbrain", "transformers", "jinja2"}

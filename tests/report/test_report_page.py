@@ -16,6 +16,8 @@ from recipes.common.report.page import write_page
 from recipes.common.report.wording import bare, number, span
 from tests.report.made_report import CONTROLS, MODELS, OPTIONAL, comparison, figure_of, make_report
 
+pytestmark = pytest.mark.long
+
 SECTIONS = ("read", "leakage", "layers", "maps", "retrieval", "information", "tradeoff")
 SECTIONS += ("comparisons", "figures", "notes", "missing")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -248,7 +250,6 @@ def test_a_missing_group_of_figures_is_named(small, group, tmp_path):
     assert "The report has no" in page.text(group)
 
 
-@pytest.mark.long
 def test_a_report_of_one_model_has_every_picture_and_is_the_same_again(report, tmp_path):
     one = only(report, ("joint",))
     before = copy.deepcopy(one)
@@ -295,7 +296,6 @@ def test_bounds_that_cross_are_pointed_out(report, small, page, tmp_path):
     assert "The bounds cross for joint:" in text
 
 
-@pytest.mark.long
 def test_a_large_report_makes_a_small_page(tmp_path):
     report = make_report(points=1500)
     layers = [f for f in report["figures"] if f["layer"] == 0]
@@ -368,7 +368,6 @@ LOOKER = """<!DOCTYPE html><html><body>
 """
 
 
-@pytest.mark.long
 def test_a_browser_shows_the_page_on_a_phone_and_on_a_wide_screen(report, tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:

@@ -23,6 +23,8 @@ from pretrained.encoding.batching import encode_all
 from pretrained.exported import save_model
 from tests.pretrained.exports import BAD_AUDIO, frame_encoder, utterance_encoder, written
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -114,7 +116,6 @@ def test_batches_are_full_and_of_like_length(encoders, corpus, monkeypatch):
     assert [length for batch in batches for length in batch] != lengths
 
 
-@pytest.mark.long
 def test_a_long_file_is_encoded_as_by_encode_file(encoders, recording, tmp_path):
     file = written(tmp_path / "long.wav", recording(33))
     model = Learn2Diss(encoders)
@@ -327,7 +328,6 @@ def start(folder, corpus, out, *words):
     )
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no process can be killed at once")
 def test_a_killed_encode_goes_on(encode, folder, recording, tmp_path, capsys):
     whole, corpus, out = recording(8), tmp_path / "corpus", tmp_path / "out"

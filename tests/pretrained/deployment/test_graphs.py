@@ -36,6 +36,8 @@ from tests.pretrained.exports import (
 )
 from tests.voices import write_audio
 
+pytestmark = pytest.mark.long
+
 README = Path(graph_files.__file__).with_name("README.md")
 needs_onnx = pytest.mark.skipif(
     not (find_spec("onnx") and find_spec("onnxruntime")), reason="the extra onnx is not installed"
@@ -108,7 +110,6 @@ def whitened(encoder):
 
 
 @needs_onnx
-@pytest.mark.long
 @pytest.mark.parametrize("attention", ["hubert", "wavlm"])
 @pytest.mark.parametrize("frontend", ["fbank", "waveform"])
 def test_frames_of_50_random_batches(frontend, attention, tmp_path):
@@ -120,7 +121,6 @@ def test_frames_of_50_random_batches(frontend, attention, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.long
 @pytest.mark.parametrize("backbone", ["tdnn", "ecapa"])
 def test_embeddings_of_50_random_batches(backbone, tmp_path):
     encoder = whitened(utterance_encoder(backbone))
@@ -248,7 +248,6 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-@pytest.mark.long
 def test_programs_of_torch_export(tmp_path):
     encoders = {
         "frame_encoder": frame_encoder(attention="wavlm", num_layers=1),
@@ -267,7 +266,6 @@ def test_programs_of_torch_export(tmp_path):
 
 
 @needs_onnx
-@pytest.mark.long
 def test_both_sides_of_the_benchmark_encode_the_same(encoders, tmp_path):
     write_audio(tmp_path / "training", [0.9, 0.5], ".flac", np.random.default_rng(0))
     batch = graph_sides.read_batch(tmp_path / "training")
@@ -278,7 +276,6 @@ def test_both_sides_of_the_benchmark_encode_the_same(encoders, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("frontend", "attention"), [("waveform", "hubert"), ("waveform", "wavlm"), ("fbank", "hubert")]
 )
@@ -289,7 +286,6 @@ def test_frames_of_the_base_sizes_depth(frontend, attention, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.long
 def test_embeddings_of_the_base_sizes_scales(tmp_path):
     encoder = whitened(seeded(UtteranceEncoder, **BASE_LIKE_ECAPA))
     run = runner({"utterance_encoder": encoder}, None, tmp_path / "onnx", "utterance")
@@ -297,7 +293,6 @@ def test_embeddings_of_the_base_sizes_scales(tmp_path):
 
 
 @needs_onnx
-@pytest.mark.long
 def test_a_file_is_encoded_without_torch(folder, recording, tmp_path):
     python = environment_without_torch(tmp_path / "venv")
     assert main(["export", str(folder), "--layout", "onnx", "--out", str(tmp_path / "onnx")]) == 0

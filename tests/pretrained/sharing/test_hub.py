@@ -17,6 +17,8 @@ from pretrained.sharing import snapshots
 from tests.pretrained.exports import tones, utterance_encoder, written
 from tests.pretrained.sharing.hub_server import TOKEN
 
+pytestmark = pytest.mark.long
+
 NAME = "someone/learn2diss"
 ROOT = Path(__file__).parents[3]
 
@@ -342,7 +344,6 @@ def test_the_command_line(hub, token, transcriber_folder, tmp_path, capsys):
         assert len(lines) == 1 and lines[0].startswith("error: ")
 
 
-@pytest.mark.long
 def test_the_environment_alone_tells_where_the_hub_is(published, tmp_path):
     published.repositories[NAME]["private"] = True
     code = f"from pretrained import Learn2Diss; print(Learn2Diss.from_pretrained({NAME!r}).device)"
