@@ -15,6 +15,7 @@ Exit code 2, with a line for each problem on stderr, where anything could not be
 """
 
 import argparse
+import os
 import sys
 import warnings
 
@@ -50,6 +51,9 @@ def main(arguments=None):
         warnings.showwarning = lambda message, *_: tell("warning", message)
         try:
             return options.run(options)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            return 2
         except (OSError, ValueError) as error:
             return complain(error)
 

@@ -81,10 +81,39 @@ def new_folder(folder):
     'out'
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: name a new folder to export to.")
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: name a new folder to export to.")
     return folder
+
+
+def write_new(path, content):
+    """Write a file as `write_whole` does, and the folders that it lies in; never over another.
+
+    Arguments
+    ---------
+    path : str or Path
+    content : bytes
+
+    Raises
+    ------
+    FileExistsError
+        Where there is such a file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "new" / "a.txt"
+    >>> write_new(path, b"text")
+    >>> path.read_text()
+    'text'
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: remove it, or name another --out.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content)
 
 
 def read_utf8(path):

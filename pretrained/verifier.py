@@ -75,7 +75,7 @@ class Voice(NamedTuple):
         try:
             voice = cls(**{**content, "direction": np.array(content["direction"], np.float64)})
             whole = voice.direction.ndim == 1 and abs(np.linalg.norm(voice.direction) - 1) < 1e-6
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             whole = False
         if not whole or not isinstance(voice.sha256, dict) or type(voice.files) is not int:
             raise ValueError(f"{path} is damaged: expected a unit direction, files and sha256.")

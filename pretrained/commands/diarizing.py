@@ -6,7 +6,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pretrained.commands.messages import for_each
-from pretrained.plain_files import write_whole
+from pretrained.plain_files import write_new
+
+THRESHOLD = 0.6  # of `pretrained.diarizer.Diarizer`
 
 
 def add_parser(commands):
@@ -17,7 +19,9 @@ def add_parser(commands):
     diarize.add_argument("--out", required=True, metavar="DIR", help="where the .rttm go")
     diarize.add_argument("--speakers", type=int, metavar="N", help="how many speak in each file")
     diarize.add_argument(
-        "--threshold", type=float, default=0.6, help="cosine distance between speakers, without N"
+        "--threshold",
+        type=float,
+        help=f"cosine distance between speakers, where N is not given (default: {THRESHOLD})",
     )
     diarize.set_defaults(run=diarize_files)
 
@@ -25,18 +29,22 @@ def add_parser(commands):
 def diarize_files(options):
     """Diarize each file. A bad one is reported, and the others follow all the same."""
     out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder.")
+    if options.speakers is not None and (options.speakers < 1 or options.threshold is not None):
+        raise ValueError("--speakers must be at least 1, and takes the place of --threshold.")
     targets = [out / f"{Path(file).stem}.rttm" for file in options.files]
     target, times = Counter(targets).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files would be written to {target}: diarize to two folders.")
     from pretrained.diarizer import Diarizer, to_rttm
 
-    diarizer = Diarizer.from_pretrained(options.model, options.threshold)
-    out.mkdir(parents=True, exist_ok=True)
+    threshold = THRESHOLD if options.threshold is None else options.threshold
+    diarizer = Diarizer.from_pretrained(options.model, threshold)
 
     def diarize(pair):
         file, target = pair
         turns = diarizer.diarize_file(file, options.speakers)
-        write_whole(target, to_rttm(target.stem, turns).encode())
+        write_new(target, to_rttm(target.stem, turns).encode())
 
     return for_each(tqdm(list(zip(options.files, targets, strict=True)), unit="file"), diarize)

@@ -1,5 +1,9 @@
 """The command enroll: a speaker's voice from recordings, for `verify --voice`."""
 
+from pathlib import Path
+
+from pretrained.commands.inputs import check_out_file
+
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
@@ -12,7 +16,10 @@ def add_parser(commands):
 
 def enroll_files(options):
     """Write the voice, or nothing where a file is bad: a voice of fewer would be another."""
+    check_out_file(options.out, options.files)
     from pretrained import SpeakerVerifier
 
-    SpeakerVerifier.from_pretrained(options.model).enroll(options.files).save(options.out)
+    voice = SpeakerVerifier.from_pretrained(options.model).enroll(options.files)
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    voice.save(options.out)
     return 0

@@ -1,5 +1,7 @@
 """The command export: a model in another toolkit's layout, or as graphs that run without torch."""
 
+from pathlib import Path
+
 from pretrained.toolkits import GRAPHS, LAYOUTS, NO_ERASURE
 
 
@@ -29,6 +31,8 @@ def export_model(options):
         )
     if options.int8 and options.layout != "onnx":
         raise ValueError(f"--int8 belongs to --layout onnx, not to {options.layout}.")
+    if Path(options.out).resolve().is_relative_to(Path(options.model).resolve()):
+        raise ValueError(f"--out {options.out} lies in the model's own folder: name another.")
     if options.layout in GRAPHS:
         return export_graphs(options)
     from pretrained.exported import load_folder, load_model

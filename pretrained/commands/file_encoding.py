@@ -162,7 +162,7 @@ def check_device(name):
     import torch
 
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).cpu()  # meta tensors have no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error

@@ -104,6 +104,8 @@ def place_results(inputs, out):
     >>> [path.as_posix() for path in place_results(Inputs(files, folder), "out").values()]
     ['out/a/1', 'out/b/1']
     """
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise ValueError(f"--out {out} is a file: name a folder.")
     places = {file: _place(file, inputs.folder, out) for file in inputs.files}
     place, times = Counter(places.values()).most_common(1)[0]
     if times > 1:
@@ -123,15 +125,40 @@ def _place(file, folder, out):
     return Path(out) / Path(relative).with_suffix("")
 
 
+def check_out_file(out, inputs):
+    """Raise a ValueError unless a file can be written at `out` without loss of an input.
+
+    Example
+    -------
+    >>> check_out_file("a.wav", ["b.wav", "a.wav"])
+    Traceback (most recent call last):
+        ...
+    ValueError: --out a.wav is what is read, and would be lost: name another file.
+    """
+    if os.path.isdir(out):
+        raise ValueError(f"--out {out} is a folder: name a file.")
+    if os.path.realpath(out) in map(os.path.realpath, inputs):
+        raise ValueError(f"--out {out} is what is read, and would be lost: name another file.")
+
+
 def _expand_lists(words):
     """Yield paths: those given, and those of lists in the place of the lists."""
     for word in words:
         if word == "-":
             yield from _lines(sys.stdin.buffer.read())
         elif word.startswith("@"):
-            yield from _lines(Path(word[1:]).read_bytes())
+            yield from _lines(_read_list(word[1:]))
         else:
             yield word
+
+
+def _read_list(path):
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"@{path}: {path} is not a file: expected a list of audio files.")
+    content = Path(path).read_bytes()
+    if b"\0" in content:
+        raise ValueError(f"@{path}: {path} is no list: expected text, a path on each line.")
+    return content
 
 
 def _lines(content):

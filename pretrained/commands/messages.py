@@ -17,6 +17,8 @@ def for_each(items, do):
     for item in items:
         try:
             do(item)
+        except BrokenPipeError:  # whoever read the results reads no more
+            raise
         except (OSError, ValueError) as error:
             code = complain(error)
     return code

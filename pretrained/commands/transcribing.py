@@ -1,12 +1,11 @@
 """The command transcribe: the text of audio files, with times where they are asked for."""
 
 import json
-from pathlib import Path
 
 from pretrained.commands import subtitles
 from pretrained.commands.inputs import FILES_HELP, PLACES_HELP, find_audio, place_results
 from pretrained.commands.messages import for_each, show
-from pretrained.plain_files import write_whole
+from pretrained.plain_files import write_new
 
 SUBTITLES = ("srt", "vtt")
 DESCRIPTION = f"""
@@ -67,5 +66,4 @@ def _json_line(file, transcriber):
 def _write_subtitles(path, words):
     cues = subtitles.make_cues(words)
     format_cues = subtitles.format_srt if path.endswith(".srt") else subtitles.format_vtt
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, format_cues(cues).encode())
+    write_new(path, format_cues(cues).encode())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pretrained.commands.inputs import check_out_file
 from pretrained.commands.messages import for_each
 from pretrained.plain_files import write_whole
 
@@ -40,6 +41,7 @@ def write_units(options):
     A line is the file's name without folder and suffix, a tab, and the units of its frames, 50 a
     second, with a space between.
     """
+    check_out_file(options.out, [*options.files, options.centroids])
     names = {file: Path(file).stem for file in options.files}
     name, times = Counter(names.values()).most_common(1)[0]
     if times > 1:

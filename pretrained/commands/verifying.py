@@ -36,8 +36,10 @@ def add_parser(commands):
 
 def verify_files(options):
     """Compare two files, a voice and a file, or the files of each trial."""
+    if None not in (options.voice, options.trials):
+        raise ValueError("--voice and --trials are two ways to compare: give one of them.")
     expected = 2 - (options.voice is not None) if options.trials is None else 0
-    if len(options.files) != expected or None not in (options.voice, options.trials):
+    if len(options.files) != expected:
         raise ValueError(
             f"{len(options.files)} file(s) to compare: expected two, one beside --voice, or none "
             "beside --trials."

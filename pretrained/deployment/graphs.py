@@ -1,7 +1,7 @@
 """Exported models as functions of tensors alone, the rows' lengths among them, for exporters.
 
 Each module maps waveforms, (batch, samples) float32 at 16 kHz in [-1, 1], and lengths, (batch,)
-int64, the valid samples of each row, at least 400 of at most so many as there are. What follows
+int64, the valid samples of each row, at least 400; more than there are count as all. What follows
 after a row's length has no influence on that row.
 """
 
@@ -90,6 +90,7 @@ class Frames(nn.Module):
 
     def _hidden(self, waveforms, lengths):
         """Do what `FrameEncoder.forward` does of a padded batch."""
+        lengths = within(waveforms, lengths)
         encoder, lens = self.encoder, num_frames(lengths)
         x = encoder.feature_projection(encoder.front_end(waveforms, lengths))
         valid = length_mask(lens, x.shape[1])
@@ -197,6 +198,17 @@ class Embedding(nn.Module):
         return F.normalize((embedding - self.mean) / self.deviation, dim=1)
 
 
+def within(waveforms, lengths):
+    """Return lengths of rows, (batch,) int64, of which none is above that of the waveforms.
+
+    Example
+    -------
+    >>> within(torch.zeros(2, 500), torch.tensor([450, 9000])).tolist()
+    [450, 500]
+    """
+    return length_mask(lengths, waveforms.shape[1]).sum(dim=1)
+
+
 def log_mel(features, waveforms, lengths):
     """Return what `LogMel` gives of a padded batch.
 
@@ -222,6 +234,7 @@ def log_mel(features, waveforms, lengths):
     >>> bands.shape, lens.tolist(), valid.shape
     (torch.Size([1, 80, 101]), [57], torch.Size([1, 101]))
     """
+    lengths = within(waveforms, lengths)
     lens = 1 + lengths // features.hop
     valid = length_mask(lens, 1 + waveforms.shape[1] // features.hop)
     samples = length_mask(lengths, waveforms.shape[1])

@@ -4,10 +4,13 @@ import io
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from pretrained.__main__ import main
 from pretrained.commands import inputs
 from pretrained.commands.inputs import find_audio, place_results
+from tests.pretrained.exports import written
 
 
 @pytest.fixture
@@ -92,3 +95,37 @@ def test_what_names_no_audio_is_refused(tree):
 def test_a_member_of_a_shard_has_a_place_of_its_own(tree):
     shard = tree / "train-0.tar"
     assert places(f"{shard}:512:3200", f"{shard}:4608:3200") == ["train-0/512", "train-0/4608"]
+
+
+def test_what_is_read_is_never_written_over(
+    folder, transcriber_folder, verifier_folder, speech, tmp_path, capsys
+):
+    a = written(tmp_path / "a.wav", speech(1))
+    (tmp_path / "a.srt").write_text("by hand")
+    centres = tmp_path / "centres.npy"
+    np.save(centres, np.eye(32, dtype=np.float32))
+    units = ["units", a, "--model", folder, "--layer", 1, "--centroids", centres, "--out"]
+    subtitles = ["transcribe", a, "--model", transcriber_folder, "--format", "srt", "--out"]
+    before = {path: path.read_bytes() for path in (a, centres, tmp_path / "a.srt")}
+    for words, message in (
+        (["enroll", a, "--model", verifier_folder, "--out", a], "what is read"),
+        (["enroll", a, "--model", verifier_folder, "--out", tmp_path], "is a folder"),
+        ([*units, a], "what is read"),
+        ([*units, centres], "what is read"),
+        ([*subtitles, tmp_path], "is there already"),
+        ([*subtitles, a], "is a file"),
+        (["encode", a, "--model", folder, "--out", a], "is a file"),
+        (["diarize", a, "--model", folder, "--out", a], "is a file"),
+        (["export", folder, "--layout", "speechbrain", "--out", folder / "x"], "own folder"),
+        (["export", folder, "--layout", "speechbrain", "--out", a], "is a file"),
+    ):
+        assert main([*map(str, words)]) == 2, words
+        assert message in capsys.readouterr().err, words
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_lists_that_are_none(tmp_path, capsys):
+    (tmp_path / "a.flac").write_bytes(b"fLaC\0\0")
+    for name, message in (("none.txt", "is not a file: expected a list"), ("a.flac", "is no list")):
+        assert main(["encode", f"@{tmp_path / name}", "--model", "m", "--out", "o"]) == 2
+        assert message in capsys.readouterr().err

@@ -141,6 +141,10 @@ def test_a_row_gives_what_it_gives_alone(tmp_path):
         assert largest_difference(found[row : row + 1, : lens[row]], own) < 1e-4
         assert not found[row, lens[row] :].any()
         assert largest_difference(embeddings[row : row + 1], utterance(*alone)[0]) < 1e-4
+    width, longer = torch.full_like(lengths, wavs.shape[1]), torch.full_like(lengths, 2**40)
+    for run in (frames, utterance):
+        pairs = zip(run(wavs, longer), run(wavs, width), strict=True)
+        assert all(np.array_equal(found, expected) for found, expected in pairs)
 
 
 @needs_onnx

@@ -1,6 +1,7 @@
 """Streams: what windows give, whole recordings where the window covers them, bounded memory."""
 
 import gc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -191,8 +192,12 @@ def test_memory_is_bounded_over_an_hour():
 def tensor_bytes():
     """Return the size of what all tensors of this process hold."""
     gc.collect()
-    tensors = [x for x in gc.get_objects() if type(x) is torch.Tensor and not x.is_meta]
-    return sum({x.data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+    sizes = {}
+    for x in gc.get_objects():
+        if type(x) is torch.Tensor:
+            with suppress(RuntimeError, NotImplementedError):  # of those without a storage
+                sizes[x.data_ptr()] = x.untyped_storage().nbytes()
+    return sum(sizes.values())
 
 
 @pytest.mark.parametrize("name", ["look_ahead", "step", "context"])

@@ -178,7 +178,8 @@ def test_the_command(conversation, encoders_folder, tmp_path, capsys):
     for arguments, message in (
         ([str(encoders_folder)], "holds no utterance encoder"),
         ([str(folder), "--threshold", "3"], r"threshold must be a cosine distance in (0, 2)"),
-        ([str(folder), "--speakers", "0"], "num_speakers must be at least 1"),
+        ([str(folder), "--speakers", "0"], "--speakers must be at least 1"),
+        ([str(folder), "--speakers", "2", "--threshold", "1"], "takes the place of --threshold"),
     ):
         assert main([*command[:3], str(tmp_path / "other"), "--model", *arguments]) == 2
         assert message in capsys.readouterr().err
