@@ -303,7 +303,7 @@ def hugging_face_encodes(folder, model):
 def all_rows():
     """Return the rows, in the order of the table."""
     rows = [
-        Row("training step, base: ours, torchaudio's HuBERT Base", base_step, 0.95, 9),
+        Row("training step, base: ours, torchaudio's HuBERT Base", base_step, 1.05, 9),
         Row("training step, tiny: log-mel front end, waveform stack", front_ends, 0.25, 9),
         Row("extraction, base: frames and embeddings, frames alone", both_representations, 1.15, 9),
     ]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import soundfile
@@ -36,7 +37,7 @@ def graph_step(make_encoders, precisions, folder, side):
     wavs, lengths = read_batch(folder / "training")
     if precision == "torch":
         return torch_step(encoders, wavs, lengths)
-    out = folder / f"{side}-{precision}"
+    out = Path(tempfile.mkdtemp(dir=folder))  # of each row
     save_model(out / "model", encoders)
     export(out / "model", out / "onnx", precision == "int8")
     return onnx_step(out / "onnx", wavs, lengths)
