@@ -8,8 +8,6 @@ from tqdm import tqdm
 from pretrained.commands.messages import for_each
 from pretrained.plain_files import write_new
 
-THRESHOLD = 0.6  # of `pretrained.diarizer.Diarizer`
-
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
@@ -21,7 +19,7 @@ def add_parser(commands):
     diarize.add_argument(
         "--threshold",
         type=float,
-        help=f"cosine distance between speakers, where N is not given (default: {THRESHOLD})",
+        help="cosine distance between speakers, where N is not given; by default the Diarizer's",
     )
     diarize.set_defaults(run=diarize_files)
 
@@ -39,8 +37,8 @@ def diarize_files(options):
         raise ValueError(f"{times} files would be written to {target}: diarize to two folders.")
     from pretrained.diarizer import Diarizer, to_rttm
 
-    threshold = THRESHOLD if options.threshold is None else options.threshold
-    diarizer = Diarizer.from_pretrained(options.model, threshold)
+    given = {} if options.threshold is None else {"threshold": options.threshold}
+    diarizer = Diarizer.from_pretrained(options.model, **given)
 
     def diarize(pair):
         file, target = pair
