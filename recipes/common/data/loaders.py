@@ -108,7 +108,7 @@ def stage_loaders(hparams, datasets, units=None, augment=None):
     -------
     dict
         A loader for each, of batches with `id`; with `units`, also `sig`, `units` and `mask`; with
-        `augment`, also `first` and `second`.
+        `augment`, also the crops that `add_crops` names.
     """
     loaders = {}
     for split, dataset in datasets.items():
@@ -118,8 +118,8 @@ def stage_loaders(hparams, datasets, units=None, augment=None):
             add_frame_items(dataset, hparams, clock, units)
             keys += ["sig", "units", "mask"]
         if augment is not None:
-            add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
-            keys += ["first", "second"]
+            change_voice = augment.change_voice if training else None
+            keys += add_crops(dataset, hparams, clock, augment, change_voice)
         dataset.set_output_keys(keys)
         fewest = 1 if augment is None else 2  # utterances are contrasted
         cuts = training and units is not None and hparams["crop_batches"]
