@@ -134,6 +134,29 @@ def test_each_crop_is_augmented_by_draws_of_its_own(librispeech, tmp_path):
     assert len(set(draws)) == len(draws)
 
 
+def test_short_crops_and_a_reference_come_beside_the_two(librispeech, tmp_path):
+    prepare_librispeech(librispeech, tmp_path, ["dev-clean"], num_workers=1)
+    more = {"short_crops": 2, "short_crop_seconds": 0.25, "reference_seconds": 0.5}
+    hparams = {**SETTINGS, "data_folder": librispeech}
+    items = {}
+    for name, settings in {"plain": hparams, "more": {**hparams, **more}}.items():
+        dataset = load_split([tmp_path / "dev-clean.csv"], hparams)
+        add_speech(dataset)
+        names = add_crops(dataset, settings, Clock(), lambda crop, seed: crop + 1)
+        dataset.set_output_keys([*names, "speech"])
+        items[name] = list(dataset)
+    assert set(items["more"][0]) - set(items["plain"][0]) == {"short_0", "short_1", "reference"}
+    for plain, item in zip(items["plain"], items["more"], strict=True):
+        assert all(torch.equal(plain[key], item[key]) for key in ("first", "second"))
+        windows = item["speech"].unfold(0, 4000, 1)
+        for key in ("short_0", "short_1"):
+            assert (windows == item[key] - 1).all(1).any() or (windows + 1 == item[key]).all(
+                1
+            ).any()
+        assert (item["speech"].unfold(0, 8000, 1) == item["reference"]).all(1).any()
+    assert not torch.equal(items["more"][0]["short_0"], items["more"][0]["short_1"])
+
+
 def test_padded_frames_have_no_unit_and_no_mask(librispeech, tmp_path):
     dataset = dataset_with_items(librispeech, tmp_path, FrameNumbers())
     short = dict(dataset[0])

@@ -54,6 +54,33 @@ def test_a_base_may_have_a_base_and_includes_stay_where_they_are(chain):
     assert load_hparams(chain, {"seed": 9})["made"] == "size 5, seed 9"
 
 
+def test_a_base_is_named_by_a_key(files):
+    for lr in (1, 2):
+        (files / f"method_{lr}.yaml").write_text(f"lr: {lr}\nonly_{lr}: True\n")
+    text = "base: [base.yaml, method_<method>.yaml]\nmethod: '1'\n"
+    (files / "chosen.yaml").write_text(text)
+    (files / "outer.yaml").write_text("base: chosen.yaml\nmethod: '2'\n")
+    expected = {"seed": 1, "lr": 1, "folder": "runs/1", "only_1": True, "method": "1"}
+    assert load_hparams(files / "chosen.yaml") == expected
+    changed = {"seed": 1, "lr": 2, "folder": "runs/2", "only_2": True, "method": "2"}
+    assert load_hparams(files / "outer.yaml") == changed
+    given = {"method": "2", "lr": 3}
+    assert load_hparams(files / "chosen.yaml", given) == {**changed, "lr": 3, "folder": "runs/3"}
+    save_hparams(files / "chosen.yaml", given, files)
+    assert load_hparams(files / "hyperparams.yaml")["lr"] == 3
+    with pytest.raises(
+        ValueError, match="no hyperparameters file .*method_3.yaml. Files .*_1.yaml"
+    ):
+        load_hparams(files / "chosen.yaml", {"method": "3"})
+    with pytest.raises(ValueError, match="--only_1 of the command line"):
+        load_hparams(files / "chosen.yaml", {"method": "2", "only_1": False})
+    (files / "lacking.yaml").write_text("base: method_<way>.yaml\n")
+    with pytest.raises(
+        ValueError, match="lacking.yaml: base: .*: expected a key way that is a word"
+    ):
+        load_hparams(files / "lacking.yaml")
+
+
 def test_of_several_bases_the_later_change_the_earlier(chain):
     (chain.parent / "more.yaml").write_text("seed: 8\ncounts: !new:collections.Counter\n    c: 9\n")
     (chain.parent / "own.yaml").write_text("base: [third.yaml, more.yaml]\nlast: !ref <new>\n")

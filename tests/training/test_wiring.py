@@ -14,6 +14,7 @@ from pretrained.exported import load_model, save_model
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.training.hparams import load_hparams, read_tree
 from recipes.common.training.meters import FrameMeter, UtteranceMeter
+from recipes.LibriSpeech.pretrain.train import stage_brain
 from recipes.LibriSpeech.pretrain.utterance import embedding_moments
 from tests.training import distributed_gradients as steps
 from tests.training.test_brain import loader_of, make_brain
@@ -201,6 +202,13 @@ def test_all_gradients_are_clipped(stage, tmp_path):
     brain.step = brain.grad_accumulation_factor
     brain.fit_batch(batch)
     assert norms and all(norm <= 1.001e-3 for norm in norms.values())
+
+
+def test_a_stage_is_the_brain_of_the_file_of_its_name():
+    assert stage_brain("joint").__name__ == "JointBrain"
+    for word in ("train", "frames", None):
+        with pytest.raises(ValueError, match="stage is .*, not one of .*frame, joint"):
+            stage_brain(word)
 
 
 FILES = sorted(RECIPES.rglob("hparams/*.yaml"))
