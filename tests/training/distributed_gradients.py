@@ -3,7 +3,7 @@
     python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
     torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, utterance, joint or "joint network": the kind of the critic after the stage. WHAT is
+STAGE is frame, spin, utterance, joint or "joint network": the kind of the critic after the stage. WHAT is
 "gradients", or "cut": those of utterances that are cut to the shortest. With "accumulated 4" the
 changes of the weights in an epoch of five batches are written, of which four make a step, and with
 "evaluated" the figures of an evaluation, whose batches the ranks share.
@@ -46,6 +46,7 @@ def examples():
             "mask": torch.from_numpy(rng.random(frames) < 0.1 * (number + 1)),
             "first": wav[: len(wav) // 2 + 100 * number],
             "second": wav[len(wav) // 2 :],
+            "other_voice": wav.flip(0),
         }
 
 

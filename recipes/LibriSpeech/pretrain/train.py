@@ -2,6 +2,7 @@
 """Pretrain Learn2Diss: one stage, which the hyperparameters file names.
 
     python train.py hparams/frame.yaml --data_folder LibriSpeech --output_folder O/frame
+    python train.py hparams/spin.yaml --data_folder LibriSpeech --output_folder O/spin
     python train.py hparams/utterance.yaml --data_folder LibriSpeech --output_folder O/utterance
     python train.py hparams/joint.yaml --data_folder LibriSpeech --output_folder O/joint
 
@@ -24,9 +25,15 @@ from recipes.common.training.hparams import check_same_settings, load_hparams, s
 from recipes.common.training.limits import check_limits
 from recipes.LibriSpeech.pretrain.frame import FrameBrain
 from recipes.LibriSpeech.pretrain.joint import JointBrain
+from recipes.LibriSpeech.pretrain.spin import SpinBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
 
-STAGES = {"frame": FrameBrain, "utterance": UtteranceBrain, "joint": JointBrain}
+STAGES = {
+    "frame": FrameBrain,
+    "spin": SpinBrain,
+    "utterance": UtteranceBrain,
+    "joint": JointBrain,
+}
 
 
 def main(arguments):
