@@ -83,10 +83,11 @@ class SpinBrain(PretrainingBrain):
     def check_collapse(self, figures):
         """Raise TrainingError also where nearly all frames are in one cluster."""
         super().check_collapse(figures)
-        if figures["code_perplexity"] < MIN_PERPLEXITY:
+        found = figures["code_perplexity"]
+        if found < MIN_PERPLEXITY:
             raise TrainingError(
-                f"code_perplexity is {figures['code_perplexity']:.2f}: nearly all frames are in one "
-                "cluster. Lower the learning rate (lr), or use larger batches."
+                f"code_perplexity is {found:.2f}: nearly all frames are in one cluster. Lower "
+                "the learning rate (lr), or use larger batches."
             )
 
 

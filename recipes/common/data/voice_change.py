@@ -130,8 +130,9 @@ def move_voice(wav, formants, pitch, equaliser=0.0):
     """
     window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
     frames = frames_of(wav) * window
-    spectrum = rfft(frames, axis=1)
     bins = np.arange(WINDOW // 2 + 1)
+    centred = np.where(bins % 2, -1, 1).astype(np.float32)  # phases at the middle of the window
+    spectrum = rfft(frames, axis=1) * centred
     source = np.rint(bins / pitch).astype(int)
     folded = source >= len(bins)
     source[folded] = 2 * (len(bins) - 1) - source[folded]
@@ -148,7 +149,7 @@ def move_voice(wav, formants, pitch, equaliser=0.0):
     phases = move_phases(phases, source, np.where(folded, bins, source * pitch), ratios)
     moved = np.empty_like(spectrum)
     moved.real, moved.imag = magnitudes * np.cos(phases), magnitudes * np.sin(phases)
-    return overlap_add(irfft(moved, axis=1) * window, len(wav))
+    return overlap_add(irfft(moved * centred, axis=1) * window, len(wav))
 
 
 def frames_of(wav):
@@ -169,7 +170,7 @@ def overlap_add(frames, samples):
 
 
 def cepstrum_basis(bins):
-    """Return cosines by which cepstral terms give log magnitudes at bins, (ENVELOPE_TERMS, bins)."""
+    """Return the cosines that make log magnitudes of a cepstrum, (ENVELOPE_TERMS, bins)."""
     terms = np.arange(ENVELOPE_TERMS)[:, None]
     scale = np.where(terms > 0, 2.0, 1.0)
     return scale * np.cos(2 * np.pi / WINDOW * terms * bins)

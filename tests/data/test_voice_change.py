@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lobes.signal import HOP
-from recipes.common.data.voices import ChangeVoice, draw_equaliser, draw_ratio, move_voice
+from recipes.common.data.voice_change import ChangeVoice, draw_equaliser, draw_ratio, move_voice
 
 RATE = 16000
 WITHIN = HOP / 2  # samples: half a frame
@@ -43,7 +43,7 @@ def test_nothing_moves_where_the_ratios_are_one(samples):
     np.testing.assert_allclose(move_voice(wav, 1.0, 1.0), wav, atol=1e-3)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0.75, 1.33, 2.0])
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 1.33, 1.8])
 def test_the_pitch_moves_by_its_ratio(ratio):
     wav = vowel(pitch=150.0)
     assert pitch_of(wav) == pytest.approx(150, rel=0.02)
