@@ -13,8 +13,9 @@ from lobes.signal import SAMPLE_RATE
 
 WINDOW = 512  # samples, 32 ms: a longer one tells low voices' harmonics apart, and smears onsets
 STEP = 128
+BINS = np.arange(WINDOW // 2 + 1)
 ENVELOPE_TERMS = 32  # of the cepstrum: 2 ms, below the period of a high voice
-MIN_LOG = -16.0  # of a magnitude
+MIN_MAGNITUDE = np.float32(1e-7)
 EQUALISER_HZ = np.geomspace(60, 7600, 10)  # centres of its bands, as in NANSY
 EQUALISER_Q = 2.0, 5.0
 EQUALISER_DB = 12.0
@@ -129,27 +130,52 @@ def move_voice(wav, formants, pitch, equaliser=0.0):
     True
     """
     window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
-    frames = frames_of(wav) * window
-    bins = np.arange(WINDOW // 2 + 1)
-    centred = np.where(bins % 2, -1, 1).astype(np.float32)  # phases at the middle of the window
-    spectrum = rfft(frames, axis=1) * centred
-    source = np.rint(bins / pitch).astype(int)
-    folded = source >= len(bins)
-    source[folded] = 2 * (len(bins) - 1) - source[folded]
-    ratios = np.where(folded, 1.0, pitch)
-
+    centred = np.where(BINS % 2, -1, 1).astype(np.float32)  # phases at the middle of the window
+    spectrum = rfft(frames_of(wav) * window, axis=1) * centred
     magnitudes = np.abs(spectrum)
-    logs = np.log(np.maximum(magnitudes, np.float32(np.exp(MIN_LOG))))
-    change = cepstrum_basis(bins / formants) - cepstrum_basis(bins / pitch)
-    weights = cepstrum_basis(bins) * np.where((bins % (len(bins) - 1)) > 0, 1.0, 0.5)
-    gains = logs @ weights.T.astype(np.float32) / WINDOW @ change.astype(np.float32)
-    magnitudes = magnitudes[:, source] * np.exp(gains + np.float32(equaliser))
+    envelopes = log_envelopes(magnitudes)
+    source, folded = source_bins(pitch)
+    gains = envelopes[:, source_bins(formants)[0]] - envelopes[:, source] + np.float32(equaliser)
+    magnitudes = magnitudes[:, source] * np.exp(gains)
 
     phases = torch.from_numpy(spectrum).angle().numpy()  # four times as fast as NumPy's
-    phases = move_phases(phases, source, np.where(folded, bins, source * pitch), ratios)
+    target, ratios = np.where(folded, BINS, source * pitch), np.where(folded, 1.0, pitch)
+    phases = move_phases(phases, source, target, ratios)
     moved = np.empty_like(spectrum)
     moved.real, moved.imag = magnitudes * np.cos(phases), magnitudes * np.sin(phases)
     return overlap_add(irfft(moved * centred, axis=1) * window, len(wav))
+
+
+def source_bins(ratio):
+    """Return the bin that each one is moved from by a ratio, and where that is folded back.
+
+    Example
+    -------
+    >>> source, folded = source_bins(0.5)
+    >>> source[[0, 10, 128, 129, 256]].tolist(), folded[[128, 129]].tolist()
+    ([0, 20, 256, 254, 0], [False, True])
+    """
+    source = np.rint(BINS / ratio).astype(int)
+    folded = source > BINS[-1]
+    return np.where(folded, 2 * BINS[-1] - source, source), folded
+
+
+def log_envelopes(magnitudes):
+    """Return the logarithm of magnitudes, smoothed over frequency: the first terms of a cepstrum.
+
+    Arguments
+    ---------
+    magnitudes : numpy.ndarray
+        Shape (frames, bins), float32.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (frames, bins), float32.
+    """
+    cepstrum = irfft(np.log(np.maximum(magnitudes, MIN_MAGNITUDE)), axis=1)
+    cepstrum[:, ENVELOPE_TERMS : 1 - ENVELOPE_TERMS] = 0.0  # it is symmetric
+    return rfft(cepstrum, axis=1).real
 
 
 def frames_of(wav):
@@ -169,14 +195,7 @@ def overlap_add(frames, samples):
     return blocks.ravel()[WINDOW : WINDOW + samples] / np.float32(1.5)
 
 
-def cepstrum_basis(bins):
-    """Return the cosines that make log magnitudes of a cepstrum, (ENVELOPE_TERMS, bins)."""
-    terms = np.arange(ENVELOPE_TERMS)[:, None]
-    scale = np.where(terms > 0, 2.0, 1.0)
-    return scale * np.cos(2 * np.pi / WINDOW * terms * bins)
-
-
-def move_phases(phases, source, bins, ratios):
+def move_phases(phases, source, target, ratios):
     """Return phases that advance from frame to frame by ratios of what those of other bins do.
 
     Arguments
@@ -185,10 +204,10 @@ def move_phases(phases, source, bins, ratios):
         Shape (frames, bins), float32.
     source : numpy.ndarray
         Shape (bins,), the bin that each one's advance is taken from.
-    bins : numpy.ndarray
-        Shape (bins,), the frequency in bins that a source at its centre is moved to.
+    target : numpy.ndarray
+        Shape (bins,), the frequency, in bins, that its middle is moved to.
     ratios : numpy.ndarray
-        Shape (bins,).
+        Shape (bins,), of what a frequency deviates from the middle.
 
     Returns
     -------
@@ -199,6 +218,6 @@ def move_phases(phases, source, bins, ratios):
     expected = turn * STEP / WINDOW
     deviation = np.diff(phases[:, source], axis=0) - (expected * source).astype(np.float32)
     deviation -= np.float32(turn) * np.rint(deviation / np.float32(turn))
-    advance = np.mod(expected * bins, turn).astype(np.float32)
+    advance = np.mod(expected * target, turn).astype(np.float32)
     steps = deviation * ratios.astype(np.float32) + advance
     return np.concatenate([phases[:1, source], phases[:1, source] + np.cumsum(steps, axis=0)])
