@@ -10,6 +10,7 @@ import torch
 from scipy.fft import irfft, rfft
 
 from lobes.signal import SAMPLE_RATE
+from recipes.common.data.augment import rms, set_level
 
 WINDOW = 512  # samples, 32 ms: a longer one tells low voices' harmonics apart, and smears onsets
 STEP = 128
@@ -70,10 +71,7 @@ class ChangeVoice:
         rng = np.random.default_rng(rng_seed)
         formants, pitch = draw_ratio(rng, self.formant_ratio), draw_ratio(rng, self.pitch_ratio)
         changed = move_voice(wav.numpy(), formants, pitch, draw_equaliser(rng))
-        level = np.sqrt(np.mean(np.square(wav.numpy())))
-        present, peak = np.sqrt(np.mean(np.square(changed))), np.abs(changed).max()
-        scale = min(level / present, 1 / peak) if present > 0 else 0.0
-        return torch.from_numpy(changed * np.float32(scale))
+        return set_level(torch.from_numpy(changed), rms(wav))
 
 
 def draw_ratio(rng, most):
