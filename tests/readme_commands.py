@@ -73,7 +73,7 @@ ELSEWHERE = {
     r"(ablate|judge|results)\.py --(models|data_folder)": "takes hours",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
 }
-BASE_SIZE = r"hparams/(frame|utterance|joint|char|lexicon|linear|xvector|embedding)\.yaml"
+BASE_SIZE = r"hparams/(frame|spin|utterance|joint|char|lexicon|linear|xvector|embedding)\.yaml"
 SHORT = {
     r"pretrain.*train\.py": "--number_of_epochs 1 --max_batch_seconds 20",
     r"hparams/joint_tiny": "--erased_directions 20",

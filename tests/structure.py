@@ -25,7 +25,7 @@ from speechbrain import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("code", "docstrings", "comments")
-STAGES = ("frame", "utterance", "joint")
+STAGES = ("frame", "utterance", "joint", "spin")
 NOT_LINES = {
     tokenize.NL,
     tokenize.NEWLINE,
@@ -169,10 +169,12 @@ def ready(stage, folder):
     hparams = load_hparams(hparams_folder / f"{stage}_tiny.yaml", given)
     prepare(hparams)
     datasets = split_datasets(hparams)
+    if stage in ("joint", "spin"):
+        for name in ("frame", "utterance"):
+            encoder = hparams["modules"].get(f"{name}_encoder")
+            if encoder is not None:
+                save_model(folder / name / "model", {f"{name}_encoder": encoder})
     if stage == "joint":
-        encoders = {name: hparams["modules"][f"{name}_encoder"] for name in STAGES[:2]}
-        for name, encoder in encoders.items():
-            save_model(folder / name / "model", {f"{name}_encoder": encoder})
         corpus_units(folder / "frame" / "units", hparams, datasets)
     stage_brain(stage).initialise(hparams)
     brain = stage_brain(stage)(

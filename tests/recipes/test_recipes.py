@@ -20,14 +20,16 @@ from tests.training.distributed_gradients import METHODS
 from tests.training.distributed_gradients import SMALL as METHOD_SETTINGS
 
 TRAIN = PRETRAIN / "train.py"
-STAGES = ("frame", "utterance", "joint")
+STAGES = ("frame", "spin", "utterance", "joint")
 POINTS = {
     "frame": "kmeans,labelling,epoch,save,validation,end",
+    "spin": "epoch,save,validation,end",
     "utterance": "epoch,save,validation,moments,end",
     "joint": "epoch,save,validation,moments,end",
 }
 SMALL = {
     "frame": ["--num_targets", "16", "--kmeans_passes", "2"],
+    "spin": ["--num_targets", "16", "--codebook_size", "16", "--trained_layers", "2"],
     "utterance": [],
     "joint": ["--num_targets", "16", "--critic_steps", "1", "--erased_directions", "12"],
 }
@@ -61,9 +63,8 @@ def left_alone(librispeech, commands, tmp_path_factory):
 def test_a_quick_look_leaves_nothing_that_a_run_would_read(librispeech, commands, tmp_path):
     for stage in STAGES:
         words = arguments(stage, librispeech, tmp_path, "--debug")
-        if stage == "joint":
-            for name in ("frame", "utterance"):
-                words += [f"--{name}_model", str(tmp_path / name / "debug" / "model")]
+        for name in {"joint": ("frame", "utterance"), "spin": ("frame",)}.get(stage, ()):
+            words += [f"--{name}_model", str(tmp_path / name / "debug" / "model")]
         commands.succeed(TRAIN, *words)
         folder = tmp_path / stage
         assert json.loads((folder / "debug" / "metrics.json").read_text())["figures"]["test"]
@@ -73,6 +74,7 @@ def test_a_quick_look_leaves_nothing_that_a_run_would_read(librispeech, commands
 
 def test_each_stage_leaves_its_results(left_alone):
     expected = {"frame": {"frame_encoder"}, "utterance": {"utterance_encoder"}}
+    expected["spin"] = expected["frame"]
     expected["joint"] = expected["frame"] | expected["utterance"]
     for stage in STAGES:
         folder = left_alone / stage
@@ -163,6 +165,7 @@ def test_a_killed_run_ends_with_the_same_weights(
 ):
     earlier = {
         "frame": [],
+        "spin": ["--frame_model", str(left_alone / "frame" / "model")],
         "utterance": [],
         "joint": [
             *("--frame_model", str(left_alone / "frame" / "model")),

@@ -3,11 +3,11 @@
     python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
     torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, utterance, joint, "joint network" or "utterance moco": the kind of the critic or the
-method after the stage. WHAT is "gradients", or "cut": those of utterances that are cut to the
-shortest. With "accumulated 4" the changes of the weights in an epoch of five batches are written,
-of which four make a step, and with "evaluated" the figures of an evaluation, whose batches the
-ranks share.
+STAGE is frame, spin, utterance, joint, "joint network" or "utterance moco": the kind of the critic
+or the method after the stage. WHAT is "gradients", or "cut": those of utterances that are cut to
+the shortest. With "accumulated 4" the changes of the weights in an epoch of five batches are
+written, of which four make a step, and with "evaluated" the figures of an evaluation, whose batches
+the ranks share.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
@@ -60,6 +60,7 @@ def examples(hparams=None):
             "mask": torch.from_numpy(rng.random(frames) < 0.1 * (number + 1)),
             "first": wav[: len(wav) // 2 + 100 * number],
             "second": wav[len(wav) // 2 :],
+            "other_voice": wav.flip(0),
             **{name: wav[200 * place :] for place, name in enumerate(more)},
         }
 

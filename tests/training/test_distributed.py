@@ -32,6 +32,7 @@ def by_one_and_two(stage, what, folder):
     ("stage", "what"),
     [
         ("frame", "gradients"),
+        ("spin", "gradients"),
         ("joint", "cut"),
         ("joint network", "gradients"),
         ("frame", "accumulated 4"),

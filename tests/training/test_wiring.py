@@ -20,6 +20,7 @@ from tests.training import distributed_gradients as steps
 from tests.training.test_brain import loader_of, make_brain
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+STAGES = ["frame", "spin", "utterance", "joint"]
 PREDICTING = ["frame", "joint"]
 
 
@@ -182,7 +183,7 @@ def test_whitening_is_fitted_on_training_data_by_half_with_its_mean(tmp_path):
     assert spread[0] / spread[-1] > 2  # or whitening in full would look the same
 
 
-@pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_all_gradients_are_clipped(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
     assert 0 < brain.max_grad_norm == brain.hparams.max_grad_norm <= 20
@@ -220,7 +221,7 @@ def test_no_file_switches_clipping_off(path):
     assert isinstance(value, float) and 0 < value <= 20
 
 
-@pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_options_of_a_stage_reach_its_brain(stage, tmp_path):
     path = RECIPES / "LibriSpeech" / "pretrain" / "hparams" / f"{stage}_tiny.yaml"
     given = {"data_folder": "D", "output_folder": str(tmp_path), "lr": 0.123, "warmup": 0.25}
@@ -231,7 +232,7 @@ def test_the_options_of_a_stage_reach_its_brain(stage, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["frame", "utterance", "joint"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_compiled_stage_saves_and_exports_plain_names(stage, tmp_path, monkeypatch):
     compiled, parts = torch.compile, []
 

@@ -400,7 +400,7 @@ def start_from(modules, name, folder):
     folder = Path(os.path.normpath(folder))  # ".." after an output folder that is not there yet
     if not folder.is_dir():
         raise ValueError(
-            f"{folder} is not there: stage C starts from the {name} of an earlier stage. Run that "
+            f"{folder} is not there: this stage starts from the {name} of an earlier one. Run that "
             "stage first, beside this one's output_folder, or name its model folder "
             "(--frame_model, --utterance_model)."
         )

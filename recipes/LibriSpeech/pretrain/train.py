@@ -2,6 +2,7 @@
 """Pretrain Learn2Diss: one stage, which the hyperparameters file names.
 
     python train.py hparams/frame.yaml --data_folder LibriSpeech --output_folder O/frame
+    python train.py hparams/spin.yaml --data_folder LibriSpeech --output_folder O/spin
     python train.py hparams/utterance.yaml --data_folder LibriSpeech --output_folder O/utterance
     python train.py hparams/joint.yaml --data_folder LibriSpeech --output_folder O/joint
 

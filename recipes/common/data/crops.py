@@ -117,10 +117,21 @@ def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_len
         rng = derive_rng(seed, "crop", clock.epoch, utterance)
         start = int(rng.integers(frames - max_frames + 1))
         frames = max_frames
-        wav = wav[start * HOP : (start + frames - 1) * HOP + RECEPTIVE_FIELD]
+        wav = wav[samples_of(start, frames)]
     own = torch.from_numpy(units[utterance][start : start + frames].astype(np.int64))
     rng = derive_rng(seed, "mask", clock.epoch, utterance)
     return wav, own, span_mask(frames, mask_prob, mask_length, rng)
+
+
+def samples_of(start, frames):
+    """Return where the samples lie that so many frames see, the first being number `start`.
+
+    Example
+    -------
+    >>> samples_of(2, 1)
+    slice(640, 1040, None)
+    """
+    return slice(start * HOP, (start + frames - 1) * HOP + RECEPTIVE_FIELD)
 
 
 class CutToShortest:
@@ -151,9 +162,8 @@ class CutToShortest:
         """Return `sig`, `units` and `mask` of so many frames of an utterance."""
         rng = derive_rng(self.seed, "cut", self.clock.epoch, row["id"])
         start = int(rng.integers(len(row["units"]) - frames + 1))
-        stop = (start + frames - 1) * HOP + RECEPTIVE_FIELD
         return {
-            "sig": row["sig"][start * HOP : stop],
+            "sig": row["sig"][samples_of(start, frames)],
             "units": row["units"][start : start + frames],
             "mask": span_mask(frames, *self.mask, rng),
         }

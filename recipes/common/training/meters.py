@@ -69,11 +69,28 @@ class Meter:
     def _of_all(self, values):
         return sum_over_ranks(values) if self.all_ranks else values
 
+    def deviations(self):
+        """Return the standard deviations of which `mean` and `square` are the averages."""
+        variance = self.average("square") - self.average("mean") ** 2
+        return np.sqrt(variance.clip(min=0))
+
     def figures(self):
         """Return the averages that are single numbers."""
         self.read()
         names = [name for name, total in self.totals.items() if not total.ndim]
         return {name: float(self.average(name)) for name in names}
+
+
+def perplexity(shares):
+    """Return the perplexity of shares that add up to 1: how many even ones would tell as much.
+
+    Example
+    -------
+    >>> round(perplexity(np.array([0.25, 0.25, 0.5, 0.0])), 3)
+    2.828
+    """
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def to_arrays(values):
@@ -143,11 +160,8 @@ class FrameMeter(Meter):
         figures = super().figures()
         figures["majority_accuracy"] = float(self.average("true").max())
         for name in ("predicted", "true"):
-            share = self.average(name)
-            share = share[share > 0]
-            figures[f"{name}_perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
-        variance = self.average("square") - self.average("mean") ** 2
-        figures["frame_deviation"] = float(np.sqrt(variance.clip(min=0)).mean())
+            figures[f"{name}_perplexity"] = perplexity(self.average(name))
+        figures["frame_deviation"] = float(self.deviations().mean())
         return figures
 
 
@@ -183,8 +197,8 @@ class UtteranceMeter(Meter):
             length, averaged over dimensions and multiplied by sqrt(E): 1 where they spread over
             the whole sphere.
         """
-        variance = self.average("square") - self.average("mean") ** 2
-        deviation = np.sqrt(variance.clip(min=0)).mean() * len(variance) ** 0.5
+        deviations = self.deviations()
+        deviation = deviations.mean() * len(deviations) ** 0.5
         return {**super().figures(), "embedding_deviation": float(deviation)}
 
 

@@ -217,8 +217,8 @@ def count_utterances(hparams, loaders):
     Arguments
     ---------
     hparams : dict
-        The manifests' keys, `max_seconds`, and `mask_prob` of a stage that crops what is longer in
-        all splits, or `crop` of a task that crops it in training.
+        The manifests' keys, `max_seconds`, and `mask_prob` or `change_voice` of a stage that crops
+        what is longer in all splits, or `crop` of a task that crops it in training.
     loaders : dict
         By split.
 
@@ -231,7 +231,9 @@ def count_utterances(hparams, loaders):
     for split, paths in manifest_paths(hparams).items():
         listed = sum(len(open_table(path)) for path in paths) + count_left_out(paths)
         dataset, longest = loaders[split].dataset, math.inf
-        if "mask_prob" in hparams or (split == "train" and hparams.get("crop")):
+        if {"mask_prob", "change_voice"} & hparams.keys() or (
+            split == "train" and hparams.get("crop")
+        ):
             longest = hparams["max_seconds"]
         shortened = int((dataset.column("duration") > longest).sum())
         if shortened and split != "train":
