@@ -10,9 +10,9 @@ import torch
 from speechbrain.utils.importutils import LazyModule
 
 from lobes.frame_encoder import FrameEncoder
-from lobes.heads import CTCHead
+from lobes.heads import ClassificationHead, CTCHead
 from lobes.utterance_encoder import UtteranceEncoder
-from pretrained import Learn2Diss, SpeakerVerifier, Transcriber
+from pretrained import Classifier, Learn2Diss, SpeakerVerifier, Transcriber
 from pretrained.audio import AudioError, check_audio, read_blocks, read_speech
 from pretrained.exported import save_model
 from pretrained.tokenizers import SymbolTokenizer
@@ -35,6 +35,7 @@ from recipes.common.units.unit_array import (
 )
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.speechocean762.speechocean762_prepare import prepare_speechocean762
+from recipes.Table.table_prepare import prepare_table
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb, read_trials
 
 # hypothesis looks into all modules that are imported, and SpeechBrain's lazy ones cannot be.
@@ -191,6 +192,20 @@ def make_folder_of_audio(folder):
         write_audio(folder / "A" / f"s{number}" / "u.wav", number)
 
 
+def make_table(folder):
+    lines = ["wav,label,spk_id,split\n"]
+    for number in range(9):
+        write_audio(folder / "T" / f"{number}.wav", number)
+        split = ("train", "valid", "test")[number % 3]
+        lines.append(f"{number}.wav,{('no', 'yes')[number % 2]},s{number % 3},{split}\n")
+    (folder / "T" / "mine.csv").write_text("".join(lines))
+
+
+def read_own_table(folder):
+    table = folder / "T" / "mine.csv"
+    return prepared(prepare_table, "T", ["train", "valid", "test"], table=table)(folder)
+
+
 def make_lexicon(folder):
     (folder / "lexicon.txt").write_text("ONE W AH1 N\nTWO  T UW1\nTWO(2) T AH0\n# a note\n")
 
@@ -252,6 +267,12 @@ def make_verifier(folder):
     facts |= {"threshold_set_on": "trials", "mean": [0.0] * 6}
     own = {"utterance_encoder": encoders()["utterance_encoder"]}
     save_model(folder / "model", own, facts)
+
+
+def make_classifier(folder):
+    facts = {"features": "frame_encoder", "labels": ["no", "yes"]}
+    modules = {"frame_encoder": frame_encoder(), "classification_head": ClassificationHead(2, 16)}
+    save_model(folder / "model", modules, facts)
 
 
 def encoded(interface, call):
@@ -350,6 +371,7 @@ TARGETS = {
         ["A/*/*.wav"],
         prepared(prepare_audio_folder, "A", ["train", "valid", "test"]),
     ),
+    "table": Target(make_table, ["T/*.csv"], read_own_table),
     "containers": Target(make_containers, ["a.*"], read_containers),
     "lexicon": Target(make_lexicon, ["lexicon.txt"], lambda f: read_lexicon(f / "lexicon.txt")),
     "ctm": Target(make_ctm, ["alignments/*"], read_both),
@@ -370,6 +392,11 @@ TARGETS = {
         make_verifier,
         ["model/config.json", "model/*.safetensors"],
         encoded(SpeakerVerifier, lambda m, p: list(m.verify_files(p, p))),
+    ),
+    "classifier": Target(
+        make_classifier,
+        ["model/config.json", "model/*.safetensors"],
+        encoded(Classifier, lambda m, p: m.classify_file(p).label),
     ),
     "weights": Target(make_weights, ["weights/*.json", "weights/*.safetensors"], read_weights),
     "checkpoint": Target(make_checkpoint, ["weights.pt"], read_checkpoint),
