@@ -82,6 +82,21 @@ def draw_splits(speakers, held):
     return {**drawn, **dict.fromkeys(names, "train")}
 
 
+def check_splits(splits, known):
+    """Raise CorpusError where a split is none of those that a corpus has.
+
+    Example
+    -------
+    >>> check_splits(["train", "dev"], ["train", "valid", "test"])
+    Traceback (most recent call last):
+        ...
+    recipes.common.data.files.CorpusError: No split dev. There are: train, valid, test.
+    """
+    for split in splits:
+        if split not in known:
+            raise CorpusError(f"No split {split}. There are: {', '.join(known)}.")
+
+
 def prepare_splits(
     list_utterances,
     data_folder,
