@@ -1,8 +1,8 @@
 """Light heads over the states of `lobes.states`, after SUPERB (Yang et al., Interspeech 2021).
 
 Each head begins with a learned weighted sum over layers. `CTCHead` recognises phonemes (linear) or
-characters (BLSTM); `SpeakerHead` makes an embedding, by the mean over time or by an x-vector
-network, that `CosineClassifier` or a linear layer classifies in training.
+characters (BLSTM); `ClassificationHead` classifies utterances; `SpeakerHead` makes an embedding, by
+the mean over time or by an x-vector network, that `CosineClassifier` classifies in training.
 """
 
 import torch
@@ -165,6 +165,60 @@ class CTCHead(nn.Module):
         return nn.utils.rnn.pad_packed_sequence(
             self.lstm(packed)[0], batch_first=True, total_length=x.shape[1]
         )[0]
+
+
+class ClassificationHead(nn.Module):
+    """Logits of the classes of an utterance: a linear map, the mean over time, a linear classifier.
+
+    Arguments
+    ---------
+    num_layers : int
+        Layers of the states.
+    in_dim : int
+        Size of a state.
+    num_classes : int
+    hidden_dim : int
+        Size of the linear projection.
+    last_layers : int
+        How many of the last layers are summed; 0 for all.
+
+    Example
+    -------
+    >>> head = ClassificationHead(num_layers=3, in_dim=32, num_classes=4, hidden_dim=16)
+    >>> head(torch.randn(2, 50, 3, 32), torch.tensor([50, 20])).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        self.config = config
+        self.weighted_sum = WeightedSum(num_layers, last_layers)
+        self.projection = nn.Linear(in_dim, hidden_dim)
+        self.output = nn.Linear(hidden_dim, num_classes)
+
+    def forward(self, states, lens):
+        """Return logits.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            Shape (batch, frames, num_layers, in_dim).
+        lens : torch.Tensor
+            Shape (batch,), int64, valid frames of each row.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (batch, num_classes).
+        """
+        return self.classify(self.weighted_sum(states), lens)
+
+    def classify(self, x, lens):
+        """Return what `forward` does, from states summed over layers, (batch, frames, in_dim)."""
+        # The mean of linear maps is the linear map of the mean, which takes less memory.
+        mean = masked_mean(x.transpose(1, 2), length_mask(lens, x.shape[1]))
+        return self.output(self.projection(mean))
 
 
 class SpeakerHead(nn.Module):

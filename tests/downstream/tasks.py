@@ -13,10 +13,11 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
 from recipes.common.data.sampler import LengthSortedBatches
+from recipes.common.downstream import classification
+from recipes.common.downstream.classification import ClassificationBrain
 from recipes.common.downstream.sweep import hparams_at, make_brain, make_loaders
 from recipes.LibriSpeech.ASR import train as asr
 from recipes.LibriSpeech.PR import train as pr
-from recipes.VoxCeleb.SpeakerID import train as sid
 from recipes.VoxCeleb.SpeakerRec import train as rec
 from tests.made_datasets import made_dataset
 
@@ -44,7 +45,7 @@ TASKS = {
         asr,
         {"vocab_size": 15, "upstream": "finetune", "frozen_steps": 2},
     ),
-    "SID": Task("VoxCeleb/SpeakerID", "linear_tiny", sid.IdentificationBrain, sid, {}),
+    "SID": Task("VoxCeleb/SpeakerID", "linear_tiny", ClassificationBrain, classification, {}),
     "xvector": Task(
         "VoxCeleb/SpeakerRec", "xvector_tiny", rec.VerificationBrain, rec, {"features": "fbank"}
     ),
@@ -152,5 +153,5 @@ def identify(folder, **changes):
     """Return a trained Brain of speaker identification on made-up speakers."""
     hparams = hparams_of("SID", folder, max_batch_seconds=40, **changes)
     datasets, states = made_up_speakers(folder, 100, 4, distance=1.0)
-    labels = sid.dataio_prepare(hparams, datasets)
+    labels = classification.dataio_prepare(hparams, datasets)
     return trained("SID", hparams, labels, datasets, states)

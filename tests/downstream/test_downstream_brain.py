@@ -15,7 +15,7 @@ def step(brain, batch):
 def speaker_batch():
     """Return a batch of three speakers, an utterance each."""
     rows = [
-        {"id": f"u{i}", "duration": 0.5, "sig": 0.1 * torch.randn(8000), "speaker": i}
+        {"id": f"u{i}", "duration": 0.5, "sig": 0.1 * torch.randn(8000), "class_number": i}
         for i in range(3)
     ]
     return SpeechBatch(rows)
@@ -31,10 +31,10 @@ def test_the_head_learns_alone_in_the_frozen_steps(representation, model, tmp_pa
     upstream, batch = brain.upstream, speaker_batch()
     learning = {name for name, p in upstream.named_parameters() if p.requires_grad}
     for thawed in (False, False, True):
-        before, head = state_of(upstream), state_of(brain.modules["speaker_head"])
+        before, head = state_of(upstream), state_of(brain.modules["classification_head"])
         step(brain, batch)
         assert upstream.training == thawed
-        assert moved(brain.modules["speaker_head"], head)
+        assert moved(brain.modules["classification_head"], head)
         assert moved(upstream, before) >= learning if thawed else not moved(upstream, before)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in brain.optimizers_dict.values()]
     assert rates[1] / rates[0] == pytest.approx(brain.hparams.upstream_lr / brain.hparams.lr)
@@ -44,10 +44,10 @@ def test_the_head_learns_alone_in_the_frozen_steps(representation, model, tmp_pa
 def test_a_frozen_upstream_never_moves(representation, model, tmp_path):
     given = hparams_of("SID", tmp_path, features=model, representation=representation)
     brain = started("SID", given, SPEAKERS)
-    upstream, head = state_of(brain.upstream), state_of(brain.modules["speaker_head"])
+    upstream, head = state_of(brain.upstream), state_of(brain.modules["classification_head"])
     batch = speaker_batch()
     for _ in range(3):
         step(brain, batch)
     assert not moved(brain.upstream, upstream)
-    assert moved(brain.modules["speaker_head"], head)
+    assert moved(brain.modules["classification_head"], head)
     assert list(brain.optimizers_dict) == ["optimizer"]

@@ -17,6 +17,7 @@ from pretrained.exported import load_folder
 from tests.downstream.tasks import RATES, RECIPES, TASKS, arguments
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+HEADS = {"PR": "ctc_head", "ASR": "ctc_head", "SID": "classification_head"}
 CRITERIA = {"PR": "per", "ASR": "wer", "SID": "error", "xvector": "eer", "embedding": "eer"}
 
 pytestmark = pytest.mark.long
@@ -75,7 +76,7 @@ def test_the_rate_that_is_best_on_validation_is_tested(task, left_alone):
     assert found["lr"] == RATES[values.index(min(values))]
     assert found["valid"] == found["sweep"][str(found["lr"])]
     assert 0 <= found["test"][CRITERIA[task]] < math.inf and found["valid"]["epoch"] in (1, 2)
-    head = "ctc_head" if task in ("PR", "ASR") else "speaker_head"
+    head = HEADS.get(task, "speaker_head")
     assert found["parameters"][head] > 0
     assert ("upstream" in found["parameters"]) == (task in ("ASR", "embedding"))
 

@@ -60,7 +60,7 @@ def test_an_unknown_speaker_in_the_test_of_identification(corpora, voxceleb1_cop
     path = voxceleb1_copy / "meta" / "iden_split.txt"
     lines = path.read_text().splitlines(True)
     path.write_text("".join(line for line in lines if "id00013" not in line or line[0] == "3"))
-    expected = out / "manifest" / "iden_test.csv", "speaker id00013", "move one there"
+    expected = out / "manifest" / "iden_test.csv", "spk_id id00013", "move one there"
     refuse("SID", corpora, out, *expected, data_folder=voxceleb1_copy)
 
 

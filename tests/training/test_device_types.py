@@ -127,8 +127,8 @@ def test_caching_states(tmp_path, device):
 
 LABELS = {
     "PR": {"text": "A B", "tokens": torch.tensor([1, 2])},
-    "SID": {"speaker": 1},
-    "xvector": {"speaker": 1},
+    "SID": {"class_number": 1},
+    "xvector": {"class_number": 1},
 }
 
 

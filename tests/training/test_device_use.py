@@ -117,8 +117,8 @@ def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_p
 
 LABELS = {
     "PR": {"text": "AB", "tokens": torch.tensor([1, 2])},
-    "SID": {"speaker": 1},
-    "xvector": {"speaker": 1},
+    "SID": {"class_number": 1},
+    "xvector": {"class_number": 1},
 }
 
 

@@ -25,14 +25,17 @@ from torch.nn import functional as F
 from lobes.distributed import alone
 from recipes.common.data.seeding import derive_rng
 from recipes.common.data.utterances import Utterances
+from recipes.common.downstream.classification import ClassificationBrain
+from recipes.common.downstream.labels import add_classes, column_of
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer, eer_threshold
 from recipes.common.evaluation.scoring import as_norm, cohort_means, score_trials
 from recipes.common.evaluation.verification import MAX_REFERENCE, compare_systems
 from recipes.common.training.run import manifest_paths
-from recipes.VoxCeleb.speakers import HELD_OUT, SpeakerBrain, add_speakers, speaker_ids
 from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
+
+HELD_OUT = ("valid", "test")
 
 
 class Trials(NamedTuple):
@@ -56,7 +59,7 @@ class Trials(NamedTuple):
     left_out: dict
 
 
-class VerificationBrain(SpeakerBrain):
+class VerificationBrain(ClassificationBrain):
     """Speaker verification: trained as a classifier with a margin, judged by cosines on trials."""
 
     criterion = "eer"
@@ -64,7 +67,15 @@ class VerificationBrain(SpeakerBrain):
     @staticmethod
     def make_modules(hparams, upstream, labels):
         """Return the head and a classifier of the training speakers."""
-        return SpeakerBrain.make_modules(hparams, upstream, labels.speakers)
+        states = upstream.states
+        head = hparams["head"](states.num_layers, states.dim, last_layers=hparams["last_layers"])
+        classifier = hparams["classifier"](head.embedding_dim, len(labels.speakers))
+        return {"speaker_head": head, "classifier": classifier}
+
+    def compute_forward(self, batch, stage):
+        """Return embeddings (batch, dim) and their cosines to the speakers (batch, speakers)."""
+        embeddings = self.modules.speaker_head(*self.states(batch.to(self.device)))
+        return embeddings, self.modules.classifier(embeddings)
 
     def compute_objectives(self, predictions, batch, stage):
         """Return the loss with a margin; of held-out speakers keep the embeddings."""
@@ -72,7 +83,7 @@ class VerificationBrain(SpeakerBrain):
         if stage != Stage.TRAIN:
             self.embeddings.update(zip(batch.id, embeddings.cpu().numpy(), strict=True))
             return cosines.new_zeros(())
-        speakers = self.speaker_numbers(batch, cosines)
+        speakers = self.class_numbers(batch, cosines)
         targets = F.one_hot(speakers, cosines.shape[1])
         return self.cross_entropy(self.hparams.margin(cosines, targets.float()), speakers)
 
@@ -146,12 +157,12 @@ def _labels(trials):
 
 
 def dataio_prepare(hparams, datasets, debug=False):
-    """Give each utterance its `speaker`, read the trials and draw the cohort of AS-norm.
+    """Give each utterance its `class_number`, read the trials and draw the cohort of AS-norm.
 
     Arguments
     ---------
     hparams : dict
-        `data_folder`, `valid_splits`, `test_splits`, `skip_bad`, `seed`, and of `add_speakers`.
+        `data_folder`, `valid_splits`, `test_splits`, `skip_bad`, `seed`, and of `add_classes`.
     datasets : dict
         By split: Utterances; changed in place, and "cohort" added.
     debug : bool
@@ -161,13 +172,13 @@ def dataio_prepare(hparams, datasets, debug=False):
     -------
     Trials
     """
-    speakers = add_speakers(hparams, datasets)
+    speakers = add_classes(hparams, datasets, "spk_id")
     speaker_of, trials, left_out = {}, {}, {}
     train = datasets["train"]
     drawn = derive_rng(hparams["seed"], "cohort").permutation(len(train))[:MAX_REFERENCE]
     datasets["cohort"] = keep_utterances(train, train.take(drawn).data_ids)
     for split in ("cohort", *HELD_OUT):
-        found = speaker_ids(datasets[split])
+        found = column_of(datasets[split], "spk_id")
         speaker_of |= found
         if split in HELD_OUT:
             trials[split] = list_trials(hparams, split, found)

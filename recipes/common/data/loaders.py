@@ -45,7 +45,9 @@ class KeptBatches(DataLoader):
         return iter(self.kept)
 
 
-def make_loader(dataset, hparams, clock=None, min_batch_size=1, shared=True, cut=None):
+def make_loader(
+    dataset, hparams, clock=None, min_batch_size=1, shared=True, cut=None, weights=None
+):
     """Return a loader of `SpeechBatch` whose batches are `LengthSortedBatches`.
 
     Arguments
@@ -62,6 +64,8 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1, shared=True, cut
         Whether each rank sees batches of its own; every rank sees all of them otherwise.
     cut : CutToShortest, optional
         Makes the batches.
+    weights : array of float, optional
+        How often utterances are drawn; see `LengthSortedBatches`.
 
     Returns
     -------
@@ -78,6 +82,7 @@ def make_loader(dataset, hparams, clock=None, min_batch_size=1, shared=True, cut
         rank() if shared else 0,
         min_batch_size,
         NARROW_JITTER if cut else JITTER,
+        weights,
     )
     little = not training and seconds.sum() < MAX_KEPT_SECONDS
     return (KeptBatches if little else DataLoader)(

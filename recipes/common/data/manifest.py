@@ -1,7 +1,8 @@
 """The manifest: one schema for every corpus, checked before anything is written.
 
 A manifest is a CSV file, as SpeechBrain reads it, with the columns `ID`, `duration` (s), `wav` (a
-path that begins with `$data_root`), `spk_id` and, where known, `wrd` (words) and `phn` (phones).
+path that begins with `$data_root`), `spk_id` and, where known, `wrd` (words), `phn` (phones) and
+`label` (the class of the utterance).
 """
 
 import csv

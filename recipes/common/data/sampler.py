@@ -34,6 +34,9 @@ class LengthSortedBatches(Sampler):
         Fewest utterances in a batch, whatever their length: 2 where utterances are contrasted.
     jitter : float
         Share of its length by which an utterance is moved, at most, before lengths are sorted.
+    weights : array of float, optional
+        Of each utterance: in proportion to it, as many utterances as there are are drawn in each
+        epoch, with replacement. Without them each is drawn once.
 
     Raises
     ------
@@ -57,6 +60,7 @@ class LengthSortedBatches(Sampler):
         this_rank=0,
         min_batch_size=1,
         jitter=JITTER,
+        weights=None,
     ):
         if len(seconds) < ranks * min_batch_size:
             raise ValueError(
@@ -71,6 +75,7 @@ class LengthSortedBatches(Sampler):
         self.this_rank = this_rank
         self.min_batch_size = min_batch_size
         self.jitter = jitter
+        self.weights = weights
         self.start = 0
         self._plan()
 
@@ -90,12 +95,14 @@ class LengthSortedBatches(Sampler):
 
     def _plan(self):
         """Set the utterances' order, and where in it each batch begins and ends."""
-        keys = self.seconds
+        count, drawn, keys = len(self.seconds), slice(None), self.seconds
         if self.clock is not None:
             rng = derive_rng(self.seed, "batches", self.clock.epoch)
-            keys = rng.uniform(1 - self.jitter, 1 + self.jitter, len(keys))
-            keys *= self.seconds
-        self._order = np.argsort(keys, kind="stable")
+            if self.weights is not None:
+                drawn = rng.choice(count, count, p=self.weights / np.sum(self.weights))
+            keys = rng.uniform(1 - self.jitter, 1 + self.jitter, count)
+            keys *= self.seconds[drawn]
+        self._order = np.arange(count)[drawn][np.argsort(keys, kind="stable")]
         bounds = self._cut(self.seconds[self._order])
         missing = max(0, self.ranks - len(bounds))
         if self.clock is not None:

@@ -22,7 +22,7 @@ from pretrained.audio_files import stamp
 from recipes.common.data.files import CorpusError, digest_code, read_text
 
 REQUIRED = ("ID", "duration", "wav", "spk_id")
-OPTIONAL = ("wrd", "phn")
+OPTIONAL = ("wrd", "phn", "label")
 ROOT = "$data_root/"
 MADE_OF = b"made_of"  # the key, in an Arrow file, of what it was made of
 BLOCK = 2**24  # bytes that are read at once

@@ -18,6 +18,7 @@ from pretrained.commands.runtime import keep_freed_memory
 from recipes.common.data.loaders import make_loader
 from recipes.common.data.seeding import Clock, derive_seed
 from recipes.common.downstream.features import add_features, load_upstream, open_cache
+from recipes.common.downstream.labels import class_weights
 from recipes.common.training import run
 from recipes.common.training.brain import TrainingError
 from recipes.common.training.command_line import read_command_line
@@ -216,7 +217,8 @@ def make_loaders(hparams, datasets, cache, label_keys):
     Arguments
     ---------
     hparams : dict
-        See `add_features` and `make_loader`; `upstream`, `representation`.
+        See `add_features` and `make_loader`; `upstream`, `representation`; of a classification
+        `balanced`, whether training draws all classes equally often.
     datasets : dict
         By split: Utterances, with their labels.
     cache : StateCache or None
@@ -239,7 +241,8 @@ def make_loaders(hparams, datasets, cache, label_keys):
         together = (hparams["upstream"], hparams["representation"]) == ("finetune", "utterance")
         fewest = 2 if together and clock is not None else 1
         limited, shared = {**hparams, "max_seconds": longest}, clock is not None
-        loaders[split] = make_loader(dataset, limited, clock, fewest, shared)
+        weights = class_weights(dataset) if shared and hparams.get("balanced") else None
+        loaders[split] = make_loader(dataset, limited, clock, fewest, shared, weights=weights)
     return loaders
 
 

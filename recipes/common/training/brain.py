@@ -110,6 +110,7 @@ class ResumableBrain(sb.Brain):
             "max_batch_seconds": sampler.max_batch_seconds,
             "seed": sampler.seed,
             "grad_accumulation_factor": self.grad_accumulation_factor,
+            "balance of classes": sampler.weights is not None,
         }
 
     def architecture(self):
