@@ -176,7 +176,10 @@ class ClassificationHead(nn.Module):
         Layers of the states.
     in_dim : int
         Size of a state.
-    num_classes : int
+    num_classes : int or list of int
+        With a list, there is a classifier for each of several slots, such as action and object, and
+        a class is a combination of the slots' values, the last slot's running fastest. Combinations
+        that no training utterance has are classes as well.
     hidden_dim : int
         Size of the linear projection.
     last_layers : int
@@ -184,9 +187,11 @@ class ClassificationHead(nn.Module):
 
     Example
     -------
-    >>> head = ClassificationHead(num_layers=3, in_dim=32, num_classes=4, hidden_dim=16)
-    >>> head(torch.randn(2, 50, 3, 32), torch.tensor([50, 20])).shape
+    >>> states, lens = torch.randn(2, 50, 3, 32), torch.tensor([50, 20])
+    >>> ClassificationHead(num_layers=3, in_dim=32, num_classes=4)(states, lens).shape
     torch.Size([2, 4])
+    >>> ClassificationHead(num_layers=3, in_dim=32, num_classes=[4, 5])(states, lens).shape
+    torch.Size([2, 20])
     """
 
     def __init__(self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0):
@@ -195,7 +200,8 @@ class ClassificationHead(nn.Module):
         self.config = config
         self.weighted_sum = WeightedSum(num_layers, last_layers)
         self.projection = nn.Linear(in_dim, hidden_dim)
-        self.output = nn.Linear(hidden_dim, num_classes)
+        self.slots = [num_classes] if isinstance(num_classes, int) else list(num_classes)
+        self.output = nn.Linear(hidden_dim, sum(self.slots))
 
     def forward(self, states, lens):
         """Return logits.
@@ -210,7 +216,7 @@ class ClassificationHead(nn.Module):
         Returns
         -------
         torch.Tensor
-            Shape (batch, num_classes).
+            Shape (batch, num_classes), or (batch, the product of the slots' sizes).
         """
         return self.classify(self.weighted_sum(states), lens)
 
@@ -218,7 +224,35 @@ class ClassificationHead(nn.Module):
         """Return what `forward` does, from states summed over layers, (batch, frames, in_dim)."""
         # The mean of linear maps is the linear map of the mean, which takes less memory.
         mean = masked_mean(x.transpose(1, 2), length_mask(lens, x.shape[1]))
-        return self.output(self.projection(mean))
+        logits = self.output(self.projection(mean))
+        return logits if len(self.slots) == 1 else combine_slots(logits.split(self.slots, 1))
+
+
+def combine_slots(logits):
+    """Return the log-probabilities of all combinations of independent slots' values.
+
+    Their cross-entropy is the sum of the slots' cross-entropies, and the best combination is that
+    of each slot's best value.
+
+    Arguments
+    ---------
+    logits : iterable of torch.Tensor
+        For each slot, shape (batch, values).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (batch, product of the numbers of values); the last slot's values run fastest.
+
+    Example
+    -------
+    >>> combine_slots([torch.zeros(1, 2), torch.zeros(1, 3)]).exp().round(decimals=4).tolist()
+    [[0.1667, 0.1667, 0.1667, 0.1667, 0.1667, 0.1667]]
+    """
+    combined, *rest = (slot.log_softmax(1) for slot in logits)
+    for slot in rest:
+        combined = (combined[:, :, None] + slot[:, None]).flatten(1)
+    return combined
 
 
 class SpeakerHead(nn.Module):
