@@ -6,13 +6,15 @@ A name's module is imported when the name is first asked for.
 from importlib import import_module
 
 PLACES = {
-    "Diarizer": "pretrained.diarizer",
+    "Classification": "pretrained.tasks.classifier",
+    "Classifier": "pretrained.tasks.classifier",
+    "Diarizer": "pretrained.tasks.diarizer",
     "Encoding": "pretrained.learn2diss",
     "Learn2Diss": "pretrained.learn2diss",
-    "SpeakerVerifier": "pretrained.verifier",
-    "Transcriber": "pretrained.transcriber",
-    "Verification": "pretrained.verifier",
-    "Voice": "pretrained.verifier",
+    "SpeakerVerifier": "pretrained.tasks.verifier",
+    "Transcriber": "pretrained.tasks.transcriber",
+    "Verification": "pretrained.tasks.verifier",
+    "Voice": "pretrained.tasks.verifier",
     "import_weights": "pretrained.toolkits.importing",
     "push_to_hub": "pretrained.sharing.uploads",
 }

@@ -2,6 +2,7 @@
 
     python -m pretrained encode FILE... --model FOLDER --out DIR
     python -m pretrained transcribe FILE... --model FOLDER
+    python -m pretrained classify FILE... --model FOLDER
     python -m pretrained verify A B --model FOLDER
     python -m pretrained verify --trials LIST --model FOLDER
     python -m pretrained enroll FILE... --model FOLDER --out VOICE
@@ -20,6 +21,7 @@ import sys
 import warnings
 
 from pretrained.commands import (
+    classifying,
     diarizing,
     enrolling,
     exporting,
@@ -35,6 +37,7 @@ from pretrained.commands.runtime import spin_little
 COMMANDS = (
     file_encoding,
     transcribing,
+    classifying,
     verifying,
     enrolling,
     diarizing,

@@ -2,7 +2,7 @@
 
 `model.safetensors` holds the tensors of encoders and heads, each name behind that of its module,
 such as `frame_encoder.`; `config.json` holds the arguments that their constructors take, the facts
-of a transcriber or a verifier (`pretrained.facts`), and the SHA-256 of weights, arguments and
+of what has a head (`pretrained.facts`), and the SHA-256 of weights, arguments and
 facts. Nothing in the folder is code, and no other file in it is read.
 """
 
@@ -20,7 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lobes.frame_encoder import FrameEncoder
-from lobes.heads import CTCHead, SpeakerHead
+from lobes.heads import ClassificationHead, CTCHead, SpeakerHead
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.facts import RECIPES, check_facts, check_modules, kind_of
 from pretrained.file_states import ENCODERS
@@ -33,6 +33,7 @@ CLASSES = {
     "utterance_encoder": UtteranceEncoder,
     "ctc_head": CTCHead,
     "speaker_head": SpeakerHead,
+    "classification_head": ClassificationHead,
 }
 MAX_CONFIG_BYTES = FILES[CONFIG_FILE]
 MAX_SIZE = 2**31  # of anything that config.json gives a size of
@@ -42,22 +43,23 @@ DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
 def save_model(folder, modules, facts=None):
-    """Export encoders, their own heads included, or a transcriber or a verifier made with them.
+    """Export encoders, their own heads included, or what a head makes of them, such as a verifier.
 
     Arguments
     ---------
     folder : str or Path
         Made where it is missing. Each file is complete or as it was.
     modules : dict
-        `frame_encoder`, `utterance_encoder` or both; with facts, also `ctc_head` or `speaker_head`.
+        `frame_encoder`, `utterance_encoder` or both; with facts, also `ctc_head`, `speaker_head` or
+        `classification_head`.
     facts : dict, optional
         Plain values, see `pretrained.facts`; None for encoders alone.
 
     Raises
     ------
     ValueError
-        Where a module is unknown, or facts are none of a transcriber or a verifier or do not fit
-        the modules. Nothing is written then.
+        Where a module is unknown, or facts are of no kind that `pretrained.facts` knows or do not
+        fit the modules. Nothing is written then.
 
     Example
     -------
@@ -207,7 +209,7 @@ def load_folder(model, revision=None):
 class FromFolder:
     """What is made of the modules and the facts of a folder of one kind."""
 
-    kind = None  # TRANSCRIBER or VERIFIER
+    kind = None  # TRANSCRIBER, VERIFIER or CLASSIFIER
 
     @classmethod
     def from_pretrained(cls, model, device="cpu", revision=None):

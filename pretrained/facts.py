@@ -1,4 +1,4 @@
-"""What an exported transcriber or speaker verifier is told beside its modules: the facts.
+"""What an exported head is told beside its modules: the facts of a transcriber and others.
 
 A transcriber's are `features`, what its `ctc_head` stands on, and `tokenizer`, a configuration for
 `pretrained.tokenizers.tokenizer_from_config`.
@@ -6,6 +6,9 @@ A transcriber's are `features`, what its `ctc_head` stands on, and `tokenizer`, 
 A verifier's are `features`, what its embeddings are made of, by a `speaker_head` or without one;
 `scoring`, "plain", "centred" (needs `mean`) or "standardised" (needs `mean` and `deviation`, of
 training data); `threshold`, the lowest cosine of a same speaker; and `threshold_set_on`, a text.
+
+A classifier's are `features`, what its `classification_head` stands on, and `labels`, the names of
+the classes in the order of the head's outputs.
 """
 
 from reprlib import repr as short
@@ -13,15 +16,22 @@ from reprlib import repr as short
 from pretrained.file_states import ENCODERS, make_states
 from pretrained.tokenizers import tokenizer_from_config
 
-TRANSCRIBER, VERIFIER = "transcriber", "verifier"
-HEADS = {TRANSCRIBER: "ctc_head", VERIFIER: "speaker_head"}
+TRANSCRIBER, VERIFIER, CLASSIFIER = "transcriber", "verifier", "classifier"
+HEADS = {
+    TRANSCRIBER: "ctc_head",
+    VERIFIER: "speaker_head",
+    CLASSIFIER: "classification_head",
+}
 RECIPES = {
     TRANSCRIBER: "recipes/LibriSpeech/ASR or recipes/LibriSpeech/PR",
     VERIFIER: "recipes/VoxCeleb/SpeakerRec",
+    CLASSIFIER: "recipes/Table or another recipe that classifies utterances",
 }
+ALL_FEATURES = ("utterance_encoder", "frame_encoder", "fbank", "fbank_statistics")
 FEATURES = {
     TRANSCRIBER: ("frame_encoder", "fbank"),
-    VERIFIER: ("utterance_encoder", "frame_encoder", "fbank", "fbank_statistics"),
+    VERIFIER: ALL_FEATURES,
+    CLASSIFIER: ALL_FEATURES,
 }
 EMBEDDINGS = ("utterance_encoder", "fbank_statistics")  # features that need no head
 STATISTICS = {"plain": (), "centred": ("mean",), "standardised": ("mean", "deviation")}
@@ -30,7 +40,7 @@ MAX_NUMBER = 1e30
 
 
 def kind_of(facts):
-    """Return the kind of folder that has such facts: TRANSCRIBER, VERIFIER or None, encoders.
+    """Return the kind of folder with such facts: TRANSCRIBER, VERIFIER, CLASSIFIER; None: encoders.
 
     Example
     -------
@@ -39,11 +49,13 @@ def kind_of(facts):
     """
     if facts is None:
         return None
+    if "labels" in facts:
+        return CLASSIFIER
     return TRANSCRIBER if "tokenizer" in facts else VERIFIER
 
 
 def check_facts(facts, path):
-    """Raise a ValueError unless facts are plain values of one of the two kinds.
+    """Raise a ValueError unless facts are plain values of one of the kinds.
 
     Arguments
     ---------
@@ -66,8 +78,7 @@ def check_facts(facts, path):
     """
     if not isinstance(facts, dict):
         raise ValueError(f"{path}: facts must be an object of values, not {short(facts)}.")
-    check = _check_transcriber if kind_of(facts) == TRANSCRIBER else _check_verifier
-    check(facts, path)
+    CHECKS[kind_of(facts)](facts, path)
 
 
 def check_modules(modules, facts, path):
@@ -92,15 +103,15 @@ def check_modules(modules, facts, path):
     if foreign:
         described = "missing" if kind is None else f"those of a {kind}"
         raise ValueError(
-            f"{path}: {foreign[0]} is there, and the facts are {described}: expected those "
-            "of a transcriber for a ctc_head, of a verifier for a speaker_head."
+            f"{path}: {foreign[0]} is there, and the facts are {described}: expected those of "
+            f"{', of '.join(f'a {kind} for a {head}' for kind, head in HEADS.items())}."
         )
     if kind is None:
         return
     features, head = facts["features"], modules.get(HEADS[kind])
     if features in ENCODERS and features not in modules:
         raise ValueError(f"{path}: facts.features is {features!r}, and there is no {features}.")
-    if head is None and (kind == TRANSCRIBER or features not in EMBEDDINGS):
+    if head is None and (kind != VERIFIER or features not in EMBEDDINGS):
         raise ValueError(f"{path}: a {kind} on {features!r} needs a {HEADS[kind]}: there is none.")
     states, sizes = make_states(features, modules), []
     if head is not None:
@@ -109,6 +120,8 @@ def check_modules(modules, facts, path):
     if kind == TRANSCRIBER:
         symbols = len(tokenizer_from_config(facts["tokenizer"]))
         sizes.append(("num_symbols", symbols, "facts.tokenizer, with the blank,"))
+    if kind == CLASSIFIER:
+        sizes.append(("num_classes", len(facts["labels"]), "facts.labels"))
     for key, size, of in sizes:
         if head.config[key] != size:
             raise ValueError(
@@ -132,6 +145,15 @@ def _check_transcriber(facts, path):
         raise ValueError(f"{path}: facts.tokenizer: {error}") from error
 
 
+def _check_classifier(facts, path):
+    _check_keys(facts, ("features", "labels"), path)
+    _check_choice(facts, "features", FEATURES[CLASSIFIER], path)
+    labels = facts["labels"]
+    fits = isinstance(labels, list) and len(labels) > 1 and all(map(is_line, labels))
+    expected = f"a list of two or more different lines of 1 to {MAX_TEXT} characters"
+    _expect(fits and len(set(labels)) == len(labels), expected, facts, "labels", path)
+
+
 def _check_verifier(facts, path):
     _check_choice(facts, "scoring", STATISTICS, path)
     statistics = STATISTICS[facts["scoring"]]
@@ -145,10 +167,10 @@ def _check_verifier(facts, path):
     fits = all(value > 0 for value in facts.get("deviation", ()))
     _expect(fits, "positive in each dimension", facts, "deviation", path)
     threshold, text = facts["threshold"], facts["threshold_set_on"]
+    line = f"a line of 1 to {MAX_TEXT} characters"
     fits = _is_finite(threshold) and abs(threshold) <= 1 + 1e-6  # cosines are rounded
     _expect(fits, "a number between -1 and 1", facts, "threshold", path)
-    fits = isinstance(text, str) and text.isprintable() and 0 < len(text) <= MAX_TEXT
-    _expect(fits, f"a line of 1 to {MAX_TEXT} characters", facts, "threshold_set_on", path)
+    _expect(is_line(text), line, facts, "threshold_set_on", path)
 
 
 def _check_keys(facts, known, path):
@@ -170,5 +192,23 @@ def _expect(fits, expected, facts, key, path):
         raise ValueError(f"{path}: facts.{key} must be {expected}, not {short(facts.get(key))}.")
 
 
+def is_line(text):
+    """Return whether a value is a text that facts may hold: one line, neither empty nor endless.
+
+    Example
+    -------
+    >>> is_line("zoom in"), is_line("zoom\\nin"), is_line("")
+    (True, False, False)
+    """
+    return isinstance(text, str) and text.isprintable() and 0 < len(text) <= MAX_TEXT
+
+
 def _is_finite(value):
     return type(value) in (int, float) and abs(value) < MAX_NUMBER
+
+
+CHECKS = {
+    TRANSCRIBER: _check_transcriber,
+    VERIFIER: _check_verifier,
+    CLASSIFIER: _check_classifier,
+}

@@ -11,10 +11,11 @@ from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.inference.interfaces import Pretrained
 
 from lobes.heads import BLANK
-from pretrained.facts import TRANSCRIBER, VERIFIER, check_facts, check_modules, kind_of
+from pretrained.facts import CLASSIFIER, TRANSCRIBER, VERIFIER, check_facts, check_modules, kind_of
 from pretrained.learn2diss import Learn2Diss
-from pretrained.transcriber import Transcriber
-from pretrained.verifier import SpeakerVerifier
+from pretrained.tasks.classifier import Classifier
+from pretrained.tasks.transcriber import Transcriber
+from pretrained.tasks.verifier import SpeakerVerifier
 
 SOURCE = "hyperparams.yaml"
 
@@ -205,6 +206,48 @@ class SpeakerRecognition(Pretrained):
     def forward(self, *args, **kwargs):
         """Compare two batches, as `verify_batch`."""
         return self.verify_batch(*args, **kwargs)
+
+
+class EncoderClassifier(Pretrained):
+    """A classifier, as `speechbrain.inference.classifiers.EncoderClassifier`."""
+
+    HPARAMS_NEEDED = ["facts"]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _check(self, CLASSIFIER)
+        self.classifier = Classifier(dict(self.mods.items()), self.hparams.facts, self.device)
+
+    def classify_batch(self, wavs, wav_lens=None):
+        """Classify a batch of waveforms.
+
+        Arguments are those of `Classifier.log_posteriors`.
+
+        Returns
+        -------
+        log_posteriors : torch.Tensor
+            Shape (batch, classes), natural logarithms.
+        scores : torch.Tensor
+            Shape (batch,), that of the most probable class.
+        indices : torch.Tensor
+            Shape (batch,), int64, its number.
+        labels : list of str
+            Its name.
+        """
+        return self._decide(self.classifier.log_posteriors(wavs, wav_lens))
+
+    def classify_file(self, path):
+        """Classify an audio file; see `Classifier.classify_file`. Returns a batch of one."""
+        return self._decide(self.classifier.log_posteriors_of_file(path))
+
+    def _decide(self, log_posteriors):
+        scores, indices = log_posteriors.max(1)
+        labels = [self.classifier.labels[index] for index in indices.tolist()]
+        return log_posteriors, scores, indices, labels
+
+    def forward(self, wavs, wav_lens=None):
+        """Classify a batch, as `classify_batch`."""
+        return self.classify_batch(wavs, wav_lens)
 
 
 def _check(interface, kind):

@@ -1,7 +1,7 @@
 """Critics of the mutual information of frames and utterance embeddings, one file each."""
 
-from lobes.critics.classifier import PseudoSpeakerCritic
 from lobes.critics.club import CLUB, LinearCLUB
+from lobes.critics.pseudo_speakers import PseudoSpeakerCritic
 
 
 def make_critic(kind, x_dim, y_dim, hidden_dim=512, momentum=0.1, ridge=0.01):

@@ -35,7 +35,7 @@ def diarize_files(options):
     target, times = Counter(targets).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files would be written to {target}: diarize to two folders.")
-    from pretrained.diarizer import Diarizer, to_rttm
+    from pretrained.tasks.diarizer import Diarizer, to_rttm
 
     given = {} if options.threshold is None else {"threshold": options.threshold}
     diarizer = Diarizer.from_pretrained(options.model, **given)

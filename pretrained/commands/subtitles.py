@@ -18,7 +18,7 @@ def make_cues(words):
 
     Arguments
     ---------
-    words : list of pretrained.transcriber.Word
+    words : list of pretrained.tasks.transcriber.Word
 
     Returns
     -------
@@ -27,7 +27,7 @@ def make_cues(words):
 
     Example
     -------
-    >>> from pretrained.transcriber import Word
+    >>> from pretrained.tasks.transcriber import Word
     >>> make_cues([Word("HI", 0.0, 0.1), Word("YOU", 0.2, 0.3), Word("NO", 4.0, 5.5)])
     [('HI YOU', 0.0, 1.0), ('NO', 4.0, 5.5)]
     """

@@ -13,7 +13,7 @@ import torch
 
 from lobes.signal import FRAME_RATE, RECEPTIVE_FIELD, SAMPLE_RATE
 from pretrained.deployment.graphs import make_graphs
-from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+from pretrained.facts import CLASSIFIER, TRANSCRIBER, VERIFIER, kind_of
 from pretrained.plain_files import new_folder, whole_file, write_whole
 from pretrained.tokenizers import tokenizer_from_config
 
@@ -30,7 +30,7 @@ def to_onnx(modules, facts, folder, int8=False):
     """Write a folder that onnxruntime needs nothing else for: a graph each, and their description.
 
     Batch and length are dynamic. `model.json` has the sampling rate, a recogniser's symbols, a
-    verifier's threshold; `pretrained/deployment/README.md` shows the use of all.
+    verifier's threshold, a classifier's labels; `pretrained/deployment/README.md` shows their use.
 
     Arguments
     ---------
@@ -191,6 +191,8 @@ def _describe(folder, modules, facts, layout):
     if kind == TRANSCRIBER:
         description["symbols"] = tokenizer_from_config(facts["tokenizer"]).pieces
         description["stride"] = modules["ctc_head"].stride
+    if kind == CLASSIFIER:
+        description["labels"] = facts["labels"]
     if kind == VERIFIER:
         description |= {key: facts[key] for key in ("threshold", "threshold_set_on")}
     write_whole(folder / DESCRIPTION_FILE, (json.dumps(description, indent=2) + "\n").encode())

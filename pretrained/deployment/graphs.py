@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lobes.signal import length_mask, num_frames
 from lobes.states import FbankStates, PooledStates, UtteranceStates
 from pretrained.deployment.traceable import make_traceable
-from pretrained.facts import TRANSCRIBER, kind_of
+from pretrained.facts import CLASSIFIER, TRANSCRIBER, kind_of
 
 
 def make_graphs(modules, facts):
@@ -28,8 +28,8 @@ def make_graphs(modules, facts):
     -------
     dict
         Of encoders `frames` and `utterance`, those that there are; of a transcriber `logits`; of a
-        verifier `embedding`. Each has `outputs`, the names of what it returns and of the
-        dimensions that are not constant.
+        verifier `embedding`; of a classifier `posteriors`. Each has `outputs`, the names of what it
+        returns and of the dimensions that are not constant.
 
     Example
     -------
@@ -49,6 +49,9 @@ def make_graphs(modules, facts):
         }
     elif kind == TRANSCRIBER:
         graphs = {"logits": Logits(_base(modules, facts), modules["ctc_head"])}
+    elif kind == CLASSIFIER:
+        head = modules["classification_head"]
+        graphs = {"posteriors": Posteriors(_base(modules, facts), head)}
     else:
         graphs = {"embedding": Embedding(_base(modules, facts), modules.get("speaker_head"), facts)}
     return {name: graph.eval() for name, graph in graphs.items()}
@@ -168,6 +171,28 @@ class Logits(nn.Module):
     def forward(self, waveforms, lengths):
         """Return logits and their numbers."""
         return self.head(*self.base.states(waveforms, lengths))
+
+
+class Posteriors(nn.Module):
+    """A classifier's posteriors of the classes, (batch, classes).
+
+    Arguments
+    ---------
+    base : nn.Module
+        With `states`.
+    head : ClassificationHead
+    """
+
+    outputs = {"posteriors": ("batch",)}
+
+    def __init__(self, base, head):
+        super().__init__()
+        self.base = base
+        self.head = make_traceable(head)
+
+    def forward(self, waveforms, lengths):
+        """Return posteriors."""
+        return self.head(*self.base.states(waveforms, lengths)).softmax(1)
 
 
 class Embedding(nn.Module):

@@ -6,7 +6,7 @@ Its first lines are what the Hugging Face Hub shows and searches models by.
 import json
 from pathlib import Path
 
-from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+from pretrained.facts import CLASSIFIER, TRANSCRIBER, VERIFIER, kind_of
 from pretrained.plain_files import write_whole
 
 TEMPLATE = """---
@@ -92,7 +92,29 @@ cosine; `verification.same_speaker` tells whether it is at least the threshold, 
 That was set on: {threshold_set_on}. Other recordings need another one.""",
     "caveat": f"{HEADS_CAVEAT}\ntrials.",
 }
-TEXTS = {None: ENCODERS_TEXT, TRANSCRIBER: TRANSCRIBER_TEXT, VERIFIER: VERIFIER_TEXT}
+CLASSIFIER_TEXT = {
+    "task": "audio-classification",
+    "tag": "utterance-classification",
+    "title": "Classifier of utterances",
+    "what": """which of
+{number_of_labels} classes an utterance of 16 kHz speech belongs to, by a linear classifier of the
+mean over time of {features}. The classes: {labels}.""",
+    "load": """    from pretrained import Classifier
+    classifier = Classifier.from_pretrained("<this folder>")
+    found = classifier.classify_file("speech.flac")
+
+Or `python -m pretrained classify speech.flac --model <this folder>`. `found.label` is the most
+probable class, `found.score` its posterior, and `found.scores` has the posterior of each class. It
+names one of its classes whatever it hears.""",
+    "caveat": f"{HEADS_CAVEAT}\nutterances.",
+}
+TEXTS = {
+    None: ENCODERS_TEXT,
+    TRANSCRIBER: TRANSCRIBER_TEXT,
+    VERIFIER: VERIFIER_TEXT,
+    CLASSIFIER: CLASSIFIER_TEXT,
+}
+SHOWN_LABELS = 50
 FEATURES_TEXT = {
     "frame_encoder": "all layers of the frame encoder",
     "utterance_encoder": "the utterance encoder",
@@ -129,6 +151,7 @@ def write_card(folder, metrics):
     facts = config.get("facts")
     if facts is not None:
         values = {**facts, "features": FEATURES_TEXT[facts["features"]]}
+        values |= _shown_labels(facts.get("labels", []))
     text = TEMPLATE.format(
         modules=_table("argument", modules),
         figures=_table("figure", metrics["figures"]),
@@ -136,6 +159,12 @@ def write_card(folder, metrics):
         **{key: text.format(**values) for key, text in TEXTS[kind_of(facts)].items()},
     )
     write_whole(folder / "README.md", text.encode())
+
+
+def _shown_labels(labels):
+    """Return how many labels there are, and the first of them, as texts of the card."""
+    shown = ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")
+    return {"number_of_labels": len(labels), "labels": shown}
 
 
 def _table(heading, values):

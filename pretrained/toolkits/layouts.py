@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
 from lobes.signal import SAMPLE_RATE
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
-from pretrained.facts import TRANSCRIBER, VERIFIER, kind_of
+from pretrained.facts import CLASSIFIER, TRANSCRIBER, VERIFIER, kind_of
 from pretrained.plain_files import new_folder
 from pretrained.toolkits.huggingface_card import write_huggingface_card
 from pretrained.toolkits.importing import FIXED, HF_CONFIG, HF_WEIGHTS, sizes_of
@@ -49,6 +49,7 @@ SPEECHBRAIN_CLASSES = {
     None: "WaveformEncoder, or Learn2DissInterface",
     TRANSCRIBER: "EncoderASR",
     VERIFIER: "SpeakerRecognition",
+    CLASSIFIER: "EncoderClassifier",
 }
 SPEECHBRAIN_BANNER = """\
 # ############################################################################
@@ -67,7 +68,7 @@ def to_speechbrain(modules, facts, folder):
     modules : dict
         Encoders and heads by name, as `load_folder` returns them.
     facts : dict or None
-        Of a transcriber or a verifier, as `load_folder` returns them; None for encoders alone.
+        Of what has a head, as `load_folder` returns them; None for encoders alone.
     folder : str or Path
         Missing or empty.
 

@@ -19,7 +19,7 @@ import soundfile
 
 from lobes.signal import HOP, SAMPLE_RATE
 from pretrained.audio import read_speech
-from pretrained.diarizer import Turn, speech_regions, to_rttm
+from pretrained.tasks.diarizer import Turn, speech_regions, to_rttm
 
 SPEAKERS = (2, 3, 4)
 PIECES, LONGEST = 6, 4.0  # of each speaker, at most, and seconds of each

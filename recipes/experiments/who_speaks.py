@@ -21,7 +21,7 @@ from torch import nn
 from lobes.states import FbankStates, PooledStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.audio import read_speech
-from pretrained.diarizer import Diarizer, cluster, make_turns, speech_windows
+from pretrained.tasks.diarizer import Diarizer, cluster, make_turns, speech_windows
 from recipes.common.training.record import write_metrics
 from recipes.experiments.diarization import (
     DiarizationErrors,

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pretrained.diarizer import Turn, to_rttm
+from pretrained.tasks.diarizer import Turn, to_rttm
 from recipes.common.data.files import CorpusError
 from recipes.experiments.diarization import diarization_errors, read_rttm
 

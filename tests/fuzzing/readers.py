@@ -10,9 +10,9 @@ import torch
 from speechbrain.utils.importutils import LazyModule
 
 from lobes.frame_encoder import FrameEncoder
-from lobes.heads import CTCHead
+from lobes.heads import ClassificationHead, CTCHead
 from lobes.utterance_encoder import UtteranceEncoder
-from pretrained import Learn2Diss, SpeakerVerifier, Transcriber
+from pretrained import Classifier, Learn2Diss, SpeakerVerifier, Transcriber
 from pretrained.audio import AudioError, check_audio, read_blocks, read_speech
 from pretrained.exported import save_model
 from pretrained.tokenizers import SymbolTokenizer
@@ -254,6 +254,12 @@ def make_verifier(folder):
     save_model(folder / "model", own, facts)
 
 
+def make_classifier(folder):
+    facts = {"features": "frame_encoder", "labels": ["no", "yes"]}
+    modules = {"frame_encoder": frame_encoder(), "classification_head": ClassificationHead(2, 16)}
+    save_model(folder / "model", modules, facts)
+
+
 def encoded(interface, call):
     """Return a function that loads a folder and gives what it makes of noise."""
 
@@ -370,6 +376,11 @@ TARGETS = {
         make_verifier,
         ["model/config.json", "model/*.safetensors"],
         encoded(SpeakerVerifier, lambda m, p: list(m.verify_files(p, p))),
+    ),
+    "classifier": Target(
+        make_classifier,
+        ["model/config.json", "model/*.safetensors"],
+        encoded(Classifier, lambda m, p: m.classify_file(p).label),
     ),
     "weights": Target(make_weights, ["weights/*.json", "weights/*.safetensors"], read_weights),
     "checkpoint": Target(make_checkpoint, ["weights.pt"], read_checkpoint),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lobes.heads import CosineClassifier, CTCHead, SpeakerHead, WeightedSum
+from lobes.heads import ClassificationHead, CosineClassifier, CTCHead, SpeakerHead, WeightedSum
 
 LENS = torch.tensor([40, 17, 5])
 CTC = {
@@ -74,6 +74,20 @@ def test_logits_do_not_see_padding(kind, padding):
         one, n = head(row, LENS[i : i + 1])
         assert n == lens[i] == one.shape[1] == head.output_lens(LENS[i])
         torch.testing.assert_close(logits[i, :n], one[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0.0, 7.0])
+def test_a_classification_is_of_the_mean_of_projected_frames(padding):
+    torch.manual_seed(0)
+    head = ClassificationHead(num_layers=3, in_dim=16, num_classes=4, hidden_dim=12)
+    with torch.no_grad():
+        head.weighted_sum.weights.normal_()
+    states, alone = padded_states(padding=padding)
+    logits = head(states, LENS)
+    for found, [row] in zip(logits, alone, strict=True):
+        projected = [head.projection(frame) for frame in head.weighted_sum(row[None])[0]]
+        expected = head.output(sum(projected) / len(projected))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_a_stride_puts_frames_side_by_side():

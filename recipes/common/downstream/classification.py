@@ -103,6 +103,10 @@ class ClassificationBrain(DownstreamBrain):
             "classes": len(names),
         }
 
+    def facts(self):
+        """Return the names of the classes."""
+        return {"labels": list(self.labels)}
+
     @main_process_only
     def write_table(self, name, rows):
         """Write a CSV file beside metrics.json."""

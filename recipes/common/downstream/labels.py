@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from pretrained.facts import is_line
 from recipes.common.data.files import CorpusError
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.run import manifest_paths
@@ -143,8 +144,8 @@ def check_classes(hparams, datasets, column, classes):
     for split, dataset in datasets.items():
         for name, label in column_of(dataset, column).items():
             where = f"{manifests_of(hparams, split)}: {name}"
-            if not label:
-                raise CorpusError(f"{where}: no value for {column}: each utterance needs one.")
+            if not is_line(label):
+                raise CorpusError(f"{where}: {column} is {label!r}: expected a line of text.")
             if label not in classes:
                 raise CorpusError(
                     f"{where}: {column} {label} has no utterance in the training split, so that "

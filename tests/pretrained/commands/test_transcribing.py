@@ -10,8 +10,8 @@ from lobes.heads import CTCHead
 from pretrained import Transcriber
 from pretrained.__main__ import main
 from pretrained.commands.subtitles import format_srt, make_cues
+from pretrained.tasks.transcriber import Word, join_pieces
 from pretrained.tokenizers import SymbolTokenizer
-from pretrained.transcriber import Word, join_pieces
 from tests.pretrained.exports import LETTERS_FACTS, modules_of, saved, tone_head, tones, written
 
 

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cosine
 
 from lobes.states import FbankStates, PooledStates
 from pretrained.__main__ import main
-from pretrained.diarizer import (
+from pretrained.tasks.diarizer import (
     Diarizer,
     Turn,
     cluster,

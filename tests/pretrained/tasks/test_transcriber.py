@@ -10,8 +10,8 @@ from lobes.states import FrameStates
 from pretrained import Transcriber
 from pretrained.exported import load_folder
 from pretrained.file_states import make_states
+from pretrained.tasks.transcriber import long_logits
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
-from pretrained.transcriber import long_logits
 from tests.pretrained.exports import (
     LETTERS_FACTS,
     frame_encoder,

@@ -12,7 +12,7 @@ from pretrained import SpeakerVerifier, Transcriber
 from pretrained.audio import AudioError
 from pretrained.exported import load_folder
 from pretrained.file_states import make_states
-from pretrained.verifier import long_xvector
+from pretrained.tasks.verifier import long_xvector
 from recipes.common.evaluation.scoring import SCORINGS, change_embeddings, score_trials
 from tests.pretrained.exports import (
     PLAIN,

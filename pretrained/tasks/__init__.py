@@ -1,0 +1,1 @@
+"""Exported heads in use: a class for each kind of task."""
