@@ -5,6 +5,8 @@ characters (BLSTM); `ClassificationHead` classifies utterances; `SpeakerHead` ma
 the mean over time or by an x-vector network, that `CosineClassifier` classifies in training.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -176,31 +178,44 @@ class ClassificationHead(nn.Module):
         Layers of the states.
     in_dim : int
         Size of a state.
-    num_classes : int or list of int
-        With a list, there is a classifier for each of several slots, such as action and object, and
-        a class is a combination of the slots' values, the last slot's running fastest. Combinations
-        that no training utterance has are classes as well.
+    num_classes : int
     hidden_dim : int
         Size of the linear projection.
     last_layers : int
         How many of the last layers are summed; 0 for all.
+    slots : list of int, optional
+        Of classes that are combinations of the values of several slots, such as action and object,
+        the last slot's running fastest: the number of values of each. There is a linear classifier
+        of each slot then, so that combinations without any training utterance can be told as well.
+
+    Raises
+    ------
+    ValueError
+        Where the slots have other than `num_classes` combinations.
 
     Example
     -------
-    >>> states, lens = torch.randn(2, 50, 3, 32), torch.tensor([50, 20])
-    >>> ClassificationHead(num_layers=3, in_dim=32, num_classes=4)(states, lens).shape
+    >>> head = ClassificationHead(num_layers=3, in_dim=32, num_classes=4, hidden_dim=16)
+    >>> head(torch.randn(2, 50, 3, 32), torch.tensor([50, 20])).shape
     torch.Size([2, 4])
-    >>> ClassificationHead(num_layers=3, in_dim=32, num_classes=[4, 5])(states, lens).shape
-    torch.Size([2, 20])
+    >>> ClassificationHead(num_classes=20, slots=[4, 5]).output.out_features
+    9
     """
 
-    def __init__(self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0):
+    def __init__(
+        self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0, slots=None
+    ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        self.slots = [num_classes] if slots is None else list(slots)
+        if math.prod(self.slots) != num_classes:
+            raise ValueError(
+                f"slots of {slots} values have {math.prod(self.slots)} combinations, and "
+                f"num_classes is {num_classes}: expected as many."
+            )
         self.config = config
         self.weighted_sum = WeightedSum(num_layers, last_layers)
         self.projection = nn.Linear(in_dim, hidden_dim)
-        self.slots = [num_classes] if isinstance(num_classes, int) else list(num_classes)
         self.output = nn.Linear(hidden_dim, sum(self.slots))
 
     def forward(self, states, lens):
@@ -216,7 +231,7 @@ class ClassificationHead(nn.Module):
         Returns
         -------
         torch.Tensor
-            Shape (batch, num_classes), or (batch, the product of the slots' sizes).
+            Shape (batch, num_classes).
         """
         return self.classify(self.weighted_sum(states), lens)
 

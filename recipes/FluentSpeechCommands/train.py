@@ -28,7 +28,7 @@ class IntentBrain(ClassificationBrain):
         return [BETWEEN.join(values) for values in product(*slot_values(labels))]
 
     @staticmethod
-    def count_classes(labels):
+    def list_slots(labels):
         """Return the number of values of each slot."""
         return [len(values) for values in slot_values(labels)]
 

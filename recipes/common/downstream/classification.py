@@ -37,16 +37,16 @@ class ClassificationBrain(DownstreamBrain):
         return distinct(labels)
 
     @staticmethod
-    def count_classes(labels):
-        """Return the number of classes, as the head takes it."""
-        return len(labels)
+    def list_slots(labels):
+        """Return the number of values of each slot of classes that have slots, or None."""
+        return None
 
     @classmethod
     def make_modules(cls, hparams, upstream, labels):
         """Return the head, of the sizes of the upstream and of the labels."""
-        states = upstream.states
-        sizes = states.num_layers, states.dim, cls.count_classes(labels)
-        return {"classification_head": hparams["head"](*sizes, last_layers=hparams["last_layers"])}
+        sizes = upstream.states.num_layers, upstream.states.dim, len(labels)
+        more = {"last_layers": hparams["last_layers"], "slots": cls.list_slots(labels)}
+        return {"classification_head": hparams["head"](*sizes, **more)}
 
     def compute_forward(self, batch, stage):
         """Return the logits of the classes, (batch, classes)."""
