@@ -18,6 +18,8 @@ from recipes.common.data.files import CorpusError
 from recipes.common.data.table import read_manifest
 from recipes.LibriSpeech import librispeech_prepare
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from recipes.SpeechCommands import speech_commands_prepare
+from recipes.SpeechCommands.speech_commands_prepare import fetch_corpus
 from recipes.VoxCeleb import voxceleb_prepare
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb, trials_path
 
@@ -311,6 +313,39 @@ def test_lists_of_voxceleb_are_fetched(web, voxceleb1_copy, tmp_path, monkeypatc
     shutil.rmtree(voxceleb1_copy / "wav")
     with pytest.raises(CorpusError, match="holds no audio, which has to be asked for at"):
         prepare_voxceleb(voxceleb1_copy, tmp_path / "out", ["veri_test2"], download=True)
+
+
+def test_speech_commands_is_fetched_with_its_test_set(web, tmp_path, monkeypatch, caplog):
+    corpus = archive({"yes/a_nohash_0.wav": "A", "_background_noise_/b.wav": "B"}, root=".")
+    test_set = archive({"yes/a_nohash_0.wav.wav": "A", "_silence_/c.wav": "C"}, root=".")
+    table = {
+        "speech_commands_v0.01": published(web, "speech_commands_v0.01.tar.gz", corpus)[1:],
+        "speech_commands_test_set_v0.01": (None, None),
+    }
+    published(web, "speech_commands_test_set_v0.01.tar.gz", test_set)
+    monkeypatch.setattr(speech_commands_prepare, "PUBLISHED", table)
+    monkeypatch.setattr(speech_commands_prepare, "ADDRESS", web.address)
+    folder = tmp_path / "new" / "speech_commands"
+    fetch_corpus(folder, "v0.01", with_test_set=False)
+    assert [path for path, _ in web.asked] == ["/speech_commands_v0.01.tar.gz"]
+    assert "no sum of it is published" not in caplog.text
+    for _ in range(2):
+        fetch_corpus(folder, "v0.01", with_test_set=True)
+    assert len(web.asked) == 2 and "no sum of it is published" in caplog.text
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*.wav*")}
+    assert found == {
+        "yes/a_nohash_0.wav",
+        "_background_noise_/b.wav",
+        "speech_commands_test_set_v0.01/yes/a_nohash_0.wav.wav",
+        "speech_commands_test_set_v0.01/_silence_/c.wav",
+    }
+
+
+def test_the_published_sums_of_speech_commands_are_those_of_torchaudio():
+    module = pytest.importorskip("torchaudio.datasets.speechcommands")
+    known = {address.rpartition("/")[2]: own for address, own in module._CHECKSUMS.items()}
+    ours = {f"{n}.tar.gz": own for n, (_, own) in speech_commands_prepare.PUBLISHED.items()}
+    assert known.items() <= ours.items()
 
 
 def test_the_published_sums_are_those_of_torchaudio():

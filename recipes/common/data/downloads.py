@@ -20,10 +20,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from recipes.common.data.files import CorpusError
 
+logger = get_logger(__name__)
 UNFINISHED = ".download"
 BLOCK = 2**20  # bytes
 ANSWER_SECONDS = 60  # that a server may be silent
@@ -40,14 +42,15 @@ class Download(NamedTuple):
     address : str
         Its URL, which ends with its name.
     size : int or None
-        Bytes; None of a file that is no archive: as the server says.
-    digest : str
-        Its SHA-256 or its MD5, in hexadecimal digits, as published.
+        Bytes; None where they are not published: as the server says.
+    digest : str or None
+        Its SHA-256 or its MD5, in hexadecimal digits, as published. None where no sum is: what
+        comes is taken as it is, and the log says so.
     """
 
     address: str
     size: int | None
-    digest: str
+    digest: str | None
 
     @property
     def name(self):
@@ -81,8 +84,7 @@ def fetch_file(download, path):
         return
     with _unfinished(path.parent) as place:
         if not path.exists():  # as it may be where another process had the folder until now
-            if download.size is None:
-                download = download._replace(size=_published_size(download))
+            download = _sized(download)
             _check_space(place, [download])
             os.replace(_receive(download, place), path)
 
@@ -114,7 +116,7 @@ def fetch_archives(downloads, folder, root):
     if all((folder / name).exists() for name in downloads):
         return
     with _unfinished(folder) as place:
-        missing = {name: own for name, own in downloads.items() if not (folder / name).exists()}
+        missing = {n: _sized(own) for n, own in downloads.items() if not (folder / n).exists()}
         largest = max((own.size for own in missing.values()), default=0)
         _check_space(place, missing.values(), packed=largest)
         for name, download in missing.items():
@@ -155,14 +157,22 @@ def _unfinished(folder):
         lock.release()
 
 
+def _sized(download):
+    """Return a download with its size, which the server is asked for where it is not known."""
+    if download.size is not None:
+        return download
+    return download._replace(size=_published_size(download))
+
+
 def _receive(download, place):
     """Return the path of a file that has come as a whole, in the folder of what is on its way."""
     path, partial = place / download.name, place / f"{download.name}.partial"
     if path.exists():
         return path
     _receive_bytes(download, partial)
-    found = _digest(partial, len(download.digest))
-    if found != download.digest:
+    if download.digest is None:
+        logger.warning(f"{download.address}: no sum of it is published, and none was checked")
+    elif (found := _digest(partial, len(download.digest))) != download.digest:
         partial.unlink()
         raise CorpusError(
             f"{download.address} has another sum than published, {found} in the place of "
