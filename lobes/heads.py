@@ -183,10 +183,11 @@ class ClassificationHead(nn.Module):
         Size of the linear projection.
     last_layers : int
         How many of the last layers are summed; 0 for all.
-    slots : list of int, optional
+    slots : sequence of int
         Of classes that are combinations of the values of several slots, such as action and object,
         the last slot's running fastest: the number of values of each. There is a linear classifier
         of each slot then, so that combinations without any training utterance can be told as well.
+        Empty for classes without slots.
 
     Raises
     ------
@@ -203,17 +204,17 @@ class ClassificationHead(nn.Module):
     """
 
     def __init__(
-        self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0, slots=None
+        self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0, slots=()
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        self.slots = [num_classes] if slots is None else list(slots)
+        self.config = {**config, "slots": list(slots)}
+        self.slots = list(slots) or [num_classes]
         if math.prod(self.slots) != num_classes:
             raise ValueError(
                 f"slots of {slots} values have {math.prod(self.slots)} combinations, and "
                 f"num_classes is {num_classes}: expected as many."
             )
-        self.config = config
         self.weighted_sum = WeightedSum(num_layers, last_layers)
         self.projection = nn.Linear(in_dim, hidden_dim)
         self.output = nn.Linear(hidden_dim, sum(self.slots))
@@ -261,8 +262,8 @@ def combine_slots(logits):
 
     Example
     -------
-    >>> combine_slots([torch.zeros(1, 2), torch.zeros(1, 3)]).exp().round(decimals=4).tolist()
-    [[0.1667, 0.1667, 0.1667, 0.1667, 0.1667, 0.1667]]
+    >>> combine_slots([torch.zeros(1, 2), torch.zeros(1, 3)]).exp()
+    tensor([[0.1667, 0.1667, 0.1667, 0.1667, 0.1667, 0.1667]])
     """
     combined, *rest = (slot.log_softmax(1) for slot in logits)
     for slot in rest:

@@ -293,7 +293,7 @@ def describe(planned, options):
     lines = [f"{len(planned)} runs, {sum(done)} of them done, {options.jobs} at a time:"]
     counts = Counter((cell.name, cell.representation) for cell in planned)
     lines += [f"  {name}, {kind}: {count}" for (name, kind), count in counts.items()]
-    for key in COLUMNS.keys() - counts.keys():
+    for key in (key for key in COLUMNS if key not in counts):
         lacking = [f"--{name}" for name in COLUMNS[key].needs if not getattr(options, name)]
         lines.append(f"  {', '.join(key)}: none without {' and '.join(lacking)}")
     return "\n".join(lines)
@@ -342,9 +342,8 @@ def make_table(found, columns):
     Returns
     -------
     str
-        Rows that some column can have. A cell is the mean over seeds, with the range in brackets
-        where there are several; "-" where the task cannot take the features, "not run" where it was
-        not.
+        A cell is the mean over seeds, with the range in brackets where there are several; "-" where
+        the task cannot take the features, "not run" where it was not.
 
     Example
     -------
@@ -354,7 +353,8 @@ def make_table(found, columns):
     """
     possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(runner.SEEDS[:1])}
     possible |= {(CHANCE, key) for key in COLUMNS if key[0] in CLASSIFIED}
-    shown = [row for row in (*ROWS, CHANCE) if any((row, key) in possible for key in columns)]
+    classified = any(key[0] in CLASSIFIED for key in columns)
+    shown = [row for row in (*ROWS, CHANCE) if classified or row not in (SHUFFLED, CHANCE)]
 
     def text(row, column):
         if (row, column) in found:

@@ -38,8 +38,8 @@ class ClassificationBrain(DownstreamBrain):
 
     @staticmethod
     def list_slots(labels):
-        """Return the number of values of each slot of classes that have slots, or None."""
-        return None
+        """Return the number of values of each slot, of classes that have slots."""
+        return []
 
     @classmethod
     def make_modules(cls, hparams, upstream, labels):
