@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,8 @@ PAGES = (
     "recipes/LibriSpeech/Units/README.md",
     "recipes/VoxCeleb/SpeakerID/README.md",
     "recipes/VoxCeleb/SpeakerRec/README.md",
+    "recipes/SpeechCommands/README.md",
+    "recipes/Table/README.md",
     "README.md",
     "pretrained/README.md",
     "pretrained/toolkits/README.md",
@@ -57,9 +60,9 @@ FIRST.append(
     "--output_folder ALIGNMENTS --splits dev-clean test-clean"
 )
 RECORDINGS = ("a.wav", "b.wav", "c.wav")
-WRITTEN = ("O", "ALIGNMENTS", "CORPUS", "SHARDS", "trials.txt", "anna.json", *RECORDINGS)
+WRITTEN = ("O", "ALIGNMENTS", "CORPUS", "SHARDS", "trials.txt", "my.csv", "anna.json", *RECORDINGS)
 OTHER_CORPORA = ("AudioFolder", "Synthetic", "speechocean762")  # each has runs of its own
-DATA = ("LibriSpeech", "voxceleb1", "D", "DIR", "speechocean762")
+DATA = ("LibriSpeech", "voxceleb1", "speech_commands", "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
     r"tests\.(digests|fuzzing|mutation)": "takes long, and is run by itself",
@@ -77,7 +80,8 @@ BASE_SIZE = r"hparams/(frame|utterance|joint|char|lexicon|linear|xvector|embeddi
 SHORT = {
     r"pretrain.*train\.py": "--number_of_epochs 1 --max_batch_seconds 20",
     r"hparams/joint_tiny": "--erased_directions 20",
-    r"(PR|ASR|SpeakerID|SpeakerRec)/?.*train\.py": "--lrs [0.003] --number_of_epochs 1",
+    r"(PR|ASR|SpeakerID|SpeakerRec|SpeechCommands|Table)/?.*train\.py": "--lrs [0.003]"
+    " --number_of_epochs 1",
     r"report.*train\.py": "--seeds [1] --read_utterances 40 --train_utterances 40"
     " --controls False --hidden_dim 16",
     r"evaluate\.py": "--critic_seeds [1] --crop_draws 1 --hidden_dim 32 --frames_per_utterance 8",
@@ -117,11 +121,12 @@ def lay_out(corpora, work):
         audio, rate = soundfile.read(file)
         soundfile.write(recording, audio, rate)
     (work / "trials.txt").write_text(f"{recordings[0]} {recordings[1]}\n", encoding="utf-8")
+    write_table(sorted((corpora / "LibriSpeech" / "train-clean-100").rglob("*.flac")), work)
     for name in ("O", "ALIGNMENTS"):
         (work / name).mkdir()
     lay_out_tables(corpora / "LibriSpeech", read_lexicon(lexicon), work / "speechocean762")
     return {
-        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1")},
+        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1", "speech_commands")},
         **{name: lexicon for name in ("lexicon.txt", "librispeech-lexicon.txt", "LEXICON", "L")},
         **{name: work / name for name in WRITTEN},
         "speechocean762": work / "speechocean762",
@@ -129,6 +134,16 @@ def lay_out(corpora, work):
         "*.flac": " ".join(map(str, files[:2])),
         "*.wav": " ".join(map(str, recordings)),
     }
+
+
+def write_table(files, work):
+    """Write a table of copies of audio files, of which every other one has the same label."""
+    (work / "recordings").mkdir()
+    rows = ["wav,label\n"]
+    for number, file in enumerate(files[:40]):
+        shutil.copy(file, work / "recordings" / file.name)
+        rows.append(f"recordings/{file.name},{('even', 'odd')[number % 2]}\n")
+    (work / "my.csv").write_text("".join(rows), encoding="utf-8")
 
 
 def lay_out_tables(librispeech, pronunciations, folder):

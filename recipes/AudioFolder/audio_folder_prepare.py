@@ -4,11 +4,10 @@ Audio may be of any rate, number of channels and container that soundfile reads.
 """
 
 from collections import Counter
-from urllib.parse import quote
 
 from pretrained.audio_files import SUFFIXES
 from recipes.common.data.files import CorpusError, list_files
-from recipes.common.data.preparation import draw_splits, prepare_splits
+from recipes.common.data.preparation import draw_splits, prepare_splits, utterance_id
 
 HELD = {"valid": 0.05, "test": 0.05}  # the rest is "train"
 
@@ -77,14 +76,3 @@ def list_audio(folder, speakers_from_folders):
             f"{', '.join(f'*{suffix} ({count})' for suffix, count in others) or 'not there'}."
         )
     return rows, problems
-
-
-def utterance_id(place):
-    """Return the ID of a file by its path in the folder; no two have the same.
-
-    Example
-    -------
-    >>> utterance_id(Path("Ann/first take.flac"))
-    'Ann+first%20take.flac'
-    """
-    return quote(place.as_posix(), safe="", errors="surrogateescape").replace("%2F", "+")

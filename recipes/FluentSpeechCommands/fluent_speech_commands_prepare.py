@@ -58,15 +58,14 @@ def list_utterances(data_folder, split):
     rows, problems, lines = [], [], {}
     for line, values in read_table(table):
         where, wav = f"{table}, line {line}", PurePosixPath(values["path"])
-        intent = [values[slot] for slot in SLOTS]
+        intent, name = [values[slot] for slot in SLOTS], "-".join(wav.with_suffix("").parts[-2:])
         if not all(intent) or any(BETWEEN in value for value in intent):
             problems.append(f"{where}: {intent} are no values of {', '.join(SLOTS)}.")
-        elif wav in lines:
-            problems.append(f"{where}: {wav} stands in line {lines[wav]} too.")
+        elif name in lines:
+            problems.append(f"{where}: {wav} stands in line {lines[name]} too.")
         elif wav.is_absolute() or ".." in wav.parts or not (Path(data_folder) / wav).is_file():
             problems.append(f"{where}: {Path(data_folder) / wav} is missing.")
         else:
-            name = "-".join(wav.with_suffix("").parts[-2:])
             speaker = values["speakerId"]
             rows.append(
                 {
@@ -76,7 +75,7 @@ def list_utterances(data_folder, split):
                     "label": BETWEEN.join(intent),
                 }
             )
-        lines.setdefault(wav, line)
+        lines.setdefault(name, line)
     return rows, problems
 
 

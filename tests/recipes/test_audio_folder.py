@@ -8,10 +8,10 @@ import pytest
 import soundfile
 
 from pretrained.audio import read_speech
-from recipes.AudioFolder.audio_folder_prepare import list_audio, prepare_audio_folder, utterance_id
+from recipes.AudioFolder.audio_folder_prepare import list_audio, prepare_audio_folder
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import validate_manifests
-from recipes.common.data.preparation import BadAudioError
+from recipes.common.data.preparation import BadAudioError, utterance_id
 from recipes.common.data.table import read_manifest
 
 PRETRAIN = Path(__file__).parents[2] / "recipes" / "AudioFolder" / "pretrain"

@@ -12,7 +12,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from pretrained import SpeakerVerifier, Transcriber
+from pretrained import Classifier, SpeakerVerifier, Transcriber
 from pretrained.exported import load_folder
 from tests.downstream.tasks import RATES, RECIPES, TASKS, arguments
 
@@ -104,6 +104,17 @@ def test_a_transcriber_gives_the_hypotheses_of_the_recipe(task, left_alone, corp
     assert "| test." in (left_alone / task / "model" / "README.md").read_text()
 
 
+def test_a_classifier_gives_the_predictions_of_the_recipe(left_alone, corpora):
+    classifier = Classifier.from_pretrained(left_alone / "SID" / "model")
+    with open(left_alone / "SID" / "predictions.csv", newline="") as file:
+        for row in itertools.islice(csv.DictReader(file), 6):
+            path = corpora.voxceleb1 / "wav" / f"{row['ID'].replace('-', '/')}.wav"
+            found = classifier.classify_file(path)
+            assert found.label == row["predicted"]
+            assert found.score == pytest.approx(float(row["score"]), abs=1e-3)  # float16 cached
+    assert "# Classifier" in (left_alone / "SID" / "model" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("task", ["xvector", "embedding"])
 def test_a_verifier_decides_by_the_threshold_of_the_recipe(task, left_alone, corpora):
     verifier = SpeakerVerifier.from_pretrained(left_alone / task / "model")
@@ -116,11 +127,10 @@ def test_a_verifier_decides_by_the_threshold_of_the_recipe(task, left_alone, cor
 
 def test_fine_tuning_is_exported_and_a_frozen_encoder_is_as_it_was(left_alone, corpora):
     given = load_file(corpora.model / "model.safetensors")
-    for task, changed in (("PR", False), ("ASR", True), ("embedding", True)):
+    for task, changed in (("PR", False), ("ASR", True), ("SID", False), ("embedding", True)):
         found = load_file(left_alone / task / "model" / "model.safetensors")
         own = [name for name in found if "_encoder." in name]
         assert own and any(not found[name].equal(given[name]) for name in own) == changed
-    assert not (left_alone / "SID" / "model").exists()
     assert set(load_folder(left_alone / "xvector" / "model")[0]) == {"speaker_head"}
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -95,6 +96,17 @@ def check_splits(splits, known):
     for split in splits:
         if split not in known:
             raise CorpusError(f"No split {split}. There are: {', '.join(known)}.")
+
+
+def utterance_id(place):
+    """Return the ID of a file by its path in the folder; no two have the same.
+
+    Example
+    -------
+    >>> utterance_id(Path("Ann/first take.flac"))
+    'Ann+first%20take.flac'
+    """
+    return quote(place.as_posix(), safe="", errors="surrogateescape").replace("%2F", "+")
 
 
 def prepare_splits(

@@ -46,7 +46,7 @@ LEAST = {  # values of run options: below, a run divides by zero or learns backw
 }
 # Keys whose values are paths or names, or lists of them: text, even where it has digits alone.
 PATHS = re.compile(
-    r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features"
+    r"(^|_)(folder|file|models?|manifest|weights|lexicon|alignments|teacher|control|features|table"
     r"|splits)$|_trials$"
 )
 KINDS = (  # of a value in the file; what an option may be; how that is said
