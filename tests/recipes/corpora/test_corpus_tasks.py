@@ -14,10 +14,8 @@ from tests.made_datasets import made_dataset
 from tests.recipes.corpora import trees
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-TONES = {  # what makes a tree whose classes are told apart by the pitch of a tone
+TREES = {  # whose classes are told apart by the pitch of a tone
     "FluentSpeechCommands": lambda root: trees.write_fluent(root, each=4),
-    "EmoDB": trees.write_emodb,
-    "IEMOCAP": trees.write_iemocap,
     "VoxLingua107": trees.write_voxlingua,
 }
 OPTIONS = ["--features", "fbank", "--lrs", "[0.03]", "--noprogressbar", "--max_batch_seconds", "3"]
@@ -63,9 +61,9 @@ def test_an_intent_that_is_not_trained_on_is_made_of_values_that_are(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("recipe", ["FluentSpeechCommands", "VoxLingua107"])
+@pytest.mark.parametrize("recipe", TREES)
 def test_a_recipe_learns_what_tells_its_classes_apart(recipe, commands, tmp_path):
-    TONES[recipe](tmp_path / "corpus")
+    TREES[recipe](tmp_path / "corpus")
     words = ["hparams/linear_tiny.yaml", "--data_folder", tmp_path / "corpus", *OPTIONS]
     words += ["--output_folder", tmp_path / "O", "--number_of_epochs", 12]
     commands.succeed(RECIPES / recipe / "train.py", *words)
@@ -84,12 +82,11 @@ def test_a_recipe_learns_what_tells_its_classes_apart(recipe, commands, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("recipe", "key"), [("IEMOCAP", "test_session"), ("EmoDB", "test_fold")])
-def test_all_folds_are_run_by_one_command_that_goes_on(recipe, key, commands, tmp_path):
-    TONES[recipe](tmp_path / "corpus")
+def test_all_folds_are_run_by_one_command_that_goes_on(commands, tmp_path):
+    trees.write_emodb(tmp_path / "corpus")
     words = ["hparams/linear_tiny.yaml", "--data_folder", tmp_path / "corpus", *OPTIONS]
-    words += ["--number_of_epochs", 6, "--output_folder"]
-    script, out = RECIPES / recipe / "train.py", tmp_path / "O"
+    words += ["--number_of_epochs", 4, "--output_folder"]
+    script, out = RECIPES / "EmoDB" / "train.py", tmp_path / "O"
     commands.succeed(script, *words, out, points="save")
     found = figures(out)
     assert found["test"]["accuracy"] > 0.8 > found["test"]["chance"]
@@ -97,6 +94,17 @@ def test_all_folds_are_run_by_one_command_that_goes_on(recipe, key, commands, tm
     states = list((out / "states").iterdir())
     assert len(states) == 1
     again = tmp_path / "again"
-    commands.succeed(script, *words, again, f"--{key}", 4, "--cache_folder", out / "states")
+    commands.succeed(script, *words, again, "--test_fold", 4, "--cache_folder", out / "states")
     assert figures(again)["test"] == found["folds"]["4"]["test"]
     assert list((out / "states").iterdir()) == states
+
+
+@pytest.mark.long
+def test_a_session_of_iemocap_is_tested_by_a_training_on_the_others(commands, tmp_path):
+    trees.write_iemocap(tmp_path / "corpus")
+    words = ["hparams/linear_tiny.yaml", "--data_folder", tmp_path / "corpus", *OPTIONS]
+    words += ["--number_of_epochs", 6, "--output_folder", tmp_path / "O", "--test_session", 2]
+    commands.succeed(RECIPES / "IEMOCAP" / "train.py", *words)
+    found = figures(tmp_path / "O")
+    assert found["test"]["accuracy"] > 0.8 > found["test"]["chance"]
+    assert found["test"]["interval_over"] == "speakers" and found["test"]["classes"] == 4
