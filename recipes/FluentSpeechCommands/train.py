@@ -12,7 +12,7 @@ import sys
 from itertools import product
 
 from recipes.common.downstream.classification import ClassificationBrain, main
-from recipes.FluentSpeechCommands.fluent_speech_commands_prepare import BETWEEN
+from recipes.FluentSpeechCommands.fluent_prepare import BETWEEN
 
 
 class IntentBrain(ClassificationBrain):

@@ -6,9 +6,9 @@ import pytest
 
 from recipes.common.data.files import CorpusError
 from recipes.common.data.table import read_manifest
-from recipes.FluentSpeechCommands.fluent_speech_commands_prepare import (
+from recipes.FluentSpeechCommands.fluent_prepare import (
     SLOTS,
-    prepare_fluent_speech_commands,
+    prepare_fluent,
 )
 from tests.recipes.corpora.trees import SPLITS, write_fluent, write_table
 
@@ -24,7 +24,7 @@ def out(tmp_path):
 
 
 def prepare(corpus, out, splits=SPLITS):
-    prepare_fluent_speech_commands(corpus, out, splits, num_workers=1)
+    prepare_fluent(corpus, out, splits, num_workers=1)
     return {split: read_manifest(out / f"{split}.csv") for split in splits}
 
 

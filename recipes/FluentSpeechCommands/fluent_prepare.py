@@ -17,7 +17,7 @@ BETWEEN = ", "  # the values of an intent's slots, in a label
 NAMELESS = ("", "unknown")  # what stands for a speaker who is not known
 
 
-def prepare_fluent_speech_commands(data_folder, save_folder, splits, **options):
+def prepare_fluent(data_folder, save_folder, splits, **options):
     """Write `<save_folder>/<split>.csv` for any of "train", "valid" and "test", as published.
 
     `label` holds the values of the three slots, joined by a comma and a space, such as "activate,
@@ -43,7 +43,7 @@ def prepare_fluent_speech_commands(data_folder, save_folder, splits, **options):
 
     Example
     -------
-    >>> prepare_fluent_speech_commands("nowhere", "manifest", ["train"])
+    >>> prepare_fluent("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
