@@ -190,7 +190,7 @@ def cut_noise(data_folder):
 
 
 def _cut_file(path, folder):
-    """Write the whole seconds of a file, one file each."""
+    """Write the whole seconds of a file, one file each, but for those in which nothing varies."""
     with soundfile.SoundFile(path) as noise:
         if noise.samplerate != SAMPLE_RATE or noise.channels != 1:
             raise CorpusError(
@@ -199,7 +199,8 @@ def _cut_file(path, folder):
             )
         for second in range(noise.frames // SAMPLE_RATE):
             samples = noise.read(SAMPLE_RATE, dtype="int16")
-            soundfile.write(folder / f"{path.stem}-{second:04d}.wav", samples, SAMPLE_RATE)
+            if samples.min() < samples.max():  # digital silence is no audio to any recipe
+                soundfile.write(folder / f"{path.stem}-{second:04d}.wav", samples, SAMPLE_RATE)
 
 
 def list_utterances(data_folder, split, classes):

@@ -173,7 +173,7 @@ def _read_row(row, data_folder, by):
     if not path or not is_line(label):
         return None, f"wav is {path!r} and label {label!r}: expected a path and a line of text."
     place = os.path.relpath(os.path.join(data_folder, path), data_folder)
-    if Path(place).parts[0] == os.pardir:
+    if place.split(os.sep)[0] == os.pardir:
         return None, f"{path} lies outside of data_folder {data_folder}: name one that holds all."
     wav = data_folder / place
     if (absent := why_absent(wav)) is not None:

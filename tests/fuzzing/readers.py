@@ -35,6 +35,7 @@ from recipes.common.units.unit_array import (
 )
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.speechocean762.speechocean762_prepare import prepare_speechocean762
+from recipes.Table.table_prepare import prepare_table
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb, read_trials
 
 # hypothesis looks into all modules that are imported, and SpeechBrain's lazy ones cannot be.
@@ -189,6 +190,20 @@ def make_speechocean(folder):
 def make_folder_of_audio(folder):
     for number in range(10):
         write_audio(folder / "A" / f"s{number}" / "u.wav", number)
+
+
+def make_table(folder):
+    lines = ["wav,label,spk_id,split\n"]
+    for number in range(9):
+        write_audio(folder / "T" / f"{number}.wav", number)
+        split = ("train", "valid", "test")[number % 3]
+        lines.append(f"{number}.wav,{('no', 'yes')[number % 2]},s{number % 3},{split}\n")
+    (folder / "T" / "mine.csv").write_text("".join(lines))
+
+
+def read_own_table(folder):
+    table = folder / "T" / "mine.csv"
+    return prepared(prepare_table, "T", ["train", "valid", "test"], table=table)(folder)
 
 
 def make_lexicon(folder):
@@ -356,6 +371,7 @@ TARGETS = {
         ["A/*/*.wav"],
         prepared(prepare_audio_folder, "A", ["train", "valid", "test"]),
     ),
+    "table": Target(make_table, ["T/*.csv"], read_own_table),
     "containers": Target(make_containers, ["a.*"], read_containers),
     "lexicon": Target(make_lexicon, ["lexicon.txt"], lambda f: read_lexicon(f / "lexicon.txt")),
     "ctm": Target(make_ctm, ["alignments/*"], read_both),

@@ -38,6 +38,7 @@ def tree(tmp_path):
         lines = [f"{word}/{stem}.wav\n" for word in WORDS for stem in own]
         (folder / file).write_text("".join(lines))
     write_noise(folder / NOISE / "pink.wav", 16000 * 20 + 9000)
+    soundfile.write(folder / NOISE / "nothing.wav", np.zeros(32000), 16000)
     return folder
 
 
@@ -111,7 +112,8 @@ def break_tree(tree, how):
     elif how == "no keyword":
         (tree / "go").rename(tree / "gone")
     elif how == "no noise":
-        (tree / NOISE / "pink.wav").unlink()
+        for path in (tree / NOISE).iterdir():
+            path.unlink()
     elif how == "noise of 8 kHz":
         soundfile.write(tree / NOISE / "pink.wav", np.ones(32000), 8000)
 

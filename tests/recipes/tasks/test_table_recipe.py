@@ -120,6 +120,7 @@ ALL = ("wav", "label", "spk_id", "split")
         (None, ("wav", "label", "label"), "line 1: the column label is there twice"),
         (changed(3, wav="wavs/x.wav"), ALL, "line 5: .*wavs/x.wav is missing"),
         (changed(3, wav="../other/x.wav"), ALL, "line 5: ../other/x.wav lies outside of data_f"),
+        (changed(3, wav="."), ALL, "line 5: .* is missing"),
         (changed(3, wav=""), ALL, "line 5: wav is '' and label 'low': expected a path and a line"),
         (changed(3, label=""), ALL, "line 5: .* label '': expected a path and a line"),
         (changed(3, label="a,b"), ALL, "line 5: not as many values as the header has columns"),
