@@ -5,6 +5,8 @@ characters (BLSTM); `ClassificationHead` classifies utterances; `SpeakerHead` ma
 the mean over time or by an x-vector network, that `CosineClassifier` classifies in training.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -181,21 +183,41 @@ class ClassificationHead(nn.Module):
         Size of the linear projection.
     last_layers : int
         How many of the last layers are summed; 0 for all.
+    slots : sequence of int
+        Of classes that are combinations of the values of several slots, such as action and object,
+        the last slot's running fastest: the number of values of each. There is a linear classifier
+        of each slot then, so that combinations without any training utterance can be told as well.
+        Empty for classes without slots.
+
+    Raises
+    ------
+    ValueError
+        Where the slots have other than `num_classes` combinations.
 
     Example
     -------
     >>> head = ClassificationHead(num_layers=3, in_dim=32, num_classes=4, hidden_dim=16)
     >>> head(torch.randn(2, 50, 3, 32), torch.tensor([50, 20])).shape
     torch.Size([2, 4])
+    >>> ClassificationHead(num_classes=20, slots=[4, 5]).output.out_features
+    9
     """
 
-    def __init__(self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0):
+    def __init__(
+        self, num_layers=1, in_dim=240, num_classes=2, hidden_dim=256, last_layers=0, slots=()
+    ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        self.config = config
+        self.config = {**config, "slots": list(slots)}
+        self.slots = list(slots) or [num_classes]
+        if math.prod(self.slots) != num_classes:
+            raise ValueError(
+                f"slots of {slots} values have {math.prod(self.slots)} combinations, and "
+                f"num_classes is {num_classes}: expected as many."
+            )
         self.weighted_sum = WeightedSum(num_layers, last_layers)
         self.projection = nn.Linear(in_dim, hidden_dim)
-        self.output = nn.Linear(hidden_dim, num_classes)
+        self.output = nn.Linear(hidden_dim, sum(self.slots))
 
     def forward(self, states, lens):
         """Return logits.
@@ -218,7 +240,35 @@ class ClassificationHead(nn.Module):
         """Return what `forward` does, from states summed over layers, (batch, frames, in_dim)."""
         # The mean of linear maps is the linear map of the mean, which takes less memory.
         mean = masked_mean(x.transpose(1, 2), length_mask(lens, x.shape[1]))
-        return self.output(self.projection(mean))
+        logits = self.output(self.projection(mean))
+        return logits if len(self.slots) == 1 else combine_slots(logits.split(self.slots, 1))
+
+
+def combine_slots(logits):
+    """Return the log-probabilities of all combinations of independent slots' values.
+
+    Their cross-entropy is the sum of the slots' cross-entropies, and the best combination is that
+    of each slot's best value.
+
+    Arguments
+    ---------
+    logits : iterable of torch.Tensor
+        For each slot, shape (batch, values).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (batch, product of the numbers of values); the last slot's values run fastest.
+
+    Example
+    -------
+    >>> combine_slots([torch.zeros(1, 2), torch.zeros(1, 3)]).exp()
+    tensor([[0.1667, 0.1667, 0.1667, 0.1667, 0.1667, 0.1667]])
+    """
+    combined, *rest = (slot.log_softmax(1) for slot in logits)
+    for slot in rest:
+        combined = (combined[:, :, None] + slot[:, None]).flatten(1)
+    return combined
 
 
 class SpeakerHead(nn.Module):

@@ -275,6 +275,9 @@ def _check_arguments(name, arguments, num_tensors, path):
         if key not in parameters:
             raise ValueError(f"{path}: {name} has no argument {key!r}.")
         kind = type(parameters[key].default)
+        if kind is tuple:
+            _check_sizes(f"{name}.{key}", value, path)
+            continue
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"{path}: {name}.{key} must be {kind.__name__}, not {short(value)}.")
         if kind is float and not math.isfinite(value):
@@ -286,6 +289,14 @@ def _check_arguments(name, arguments, num_tensors, path):
                 f"{path}: {name}.{key} must be between {least} and {limit} with the {num_tensors} "
                 f"tensors of {WEIGHTS_FILE}, not {value}."
             )
+
+
+def _check_sizes(name, value, path):
+    """Raise a ValueError unless a value is a list of sizes."""
+    if type(value) is not list or not all(type(n) is int and 1 <= n <= MAX_SIZE for n in value):
+        raise ValueError(
+            f"{path}: {name} must be a list of numbers from 1 to {MAX_SIZE}, not {short(value)}."
+        )
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -39,6 +39,10 @@ PAGES = (
     "recipes/VoxCeleb/SpeakerRec/README.md",
     "recipes/SpeechCommands/README.md",
     "recipes/Table/README.md",
+    "recipes/FluentSpeechCommands/README.md",
+    "recipes/EmoDB/README.md",
+    "recipes/IEMOCAP/README.md",
+    "recipes/VoxLingua107/README.md",
     "README.md",
     "pretrained/README.md",
     "pretrained/toolkits/README.md",
@@ -62,7 +66,14 @@ FIRST.append(
 RECORDINGS = ("a.wav", "b.wav", "c.wav")
 WRITTEN = ("O", "ALIGNMENTS", "CORPUS", "SHARDS", "trials.txt", "my.csv", "anna.json", *RECORDINGS)
 OTHER_CORPORA = ("AudioFolder", "Synthetic", "speechocean762")  # each has runs of its own
-DATA = ("LibriSpeech", "voxceleb1", "speech_commands", "D", "DIR", "speechocean762")
+TASKS = {  # the folder in CORPORA of what the READMEs of tasks name
+    "speech_commands": "speech_commands",
+    "fluent_speech_commands_dataset": "fluent",
+    "emodb": "emodb",
+    "IEMOCAP_full_release": "iemocap",
+    "voxlingua107": "voxlingua107",
+}
+DATA = ("LibriSpeech", "voxceleb1", *TASKS, "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
     r"tests\.(digests|fuzzing|mutation)": "takes long, and is run by itself",
@@ -80,8 +91,8 @@ BASE_SIZE = r"hparams/(frame|spin|utterance|joint|char|lexicon|linear|xvector|em
 SHORT = {
     r"pretrain.*train\.py": "--number_of_epochs 1 --max_batch_seconds 20",
     r"hparams/joint_tiny": "--erased_directions 20",
-    r"(PR|ASR|SpeakerID|SpeakerRec|SpeechCommands|Table)/?.*train\.py": "--lrs [0.003]"
-    " --number_of_epochs 1",
+    r"(PR|ASR|SpeakerID|SpeakerRec|Commands|Table|EmoDB|IEMOCAP|VoxLingua107)/?.*train\.py": ""
+    "--lrs [0.003] --number_of_epochs 1",
     r"report.*train\.py": "--seeds [1] --read_utterances 40 --train_utterances 40"
     " --controls False --hidden_dim 16",
     r"evaluate\.py": "--critic_seeds [1] --crop_draws 1 --hidden_dim 32 --frames_per_utterance 8",
@@ -126,7 +137,8 @@ def lay_out(corpora, work):
         (work / name).mkdir()
     lay_out_tables(corpora / "LibriSpeech", read_lexicon(lexicon), work / "speechocean762")
     return {
-        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1", "speech_commands")},
+        **{name: corpora / name for name in ("LibriSpeech", "voxceleb1")},
+        **{name: corpora / folder for name, folder in TASKS.items()},
         **{name: lexicon for name in ("lexicon.txt", "librispeech-lexicon.txt", "LEXICON", "L")},
         **{name: work / name for name in WRITTEN},
         "speechocean762": work / "speechocean762",

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from recipes.common.data.files import CorpusError, read_text
-from recipes.common.data.preparation import prepare_splits
+from recipes.common.data.files import read_text
+from recipes.common.data.preparation import check_splits, prepare_splits
 from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 
@@ -42,9 +42,7 @@ def prepare_synthetic(
         ...
     recipes.common.data.files.CorpusError: No split dev-clean. There are: train, valid, test.
     """
-    for split in splits:
-        if split not in SPEAKERS:
-            raise CorpusError(f"No split {split}. There are: {', '.join(SPEAKERS)}.")
+    check_splits(splits, SPEAKERS)
     if not skip_prep:
         make_corpus(data_folder, num_workers)
     options |= {"skip_prep": skip_prep, "num_workers": num_workers}

@@ -2,17 +2,20 @@
 """The table of downstream results: every cell a run of a recipe's own command, then the READMEs.
 
     python results.py --models O --librispeech LibriSpeech --voxceleb voxceleb1
-        --lexicon lexicon.txt --output_folder R [--seeds 3] [--jobs 2]
+        --lexicon lexicon.txt --speech_commands speech_commands --fluent fluent --emodb emodb
+        --output_folder R [--seeds 3] [--jobs 2]
     python results.py --write R
 
-`O` holds the runs frame, utterance, joint_beta0 and joint. With the first seed each cell sweeps the
-learning rates on validation; further seeds, and fine-tuning, train at the rate that was best for
-the frozen features. Started again, it does what is missing.
+`O` holds the runs frame, utterance, joint_beta0 and joint. The tasks on a corpus that is not given
+are left out. With the first seed each cell sweeps the learning rates on validation; further seeds,
+fine-tuning and the control with shuffled labels train at the rate that was best for the frozen
+features. Cross-validation sweeps in each of its folds. Started again, it does what is missing.
 """
 
 import hashlib
 import json
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +28,14 @@ PATHS = {
     "librispeech": "the folder LibriSpeech",
     "voxceleb": "the folder voxceleb1",
     "lexicon": "pronunciations, for PER",
+    "speech_commands": "the folder of Speech Commands",
+    "fluent": "the folder of Fluent Speech Commands",
+    "emodb": "the folder of Emo-DB",
     "output_folder": "where the cells go",
 }
+NEEDED = ("models", "output_folder")
+SHUFFLED = "joint, shuffled labels"  # of training: a control
+CHANCE = "chance"  # naming the class that is most frequent in training
 ROWS = {
     "log-mel": None,
     "random weights": "joint",
@@ -34,6 +43,7 @@ ROWS = {
     "utterance only": "utterance",
     "joint, beta 0": "joint_beta0",
     "joint": "joint",
+    SHUFFLED: "joint",
 }
 HELD = {"frame": ["frames"], "utterance": ["utterance"]}  # what the runs of one encoder have
 
@@ -49,38 +59,72 @@ class Column(NamedTuple):
         The script, the hyperparameters file and options.
     figure : str
         Of the test, in metrics.json.
+    needs : tuple of str
+        Of `PATHS`: the corpus, and what else the command reads.
     """
 
     recipe: str
     command: str
     figure: str
+    needs: tuple
+
+
+def classification(recipe, corpus):
+    """Return the column of a task that classifies utterances."""
+    return Column(recipe, "train.py hparams/linear_tiny.yaml", "accuracy", (corpus,))
 
 
 TUNED = ", fine-tuned"
 ASR, HEAD = "LibriSpeech/ASR", "VoxCeleb/SpeakerRec"
-IDENTIFICATION = Column("VoxCeleb/SpeakerID", "train.py hparams/linear_tiny.yaml", "accuracy")
-COSINE = Column(HEAD, "verify.py hparams/verify_tiny.yaml", "eer")
+IDENTIFICATION = classification("VoxCeleb/SpeakerID", "voxceleb")
+COSINE = Column(HEAD, "verify.py hparams/verify_tiny.yaml", "eer", ("voxceleb", "librispeech"))
 EMBEDDING = "train.py hparams/embedding_tiny.yaml --upstream frozen"
+SPEECH, SPEAKERS = ("librispeech",), ("voxceleb",)
 COLUMNS = {
-    ("PER", "frames"): Column("LibriSpeech/PR", "train.py hparams/lexicon_tiny.yaml", "per"),
-    ("WER", "frames"): Column(ASR, "train.py hparams/bpe_tiny.yaml", "wer"),
+    ("PER", "frames"): Column(
+        "LibriSpeech/PR", "train.py hparams/lexicon_tiny.yaml", "per", (*SPEECH, "lexicon")
+    ),
+    ("WER", "frames"): Column(ASR, "train.py hparams/bpe_tiny.yaml", "wer", SPEECH),
     ("WER" + TUNED, "frames"): Column(
-        ASR, "train.py hparams/bpe_tiny.yaml --upstream finetune", "wer"
+        ASR, "train.py hparams/bpe_tiny.yaml --upstream finetune", "wer", SPEECH
     ),
     ("SID accuracy", "frames"): IDENTIFICATION,
     ("SID accuracy", "utterance"): IDENTIFICATION,
     ("EER, cosine", "frames"): COSINE,
     ("EER, cosine", "utterance"): COSINE,
-    ("EER, head", "frames"): Column(HEAD, "train.py hparams/xvector_tiny.yaml", "eer"),
-    ("EER, head", "utterance"): Column(HEAD, EMBEDDING, "eer"),
+    ("EER, head", "frames"): Column(HEAD, "train.py hparams/xvector_tiny.yaml", "eer", SPEAKERS),
+    ("EER, head", "utterance"): Column(HEAD, EMBEDDING, "eer", SPEAKERS),
 }
-# The columns that each README shows; ".." is that of the whole repository.
-README_COLUMNS = {
-    "..": list(COLUMNS),
-    ASR: [key for key in COLUMNS if key[0].startswith("WER")],
-    "LibriSpeech/PR": [key for key in COLUMNS if key[0] == "PER"],
-    "VoxCeleb/SpeakerID": [key for key in COLUMNS if key[0].startswith("SID")],
-    HEAD: [key for key in COLUMNS if key[0].startswith("EER")],
+# Tasks with a row of chance and one of shuffled labels.
+CLASSIFIED = {
+    "keyword accuracy": classification("SpeechCommands", "speech_commands"),
+    "intent accuracy": classification("FluentSpeechCommands", "fluent"),
+    "emotion accuracy": classification("EmoDB", "emodb"),
+}
+FOLDED = "emotion accuracy"  # cross-validation
+COLUMNS |= {
+    (name, representation): column
+    for name, column in CLASSIFIED.items()
+    for representation in ("frames", "utterance")
+}
+
+
+def columns_named(*starts):
+    """Return the columns whose names start so."""
+    return [key for key in COLUMNS if key[0].startswith(starts)]
+
+
+# The columns of the tables that each README shows; ".." is that of the whole repository.
+README_TABLES = {
+    "..": [
+        [key for key in COLUMNS if key[0] not in CLASSIFIED],
+        [key for key in COLUMNS if key[0] in CLASSIFIED],
+    ],
+    ASR: [columns_named("WER")],
+    "LibriSpeech/PR": [columns_named("PER")],
+    "VoxCeleb/SpeakerID": [columns_named("SID")],
+    HEAD: [columns_named("EER")],
+    **{column.recipe: [columns_named(name)] for name, column in CLASSIFIED.items()},
 }
 
 
@@ -124,6 +168,8 @@ def cells(seeds):
                     continue
                 if name.endswith(TUNED) and row == "log-mel":
                     continue  # nothing to tune
+                if row == SHUFFLED and name not in CLASSIFIED:
+                    continue
                 if name == "EER, cosine" and seed != seeds[0] and row != "random weights":
                     continue
                 made.append(Cell(row, name, representation, seed))
@@ -146,10 +192,9 @@ def command_line(cell, options, rates):
     list of str
     """
     column = COLUMNS[cell.name, cell.representation]
-    speakers = column.recipe.startswith("VoxCeleb")
     run = ROWS[cell.row]
     given = {
-        "data_folder": options.voxceleb if speakers else options.librispeech,
+        "data_folder": getattr(options, column.needs[0]),
         "output_folder": options.output_folder / cell.folder,
         "representation": cell.representation,
         "seed": cell.seed,
@@ -166,6 +211,8 @@ def command_line(cell, options, rates):
         given["cache_folder"] = options.output_folder / "states"
     if cell.last_layers:
         given["last_layers"] = cell.last_layers
+    if cell.row == SHUFFLED:
+        given["shuffle_labels"] = True
     if cell.name == "PER":
         given["lexicon"] = options.lexicon
     if rates is not None:
@@ -177,7 +224,10 @@ def sweeping_cell(cell):
     """Return the cell whose sweep a cell's learning rate comes from; None where nothing learns."""
     if cell.name == "EER, cosine":
         return None
-    return cell._replace(name=cell.name.removesuffix(TUNED), seed=runner.SEEDS[0])
+    if cell.name == FOLDED:
+        return cell  # a rate for all folds would be chosen on speakers that some of them test
+    row = "joint" if cell.row == SHUFFLED else cell.row
+    return cell._replace(row=row, name=cell.name.removesuffix(TUNED), seed=runner.SEEDS[0])
 
 
 def model_digest(cell, options):
@@ -218,9 +268,41 @@ def run_cell(cell, options):
     return None
 
 
+def plan(options):
+    """Return the cells whose corpora are given."""
+    return [
+        cell
+        for cell in cells(runner.SEEDS[: options.seeds])
+        if all(getattr(options, name) for name in COLUMNS[cell.name, cell.representation].needs)
+    ]
+
+
+def describe(planned, options):
+    """Return what is going to be run, and what not, in lines.
+
+    Arguments
+    ---------
+    planned : list of Cell
+    options : argparse.Namespace
+
+    Returns
+    -------
+    str
+    """
+    done = [(options.output_folder / cell.folder / "metrics.json").is_file() for cell in planned]
+    lines = [f"{len(planned)} runs, {sum(done)} of them done, {options.jobs} at a time:"]
+    counts = Counter((cell.name, cell.representation) for cell in planned)
+    lines += [f"  {name}, {kind}: {count}" for (name, kind), count in counts.items()]
+    for key in (key for key in COLUMNS if key not in counts):
+        lacking = [f"--{name}" for name in COLUMNS[key].needs if not getattr(options, name)]
+        lines.append(f"  {', '.join(key)}: none without {' and '.join(lacking)}")
+    return "\n".join(lines)
+
+
 def run_all(options):
     """Run all cells, those that sweep before those that take their rate; return what went wrong."""
-    planned = cells(runner.SEEDS[: options.seeds])
+    planned = plan(options)
+    print(describe(planned, options), flush=True)
     first = [cell for cell in planned if sweeping_cell(cell) in (None, cell)]
     rest = [cell for cell in planned if cell not in first]
     run = partial(run_cell, options=options)
@@ -240,8 +322,10 @@ def read_results(folder):
         if cell.name == "EER, cosine":
             systems = {"log-mel": "fbank", "random weights": "random"}
             figures = figures["systems"][systems.get(cell.row, cell.representation)]
-        key = cell.row, (cell.name, cell.representation)
-        found.setdefault(key, []).append(figures[column.figure])
+        key = cell.name, cell.representation
+        found.setdefault((cell.row, key), []).append(figures[column.figure])
+        if cell.name in CLASSIFIED:
+            found[CHANCE, key] = [figures["chance"]]
     return found
 
 
@@ -268,6 +352,9 @@ def make_table(found, columns):
     | joint | 55.0 [50.0, 60.0] |
     """
     possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(runner.SEEDS[:1])}
+    possible |= {(CHANCE, key) for key in COLUMNS if key[0] in CLASSIFIED}
+    classified = any(key[0] in CLASSIFIED for key in columns)
+    shown = [row for row in (*ROWS, CHANCE) if classified or row not in (SHUFFLED, CHANCE)]
 
     def text(row, column):
         if (row, column) in found:
@@ -275,7 +362,7 @@ def make_table(found, columns):
         return "not run" if (row, column) in possible else "-"
 
     heads = ["features", *(f"{name}, {kind}" for name, kind in columns)]
-    rows = [[row, *(text(row, column) for column in columns)] for row in ROWS]
+    rows = [[row, *(text(row, column) for column in columns)] for row in shown]
     return readmes.markdown_table(heads, "l" + "r" * len(columns), rows)
 
 
@@ -289,9 +376,10 @@ def write_readmes(folder):
         for (row, (name, kind)), values in found.items()
     ]
     replace_text(folder / "results.json", json.dumps(listed, indent=2) + "\n")
-    for place, columns in README_COLUMNS.items():
+    for place, tables in README_TABLES.items():
         readme = runner.RECIPES / place / "README.md"
-        readmes.write_between(readme, "results", make_table(found, columns))
+        text = "\n\n".join(make_table(found, columns) for columns in tables)
+        readmes.write_between(readme, "results", text)
 
 
 def main():
@@ -301,7 +389,8 @@ def main():
     if options.write is not None:
         write_readmes(options.write)
         return
-    runner.check_paths(parser, options, PATHS)
+    given = {name for name in PATHS if getattr(options, name)} | {*NEEDED}
+    runner.check_paths(parser, options, [name for name in PATHS if name in given])
     missing = [run for run in filter(None, ROWS.values()) if not (options.models / run).is_dir()]
     if missing:
         parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")

@@ -10,31 +10,36 @@ import pytest
 from recipes.common.training.hparams import check_options
 from recipes.experiments import pretraining_tables, results, runner
 from recipes.experiments.results import (
+    CHANCE,
+    CLASSIFIED,
     COLUMNS,
-    README_COLUMNS,
+    FOLDED,
+    README_TABLES,
     ROWS,
+    SHUFFLED,
     Cell,
     cells,
     command_line,
+    describe,
     make_table,
     model_digest,
+    plan,
     read_results,
     run_all,
     run_cell,
+    sweeping_cell,
     write_readmes,
 )
 from recipes.experiments.runner import RECIPES, SEEDS
 
 REPOSITORY = Path(__file__).parents[2]
 PER, SID = ("PER", "frames"), ("SID accuracy", "utterance")
+EMOTION = ("emotion accuracy", "frames")
 
 
 @pytest.fixture
 def options(tmp_path):
-    folders = {
-        name: tmp_path / name
-        for name in ("models", "librispeech", "voxceleb", "lexicon", "output_folder")
-    }
+    folders = {name: tmp_path / name for name in results.PATHS}
     for run in filter(None, ROWS.values()):
         pretrained = folders["models"] / run / "model"
         pretrained.mkdir(parents=True, exist_ok=True)
@@ -50,6 +55,8 @@ def possible(row, column):
         return False
     if row == "utterance only" and representation == "frames":
         return False
+    if row == SHUFFLED:
+        return name in CLASSIFIED
     return not (row == "log-mel" and name == "WER, fine-tuned")
 
 
@@ -97,6 +104,11 @@ def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
     assert given["representation"] == cell.representation and given["seed"] == str(SEEDS[0])
     assert given["output_folder"] == str(options.output_folder / cell.folder)
     assert given.get("lrs") == (None if rates is None else "[0.001]")
+    assert given.get("shuffle_labels") == ("True" if cell.row == SHUFFLED else None)
+    corpora = {"LibriSpeech": "librispeech", "VoxCeleb": "voxceleb", "EmoDB": "emodb"}
+    corpora |= {"SpeechCommands": "speech_commands", "FluentSpeechCommands": "fluent"}
+    corpus = corpora[folder.relative_to(RECIPES).parts[0]]
+    assert given["data_folder"] == str(getattr(options, corpus))
 
 
 def test_the_features_of_a_cell_are_those_of_its_row(options):
@@ -118,6 +130,32 @@ def test_the_features_of_a_cell_are_those_of_its_row(options):
     assert words[words.index("--last_layers") + 1] == "1"
     words = command_line(Cell("joint", "WER, fine-tuned", "frames", SEEDS[0]), options, None)
     assert words[words.index("--upstream") + 1] == "finetune"
+
+
+def test_a_task_without_its_corpus_is_left_out_and_told(options):
+    whole = plan(options)
+    assert whole == cells(SEEDS[:2])
+    options.emodb = options.lexicon = None
+    planned = plan(options)
+    left_out = {cell.name for cell in whole} - {cell.name for cell in planned}
+    assert left_out == {"PER", FOLDED}
+    assert [cell for cell in whole if cell.name not in left_out] == planned
+    write_figures(options.output_folder, planned[0], {})
+    first, *lines = describe(planned, options).splitlines()
+    assert first == f"{len(planned)} runs, 1 of them done, 1 at a time:"
+    assert sum(int(line.split(": ")[1]) for line in lines if "none" not in line) == len(planned)
+    assert "  PER, frames: none without --lexicon" in lines
+    assert "  emotion accuracy, utterance: none without --emodb" in lines
+
+
+def test_no_rate_of_cross_validation_is_chosen_on_speakers_that_it_tests():
+    for cell in cells(SEEDS[:2]):
+        swept = sweeping_cell(cell)
+        if cell.name == FOLDED:
+            assert swept == cell
+        elif swept is not None:
+            row = "joint" if cell.row == SHUFFLED else cell.row
+            assert (swept.row, swept.seed) == (row, SEEDS[0])
 
 
 # ---- Runs
@@ -255,12 +293,35 @@ def test_the_figures_of_a_column_are_read_from_its_runs(tmp_path):
     }
 
 
+def test_classified_columns_have_a_row_of_chance_and_one_of_shuffled_labels(tmp_path):
+    for row, accuracy in (("log-mel", 0.5), (SHUFFLED, 0.25)):
+        test = {"accuracy": accuracy, "chance": 0.3}
+        write_figures(tmp_path, Cell(row, *EMOTION, SEEDS[0]), test)
+    found = read_results(tmp_path)
+    assert found == {
+        ("log-mel", EMOTION): [0.5],
+        (SHUFFLED, EMOTION): [0.25],
+        (CHANCE, EMOTION): [0.3],
+    }
+    _, _, *lines = make_table(found, [EMOTION]).splitlines()
+    assert lines == [
+        "| log-mel | 50.0 |",
+        "| random weights | not run |",
+        "| frame only | not run |",
+        "| utterance only | - |",
+        "| joint, beta 0 | not run |",
+        "| joint | not run |",
+        f"| {SHUFFLED} | 25.0 |",
+        f"| {CHANCE} | 30.0 |",
+    ]
+
+
 @pytest.fixture
 def readmes(tmp_path, monkeypatch):
     """Copies of the READMEs that show results, and no other."""
     copies = tmp_path / "repository" / "recipes"
     monkeypatch.setattr(runner, "RECIPES", copies)
-    for place in README_COLUMNS:
+    for place in README_TABLES:
         path = copies / place / "README.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((REPOSITORY / "recipes" / place / "README.md").read_text())
@@ -270,24 +331,26 @@ def readmes(tmp_path, monkeypatch):
 def test_results_are_written_into_every_readme(readmes, tmp_path):
     write_figures(tmp_path, Cell("joint", *PER, SEEDS[0]), {"per": 0.123})
     write_readmes(tmp_path)
-    for place, columns in README_COLUMNS.items():
+    for place, tables in README_TABLES.items():
         before = (REPOSITORY / "recipes" / place / "README.md").read_text()
         after = (readmes / place / "README.md").read_text()
         head, _, rest = after.partition("<!-- results -->\n")
         table, _, tail = rest.partition("\n<!-- /results -->")
-        assert table == make_table({("joint", PER): [0.123]}, columns)
+        found = {("joint", PER): [0.123]}
+        assert table == "\n\n".join(make_table(found, columns) for columns in tables)
         assert before.startswith(head + "<!-- results -->") and before.endswith(tail)
-        assert ("12.3" in table) == (PER in columns)
+        assert ("12.3" in table) == any(PER in columns for columns in tables)
     assert json.loads((tmp_path / "results.json").read_text()) == [
         {"row": "joint", "column": "PER", "representation": "frames", "values": [0.123]}
     ]
 
 
 def test_every_column_is_shown_by_the_repository_and_one_recipe():
-    own = [
-        column for place, columns in README_COLUMNS.items() if place != ".." for column in columns
-    ]
-    assert sorted(own) == sorted(COLUMNS) == sorted(README_COLUMNS[".."])
+    shown = {place: sum(tables, []) for place, tables in README_TABLES.items()}
+    whole = shown.pop("..")
+    assert sorted(sum(shown.values(), [])) == sorted(COLUMNS) == sorted(whole)
+    for place, columns in shown.items():
+        assert {COLUMNS[key].recipe for key in columns} == {place}
 
 
 def test_a_folder_without_results_is_refused(readmes, tmp_path):

@@ -1,5 +1,7 @@
 """Heads: against slow versions, blind to padding, and able to learn a few utterances."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -113,6 +115,30 @@ def test_embeddings_do_not_see_padding(pooling, padding):
     for i, row in enumerate(alone):
         one = head(row, LENS[i : i + 1])
         torch.testing.assert_close(embeddings[i], one[0], rtol=0, atol=1e-5)
+
+
+def test_classes_of_slots_are_told_slot_by_slot():
+    """Against each slot by itself: cross-entropies add up, and every slot's best value is named."""
+    torch.manual_seed(0)
+    sizes = [3, 2, 4]
+    head = ClassificationHead(1, 16, num_classes=24, hidden_dim=12, slots=sizes)
+    states, lens = torch.randn(5, 30, 1, 16), torch.tensor([30, 10, 1, 20, 30])
+    logits = head(states, lens)
+    means = torch.stack([row[:n, 0].mean(0) for row, n in zip(states, lens, strict=True)])
+    slots = head.output(head.projection(means)).split(sizes, 1)
+    names = list(itertools.product(*map(range, sizes)))
+    for row in range(len(lens)):
+        best = tuple(int(slot[row].argmax()) for slot in slots)
+        assert names[int(logits[row].argmax())] == best
+        for number, values in enumerate(names):
+            loss = F.cross_entropy(logits[row], torch.tensor(number))
+            expected = sum(
+                F.cross_entropy(slot[row], torch.tensor(value))
+                for slot, value in zip(slots, values, strict=True)
+            )
+            torch.testing.assert_close(loss, expected)
+    with pytest.raises(ValueError, match="have 24 combinations, and num_classes is 20"):
+        ClassificationHead(num_classes=20, slots=sizes)
 
 
 def test_the_mean_head_is_a_projection_and_a_mean():

@@ -83,6 +83,21 @@ def draw_splits(speakers, held):
     return {**drawn, **dict.fromkeys(names, "train")}
 
 
+def check_splits(splits, known):
+    """Raise CorpusError where a split is none of those that a corpus has.
+
+    Example
+    -------
+    >>> check_splits(["train", "dev"], ["train", "valid", "test"])
+    Traceback (most recent call last):
+        ...
+    recipes.common.data.files.CorpusError: No split dev. There are: train, valid, test.
+    """
+    for split in splits:
+        if split not in known:
+            raise CorpusError(f"No split {split}. There are: {', '.join(known)}.")
+
+
 def utterance_id(place):
     """Return the ID of a file by its path in the folder; no two have the same.
 

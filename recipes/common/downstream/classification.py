@@ -17,7 +17,7 @@ from recipes.common.downstream.class_figures import (
     confusion_rows,
 )
 from recipes.common.downstream.downstream_brain import DownstreamBrain
-from recipes.common.downstream.labels import add_classes, check_classes, column_of
+from recipes.common.downstream.labels import add_classes, check_classes, column_of, distinct
 from recipes.common.downstream.sweep import Sweep
 
 
@@ -32,11 +32,21 @@ class ClassificationBrain(DownstreamBrain):
     criterion = "error"
 
     @staticmethod
-    def make_modules(hparams, upstream, labels):
+    def list_classes(labels):
+        """Return the names of the classes in order, by the labels of the training utterances."""
+        return distinct(labels)
+
+    @staticmethod
+    def list_slots(labels):
+        """Return the number of values of each slot, of classes that have slots."""
+        return []
+
+    @classmethod
+    def make_modules(cls, hparams, upstream, labels):
         """Return the head, of the sizes of the upstream and of the labels."""
-        states = upstream.states
-        sizes = states.num_layers, states.dim, len(labels)
-        return {"classification_head": hparams["head"](*sizes, last_layers=hparams["last_layers"])}
+        sizes = upstream.states.num_layers, upstream.states.dim, len(labels)
+        more = {"last_layers": hparams["last_layers"], "slots": cls.list_slots(labels)}
+        return {"classification_head": hparams["head"](*sizes, **more)}
 
     def compute_forward(self, batch, stage):
         """Return the logits of the classes, (batch, classes)."""
@@ -105,10 +115,10 @@ class ClassificationBrain(DownstreamBrain):
         replace_text(Path(self.hparams.output_folder).parent / name, text.getvalue())
 
 
-def dataio_prepare(hparams, datasets):
-    """Give each utterance its `class_number`, and return the number of each training class."""
+def dataio_prepare(hparams, datasets, list_classes=distinct):
+    """Give each utterance its `class_number`, and return the number of each class."""
     column = hparams["label_column"]
-    classes = add_classes(hparams, datasets, column)
+    classes = add_classes(hparams, datasets, column, list_classes)
     check_classes(hparams, datasets, column, classes)
     return classes
 
@@ -117,7 +127,7 @@ def main(arguments, brain_class=ClassificationBrain):
     """Train a classifier at each learning rate, test the best one and export it."""
     sweep = Sweep(arguments, brain_class)
     datasets = sweep.prepare()
-    classes = dataio_prepare(sweep.hparams, datasets)
+    classes = dataio_prepare(sweep.hparams, datasets, brain_class.list_classes)
     loaders = sweep.make_loaders(datasets)
     brain = sweep.fit(loaders, classes)
     brain.evaluate(loaders["test"], min_key=brain.criterion)

@@ -47,7 +47,12 @@ def column_of(dataset, column):
     return dict(zip(dataset.data_ids, dataset.column(column), strict=True))
 
 
-def add_classes(hparams, datasets, column):
+def distinct(labels):
+    """Return the labels that there are, sorted."""
+    return sorted(set(labels))
+
+
+def add_classes(hparams, datasets, column, list_classes=distinct):
     """Give each utterance the item `class_number`: its class's among those of training, or -1.
 
     Arguments
@@ -58,11 +63,13 @@ def add_classes(hparams, datasets, column):
         By split: Utterances; changed in place.
     column : str
         The manifests' column that names the class.
+    list_classes : callable
+        Takes the labels of the training split and returns the names of the classes, in order.
 
     Returns
     -------
     dict
-        The number of each class of the training split, by its name; sorted by name.
+        The number of each class by its name, in order.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def add_classes(hparams, datasets, column):
         Where a manifest has no such column.
     """
     labels = column_of(datasets["train"], column)
-    classes = {name: number for number, name in enumerate(sorted(set(labels.values())))}
+    classes = {name: number for number, name in enumerate(list_classes(labels.values()))}
     dealt = deal(labels, hparams) if hparams["shuffle_labels"] else {}
     number = partial(class_number, classes, dealt)
     for dataset in datasets.values():

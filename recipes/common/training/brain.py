@@ -21,6 +21,7 @@ from recipes.common.training.meters import Meter, to_arrays
 logger = get_logger(__name__)
 FUSING = ("cuda", "cpu")  # devices that any torch from the lower bound on has fused optimizers for
 MIN_DEVIATION = 1e-3
+DRAW_SECONDS = 20  # from one drawing of the curves to the next: it takes longer than a short epoch
 
 
 class TrainingError(RuntimeError):
@@ -58,6 +59,7 @@ class ResumableBrain(sb.Brain):
         super().__init__(*args, **kwargs)
         self.loaders = loaders
         self.unread = []
+        self.drawn = time.monotonic()
         self.train_sampler = loaders["train"].batch_sampler
 
     def on_fit_start(self):
@@ -353,7 +355,10 @@ class ResumableBrain(sb.Brain):
             logger.log_stats(stats, *figures)
             logger.writer.close()
         rows = record_epoch(output / "history.jsonl", epoch, *figures)
-        draw_curves(rows, output / "curves.png")
+        last = epoch >= self.hparams.epoch_counter.limit
+        if last or time.monotonic() - self.drawn > DRAW_SECONDS:
+            draw_curves(rows, output / "curves.png")
+            self.drawn = time.monotonic()
 
     def _should_save_intra_epoch_ckpt(self, *since):
         """Save after a step alone: gradients that are being added up are in no checkpoint.

@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Language identification on VoxLingua107, on the states of an upstream.
+
+    python train.py hparams/linear_tiny.yaml --data_folder voxlingua107 --output_folder O/languages
+        --features O/joint/model
+
+`--features` is an exported model folder, fbank, or random:<folder>; `--upstream finetune` trains
+the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
+"""
+
+import sys
+
+from recipes.common.downstream.classification import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
