@@ -22,11 +22,17 @@ from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
 from recipes.common.training.limits import check_limits
+from recipes.LibriSpeech.pretrain.codes import CodesBrain
 from recipes.LibriSpeech.pretrain.frame import FrameBrain
 from recipes.LibriSpeech.pretrain.joint import JointBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
 
-STAGES = {"frame": FrameBrain, "utterance": UtteranceBrain, "joint": JointBrain}
+STAGES = {
+    "frame": FrameBrain,
+    "codes": CodesBrain,
+    "utterance": UtteranceBrain,
+    "joint": JointBrain,
+}
 
 
 def main(arguments):
