@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,21 +58,20 @@ def test_bf16_around_it_does_not_round_the_distances():
 def test_codes_are_moving_averages_of_sums_over_those_of_counts():
     """Equations 3 to 5 of DinoSR, with sums and counts kept apart, in float64."""
     books = codebooks(decay=0.7)
-    sums = torch.zeros(LAYERS, CODES, DIM, dtype=torch.float64)
-    counts = torch.zeros(LAYERS, CODES, dtype=torch.float64)
-    untouched = books.codes.clone()
+    sums, counts = np.zeros((LAYERS, CODES, DIM)), np.zeros((LAYERS, CODES))
+    untouched = books.codes.numpy().copy()
     for states in batches(4):
         codes = books(states)
         books.update(states, codes)
         sums, counts = 0.7 * sums, 0.7 * counts
         for layer in range(LAYERS):
-            for state, code in zip(states[layer], codes[layer].tolist(), strict=True):
+            for state, code in zip(states[layer].numpy(), codes[layer].tolist(), strict=True):
                 sums[layer, code] += 0.3 * state
                 counts[layer, code] += 0.3
     assert (counts > 0).any() and (counts == 0).any()
-    expected = torch.where(counts[..., None] > 0, sums / counts[..., None], untouched)
-    torch.testing.assert_close(books.codes, expected.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(books.counts, counts.float())
+    expected = np.where(counts[..., None] > 0, sums / counts[..., None].clip(1e-9), untouched)
+    np.testing.assert_allclose(books.codes.numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(books.counts.numpy(), counts, rtol=1e-5)
 
 
 def test_a_code_of_no_frame_stays_where_it_is_for_as_long_as_may_be():
@@ -168,9 +168,18 @@ def test_the_teacher_slows_down_until_it_stands_still():
     """The published run: 400,000 steps, .999, a timescale of 20,000 steps, still from 1e-7 on."""
     for step in (0, 20_000, 100_000, 184_000):
         expected = 1 - 0.001 * math.exp(-step / 20_000)
-        assert teacher_decay(step / 400_000, 0.999, 0.05) == pytest.approx(expected, abs=1e-12)
-    assert 1 - teacher_decay(184_000 / 400_000, 0.999, 0.05) > 1e-7
-    assert teacher_decay(185_000 / 400_000, 0.999, 0.05) == 1.0
+        assert published_decay(step) == pytest.approx(expected, abs=1e-12)
+    assert 1 - published_decay(184_000) > 1e-7
+    assert published_decay(185_000) == 1.0
+
+
+def published_decay(step):
+    return teacher_decay(step / 400_000, 400_000, span=0.0025, timescale=0.05)
+
+
+def test_a_run_of_few_steps_has_the_teacher_keep_nothing_at_first():
+    decays = [teacher_decay(step / 100, 100, span=0.0025, timescale=0.05) for step in range(100)]
+    assert decays[0] == 0.0 and decays == sorted(decays) and decays[-1] > 0.999
 
 
 def test_each_head_is_a_linear_map_of_its_own():
