@@ -107,7 +107,7 @@ class CodesBrain(PretrainingBrain):
     def steps_of_run(self):
         """Return how many steps the optimizer takes in the whole run."""
         steps = -(-len(self.train_sampler) // self.grad_accumulation_factor)
-        return steps * self.hparams.number_of_epochs
+        return steps * self.hparams.epoch_counter.limit
 
     def move_codebooks(self, outputs):
         """Update the codebooks by the teacher's states of masked frames, of all ranks."""
