@@ -3,10 +3,10 @@
     python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
     torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, codes, utterance, joint or "joint network": the kind of the critic after the stage. WHAT is
-"gradients", or "cut": those of utterances that are cut to the shortest. With "accumulated 4" the
-changes of the weights in an epoch of five batches are written, of which four make a step, and with
-"evaluated" the figures of an evaluation, whose batches the ranks share.
+STAGE is frame, codes, utterance, joint or "joint network": the kind of the critic after the stage.
+WHAT is "gradients", or "cut": those of utterances that are cut to the shortest. With
+"accumulated 4" the changes of the weights in an epoch of five batches are written, of which four
+make a step, and with "evaluated" the figures of an evaluation, whose batches the ranks share.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """

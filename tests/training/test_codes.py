@@ -8,12 +8,14 @@ import torch
 from speechbrain import Stage
 from torch.nn import functional as F
 
+from pretrained.exported import save_model
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.training.brain import TrainingError
 from recipes.common.training.hparams import load_hparams
 from recipes.LibriSpeech.pretrain.codes import CodesMeter, CodesOutputs
+from recipes.LibriSpeech.pretrain.joint import JointBrain
 from tests.training import distributed_gradients as steps
-from tests.training.test_brain import make_brain
+from tests.training.test_brain import joint_hparams, make_brain
 from tests.training.test_meters import slow_nearest
 
 HPARAMS = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
@@ -154,6 +156,28 @@ def test_a_teacher_that_says_the_same_of_all_frames_stops_the_run(tmp_path):
     brain.evaluate_batch(batch, Stage.VALID)
     with pytest.raises(TrainingError, match="collapsed to a point|nearly all frames have"):
         brain.check_collapse(brain.figures())
+
+
+def test_stage_c_starts_from_all_but_the_head(tmp_path):
+    brain, _ = make_brain("codes", tmp_path)
+    trained = brain.modules.frame_encoder
+    save_model(tmp_path / "codes" / "model", {"frame_encoder": trained})
+    hparams = joint_hparams(tmp_path / "joint", num_targets=24)
+    utterance = hparams["modules"]["utterance_encoder"]
+    save_model(tmp_path / "utterance" / "model", {"utterance_encoder": utterance})
+    hparams |= {"frame_model": tmp_path / "codes" / "model", "teacher_layer": 3}
+    with pytest.raises(ValueError, match="num_targets 16, this stage's has 24"):
+        JointBrain.initialise(hparams)
+    hparams["units_folder"] = None
+    started = hparams["modules"]["frame_encoder"]
+    head = {name: x.clone() for name, x in started.head.state_dict().items()}
+    JointBrain.initialise(hparams)
+    assert all(x.equal(head[name]) for name, x in started.head.state_dict().items())
+    rest = {name: x for name, x in trained.state_dict().items() if name[:5] != "head."}
+    assert len(rest) > 50 and all(x.equal(started.state_dict()[name]) for name, x in rest.items())
+    hparams["teacher_layer"] = 4
+    with pytest.raises(ValueError, match="teacher_layer is 4: the encoder .* has 3"):
+        JointBrain.initialise(hparams)
 
 
 def test_sizes_of_the_base_size(tmp_path):

@@ -33,7 +33,6 @@ def by_one_and_two(stage, what, folder):
         ("utterance", "gradients"),
         ("joint", "cut"),
         ("joint network", "gradients"),
-        ("codes", "gradients"),
         ("frame", "accumulated 4"),
         ("codes", "accumulated 2"),
         ("utterance", "accumulated 2"),
