@@ -12,14 +12,13 @@ themselves, the teacher's schedule).
 Zeghidour et al., SoundStream, arXiv 2107.03312 (section III-C, codes that die are replaced).
 """
 
-import copy
 import math
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lobes.distributed import all_reduce_sum
+from lobes.methods.base import move_average, teacher_of
 from lobes.signal import frame_lengths, masked_mean_std, valid_samples
 
 FROZEN = 1e-7  # A teacher that moves by less a step stands still (arXiv 2512.20308).
@@ -62,7 +61,7 @@ class MovingTeacher(nn.Module):
                 f"so expected 1 to {most}"
             )
         self.num_layers = num_layers
-        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.encoder = teacher_of(encoder)
         self.train()
 
     def train(self, mode=True):
@@ -73,7 +72,6 @@ class MovingTeacher(nn.Module):
         """Compile the encoder's parts, see `FrameEncoder.compile`."""
         self.encoder.compile(**options)
 
-    @torch.no_grad()
     def follow(self, encoder, decay):
         """Move every parameter to `decay` of its own value plus the rest of the encoder's.
 
@@ -85,8 +83,7 @@ class MovingTeacher(nn.Module):
             In [0, 1]: 0 copies the encoder, 1 leaves the teacher as it is.
         """
         if decay < 1:
-            move = get_ema_multi_avg_fn(decay)
-            move(list(self.encoder.parameters()), list(encoder.parameters()), None)
+            move_average(self.encoder, encoder, decay)
 
     @torch.no_grad()
     def forward(self, wavs, wav_lens=None):

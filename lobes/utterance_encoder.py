@@ -183,7 +183,7 @@ class UtteranceEncoder(nn.Module):
     res2net_scale : int
         Groups of channels in a Res2Net block (ecapa only); divides `channels`.
     projection_dim : int
-        Size P of the projection for contrastive training.
+        Size P of the projection that only training sees; 0 for the embedding itself.
     centre_bands : bool
         Whether each log-mel band's mean over the utterance is taken off; see `LogMel`.
 
@@ -220,7 +220,11 @@ class UtteranceEncoder(nn.Module):
         else:
             raise ValueError(f"backbone must be 'ecapa' or 'tdnn', not {backbone!r}")
         self.features = LogMel(HOPS[backbone], centre_bands)
-        self.projection = ProjectionHead(embedding_dim, projection_dim)
+        self.projected_dim = projection_dim or embedding_dim
+        if projection_dim:
+            self.projection = ProjectionHead(embedding_dim, projection_dim)
+        else:
+            self.projection = nn.Identity()
 
     def compile(self, **options):
         """Compile, in place, what follows the features; see `FrameEncoder.compile`."""
@@ -285,11 +289,13 @@ class UtteranceEncoder(nn.Module):
         values = values / values.mean() + 0.01  # fewer utterances than dimensions leave zeros
         to_white = vectors * values.pow(-power / 2) @ vectors.T
         to_plain = vectors * values.pow(power / 2) @ vectors.T
-        fc, hidden = self.backbone.fc, self.projection.hidden
+        mean, fc = mean.double(), self.backbone.fc
         # In float64, and so on the CPU: not every device has it.
-        inner, weight, bias = (x.cpu().double() for x in (hidden.weight, fc.weight, fc.bias))
-        mean = mean.double()
-        hidden.bias += (inner @ mean).float().to(hidden.bias.device)
-        hidden.weight.copy_((inner @ to_plain).float())
+        weight, bias = fc.weight.cpu().double(), fc.bias.cpu().double()
+        if self.config["projection_dim"]:
+            hidden = self.projection.hidden
+            inner = hidden.weight.cpu().double()
+            hidden.bias += (inner @ mean).float().to(hidden.bias.device)
+            hidden.weight.copy_((inner @ to_plain).float())
         fc.bias.copy_((to_white @ (bias - mean)).float())
         fc.weight.copy_((to_white @ weight[..., 0])[..., None].float())

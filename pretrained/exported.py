@@ -37,7 +37,7 @@ CLASSES = {
 MAX_CONFIG_BYTES = FILES[CONFIG_FILE]
 MAX_SIZE = 2**31  # of anything that config.json gives a size of
 COUNTS = ("num_layers", "lstm_layers", "res2net_scale")  # arguments that constructors count up to
-MAY_BE_ZERO = ("erased_directions", "last_layers", "lstm_layers")
+MAY_BE_ZERO = ("erased_directions", "last_layers", "lstm_layers", "projection_dim")
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 

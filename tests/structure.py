@@ -160,7 +160,7 @@ def ready(stage, folder):
     from recipes.common.training.hparams import load_hparams
     from recipes.common.training.run import prepare, split_datasets
     from recipes.LibriSpeech.pretrain.frame import corpus_units
-    from recipes.LibriSpeech.pretrain.train import STAGES as BRAINS
+    from recipes.LibriSpeech.pretrain.train import stage_brain
 
     write_corpus(folder / "speech")
     given = {"data_folder": str(folder / "speech"), "output_folder": str(folder / stage)}
@@ -174,14 +174,14 @@ def ready(stage, folder):
         for name, encoder in encoders.items():
             save_model(folder / name / "model", {f"{name}_encoder": encoder})
         corpus_units(folder / "frame" / "units", hparams, datasets)
-    BRAINS[stage].initialise(hparams)
-    brain = BRAINS[stage](
+    stage_brain(stage).initialise(hparams)
+    brain = stage_brain(stage)(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
         hparams=hparams,
         run_opts={"device": "cpu"},
         checkpointer=hparams["checkpointer"](),
-        loaders=BRAINS[stage].make_loaders(hparams, datasets, "cpu"),
+        loaders=stage_brain(stage).make_loaders(hparams, datasets, "cpu"),
     )
     hparams["epoch_counter"].current = 2
     brain.on_fit_start()

@@ -10,8 +10,7 @@ from functools import partial
 import torch
 
 from lobes.distributed import unwrap
-from recipes.LibriSpeech.pretrain.train import STAGES
-from tests.gpu.made_up import make_batch, make_brain, make_ready, one_forward
+from tests.gpu.made_up import STAGES, make_batch, make_brain, make_ready, one_forward
 from tests.training.distributed_gradients import drop_nothing
 
 LENGTHS = (2.0, 1.2, 1.6, 1.8) * 2  # of the batch's rows, s

@@ -15,11 +15,12 @@ from recipes.common.data.crops import SpeechBatch, span_mask, two_crops
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.hparams import load_hparams
-from recipes.LibriSpeech.pretrain.train import STAGES
+from recipes.LibriSpeech.pretrain.train import stage_brain
 from tests.voices import voice
 
 PRETRAIN = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
 SEED = 2407
+STAGES = ("frame", "utterance", "joint")
 NUM_TARGETS = 100
 STEPS_OF_EPOCH = 10_000  # more than are ever taken, so that no epoch ends
 SHORTEST = 0.8  # row of a padded batch, beside the longest
@@ -58,7 +59,7 @@ def make_brain(stage, settings, folder, front_end=None, device=None, **overrides
         config = modules["frame_encoder"].config
         modules["frame_encoder"] = FrameEncoder(**{**config, "frontend": front_end})
     sampler = LengthSortedBatches([1.0] * STEPS_OF_EPOCH, 1.0, seed=SEED)
-    brain = STAGES[stage](
+    brain = stage_brain(stage)(
         modules,
         hparams["optimizer"],
         hparams,

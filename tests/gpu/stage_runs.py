@@ -13,8 +13,7 @@ import numpy as np
 import soundfile
 
 from recipes.AudioFolder.audio_folder_prepare import list_audio
-from recipes.LibriSpeech.pretrain.train import STAGES
-from tests.gpu.made_up import SEED
+from tests.gpu.made_up import SEED, STAGES
 from tests.voices import write_audio
 
 ROOT = Path(__file__).parents[2]

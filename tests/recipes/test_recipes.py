@@ -16,6 +16,8 @@ from recipes.experiments import evaluate
 from recipes.experiments.runner import PRETRAIN, RECIPES
 from recipes.LibriSpeech.pretrain.joint import JointBrain
 from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
+from tests.training.distributed_gradients import METHODS
+from tests.training.distributed_gradients import SMALL as METHOD_SETTINGS
 
 TRAIN = PRETRAIN / "train.py"
 STAGES = ("frame", "utterance", "joint")
@@ -169,14 +171,32 @@ def test_a_killed_run_ends_with_the_same_weights(
     }[stage]
     args = arguments(stage, librispeech, tmp_path, "--num_workers", workers, *earlier)
     commands.succeed(TRAIN, *args, points="epoch" if workers else POINTS[stage])
-    expected = load_file(left_alone / stage / "model" / "model.safetensors")
-    found = load_file(tmp_path / stage / "model" / "model.safetensors")
+    assert_same(left_alone / stage, tmp_path / stage)
+
+
+def assert_same(expected_run, found_run):
+    """Check that two runs have the same weights, to the bit, and the same figures of the test."""
+    runs = expected_run, found_run
+    expected, found = (load_file(run / "model" / "model.safetensors") for run in runs)
     assert expected.keys() == found.keys()
     different = [name for name in expected if not expected[name].equal(found[name])]
     assert not different, f"{len(different)} of {len(expected)} tensors differ: {different[:3]}"
-    records = (folder / stage / "metrics.json" for folder in (left_alone, tmp_path))
+    records = (run / "metrics.json" for run in runs)
     expected, found = (json.loads(path.read_text())["figures"]["test"] for path in records)
     assert expected == found
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "simclr"])
+def test_a_killed_run_of_a_method_ends_with_the_same_weights(
+    method, librispeech, commands, tmp_path
+):
+    small = METHOD_SETTINGS.get(method, {}).items()
+    options = ["--method", method, *(word for key, x in small for word in (f"--{key}", x))]
+    runs = tmp_path / "whole", tmp_path / "killed"
+    for run, points in zip(runs, ("", "epoch,end"), strict=True):
+        args = arguments("utterance", librispeech, run, *options)
+        commands.succeed(TRAIN, *args, points=points)
+    assert_same(*(run / "utterance" for run in runs))
 
 
 def batches_noted(said):

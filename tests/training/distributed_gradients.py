@@ -3,16 +3,17 @@
     python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
     torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, codes, utterance, joint or "joint network": the kind of the critic after the stage.
-WHAT is "gradients", or "cut": those of utterances that are cut to the shortest. With
-"accumulated 4" the changes of the weights in an epoch of five batches are written, of which four
-make a step, and with "evaluated" the figures of an evaluation, whose batches the ranks share.
+STAGE is frame, codes, utterance, joint, "joint network" or "utterance moco": the kind of the critic
+or the method after the stage. WHAT is "gradients", or "cut": those of utterances that are cut to
+the shortest. With "accumulated 4" the changes of the weights in an epoch of five batches are
+written, of which four make a step, and with "evaluated" the figures of an evaluation, whose batches
+the ranks share.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
 
-import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,15 +27,28 @@ from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import Clock
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.run import leave_together
-from recipes.LibriSpeech.pretrain.train import STAGES
+from recipes.LibriSpeech.pretrain.train import stage_brain
 
+ROOT = Path(__file__).parents[2]
 SECONDS = (1.0, 2.3, 1.4, 0.7, 1.9, 1.2, 2.6)
 PART = 3  # utterances of the first rank
 UNITS = 16
+METHODS = sorted(path.stem for path in (ROOT / "hparams" / "methods").glob("*.yaml"))
+SMALL = {  # settings of methods that seven utterances suffice for
+    "moco": {"queue_size": 20},
+    "dino": {"prototypes": 12, "short_crops": 2},
+    "ssps": {"queue_size": 20, "prototypes": 4, "positives_from": 0.0},
+}
 
 
-def examples():
-    """Return the utterances of the global batch: other lengths, masks and crops each."""
+def examples(hparams=None):
+    """Return the utterances of the global batch: other lengths, masks and crops each.
+
+    With hyperparameters, they have the short crops and the reference that these ask for.
+    """
+    short = getattr(hparams, "short_crops", 0)
+    more = [f"short_{number}" for number in range(short)]
+    more += ["reference"] if getattr(hparams, "reference_seconds", 0) else []
     for number, seconds in enumerate(SECONDS):
         rng = np.random.default_rng(number)
         wav = torch.from_numpy(rng.normal(size=int(seconds * 16000)).astype("float32")) * 0.1
@@ -46,27 +60,30 @@ def examples():
             "mask": torch.from_numpy(rng.random(frames) < 0.1 * (number + 1)),
             "first": wav[: len(wav) // 2 + 100 * number],
             "second": wav[len(wav) // 2 :],
+            **{name: wav[200 * place :] for place, name in enumerate(more)},
         }
 
 
 def build(stage, output):
     """Return a stage's Brain at its tiny size, without dropout."""
-    pretrain = os.path.join(
-        os.path.dirname(__file__), "..", "..", "recipes", "LibriSpeech", "pretrain"
-    )
     overrides = {"data_folder": "none", "output_folder": str(output)}
-    stage, _, critic_kind = stage.partition(" ")
+    stage, _, kind = stage.partition(" ")
     overrides |= {} if stage == "utterance" else {"num_targets": UNITS}
-    overrides |= {"critic_kind": critic_kind} if critic_kind else {}
+    if kind:
+        overrides |= (
+            {"critic_kind": kind} if stage == "joint" else {"method": kind, **SMALL.get(kind, {})}
+        )
     overrides |= {"gamma": 0.5} if stage == "joint" else {}
-    hparams = load_hparams(os.path.join(pretrain, "hparams", f"{stage}_tiny.yaml"), overrides)
+    hparams = load_hparams(
+        ROOT / "recipes" / "LibriSpeech" / "pretrain" / "hparams" / f"{stage}_tiny.yaml", overrides
+    )
     drop_nothing(hparams["modules"].values())
-    if stage == "joint" and not critic_kind:
+    if stage == "joint" and not kind:
         hparams["modules"]["critic"].ridge = 1.0  # 7 utterances determine no regression on 128
     run_opts = {"device": "cpu", "distributed_backend": "gloo"}
     checkpointer = hparams["checkpointer"]()
     sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
-    brain = STAGES[stage](
+    brain = stage_brain(stage)(
         hparams["modules"],
         hparams["optimizer"],
         hparams,
@@ -91,7 +108,7 @@ def drop_nothing(modules):
 
 def gradients(brain, cut=False):
     """Return every parameter's gradient after one step's loss, and the critics' after theirs."""
-    whole = list(examples())
+    whole = list(examples(brain.hparams))
     if cut:
         shortest = CutToShortest({"mask_prob": 0.1, "mask_length": 5, "seed": 0}, Clock())
         frames = min(len(row["units"]) for row in whole)
@@ -103,6 +120,10 @@ def gradients(brain, cut=False):
     brain.hparams.epoch_counter.current = brain.hparams.number_of_epochs // 2
     brain.step = 51
     brain.on_stage_start(Stage.TRAIN, 1)
+    if hasattr(brain, "method"):  # what it remembers has to be there
+        brain.compute_objectives(brain.compute_forward(batch, Stage.TRAIN), batch, Stage.TRAIN)
+        brain.on_stage_start(Stage.TRAIN, 1)
+        brain.method.begin_epoch(2, 2, 0, resumed=False)
     found = step_critics(brain, batch)
     outputs = brain.compute_forward(batch, Stage.TRAIN)
     brain.compute_objectives(outputs, batch, Stage.TRAIN).backward()
@@ -119,7 +140,7 @@ def figures_of_evaluation(brain):
 
 def changes_in_an_epoch(brain, factor):
     """Return every weight's change in two steps, of which the second is of a single batch."""
-    whole = list(examples())
+    whole = list(examples(brain.hparams))
     parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]
     brain.modules.train()
     brain.grad_accumulation_factor = factor

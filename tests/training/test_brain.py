@@ -29,7 +29,7 @@ def make_brain(stage, folder):
     brain.modules.train()
     brain.step = 51
     brain.on_stage_start(Stage.TRAIN, 1)
-    return brain, SpeechBatch(list(steps.examples()))
+    return brain, SpeechBatch(list(steps.examples(brain.hparams)))
 
 
 def loader_of(batches):

@@ -16,6 +16,7 @@ from tests.training import distributed_gradients as steps
 from tests.training.test_brain import make_brain
 
 STAGES = ["frame", "codes", "utterance", "joint"]
+STAGES += [f"utterance {method}" for method in steps.METHODS]
 STAGES += [
     pytest.param(f"joint {kind}", marks=pytest.mark.long) for kind in ("network", "classifier")
 ]
@@ -107,7 +108,7 @@ def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_p
     brain.step = 51
     brain.on_stage_start(steps.Stage.TRAIN, 1)
     with RefuseFloat64(), skip_where_weight_norm_is_missing():
-        loss = brain.fit_batch(SpeechBatch(list(steps.examples())))
+        loss = brain.fit_batch(SpeechBatch(list(steps.examples(brain.hparams))))
     assert loss.is_meta and brain.optimizer_step == 1
     with pytest.raises(RuntimeError):
         torch.ones(2, device="meta") + torch.ones(2)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.distributed_gradients import METHODS
+
 SCRIPT = Path(__file__).parent / "distributed_gradients.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -30,19 +32,20 @@ def by_one_and_two(stage, what, folder):
     ("stage", "what"),
     [
         ("frame", "gradients"),
-        ("utterance", "gradients"),
         ("joint", "cut"),
         ("joint network", "gradients"),
         ("frame", "accumulated 4"),
         ("codes", "accumulated 2"),
         ("utterance", "accumulated 2"),
+        *((f"utterance {method}", "gradients") for method in METHODS),
     ],
 )
 def test_two_ranks_give_the_gradients_of_one_process(stage, what, tmp_path):
     one, two = by_one_and_two(stage, what, tmp_path)
     assert one.keys() == two.keys() and len(one) > 20
     largest = max(gradient.abs().max() for gradient in one.values())
-    tolerance = 1e-4 if "accumulated" in what else 1e-5  # the second step enlarges differences
+    # A second step, or a low temperature, enlarges what is rounded.
+    tolerance = 1e-4 if "accumulated" in what else 5e-5 if " " in stage else 1e-5
     for name in one:
         share = (one[name] - two[name]).abs().max() / largest
         assert share <= tolerance, f"{name}: {share:.1e} of the largest"

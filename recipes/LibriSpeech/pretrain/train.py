@@ -10,6 +10,8 @@ On several GPUs: torchrun --nproc_per_node=8 train.py ...
 
 import sys
 import time
+from importlib import import_module
+from pathlib import Path
 
 import recipes  # noqa: F401, before torch is loaded
 
@@ -22,17 +24,28 @@ from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
 from recipes.common.training.limits import check_limits
-from recipes.LibriSpeech.pretrain.codes import CodesBrain
-from recipes.LibriSpeech.pretrain.frame import FrameBrain
-from recipes.LibriSpeech.pretrain.joint import JointBrain
-from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
 
-STAGES = {
-    "frame": FrameBrain,
-    "codes": CodesBrain,
-    "utterance": UtteranceBrain,
-    "joint": JointBrain,
-}
+HERE = Path(__file__).resolve()
+
+
+def stage_brain(stage):
+    """Return the Brain of a stage: of the stage `frame`, the FrameBrain of frame.py.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such file beside this one.
+
+    Example
+    -------
+    >>> stage_brain("frame").__name__
+    'FrameBrain'
+    """
+    stages = sorted(path.stem for path in HERE.parent.glob("*.py") if path != HERE)
+    if stage not in stages:
+        raise ValueError(f"stage is {stage!r}, not one of {', '.join(stages)}.")
+    module = import_module(f"recipes.LibriSpeech.pretrain.{stage}")
+    return getattr(module, f"{stage.title()}Brain")
 
 
 def main(arguments):
@@ -42,9 +55,7 @@ def main(arguments):
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
     check_limits(hparams)
-    if hparams["stage"] not in STAGES:
-        raise ValueError(f"stage is {hparams['stage']!r}, not one of {', '.join(STAGES)}.")
-    stage = STAGES[hparams["stage"]]
+    stage = stage_brain(hparams["stage"])
     if not run_opts["debug"]:
         check_same_settings(hparams_file, overrides, hparams["output_folder"])
     stage.initialise(hparams)

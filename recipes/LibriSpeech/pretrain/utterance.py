@@ -1,27 +1,30 @@
 """Stage B: the utterance encoder learns to tell utterances apart, whatever was done to them.
 
-Two crops of each utterance, augmented apart from each other, and NT-Xent (SimCLR,
-https://arxiv.org/abs/2002.05709, equation 1) on their projected embeddings. At the end the
-embeddings are whitened by half: see `UtteranceEncoder.whiten`.
+Two crops or more of each utterance, augmented apart from each other, and the loss of a method on
+what the encoder makes of them: by default NT-Xent (SimCLR, https://arxiv.org/abs/2002.05709,
+equation 1); the others are in `lobes/methods`. At the end the embeddings are whitened by half: see
+`UtteranceEncoder.whiten`.
 """
 
 from pathlib import Path
 
 import torch
+from speechbrain import Stage
 
 from lobes.distributed import SharedCounts, unwrap
-from lobes.losses import nt_xent
+from lobes.methods.base import Views
 from recipes.common.data.augment import UtteranceAugment
-from recipes.common.data.crops import both_crops
+from recipes.common.data.crops import both_crops, stack_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
-from recipes.common.training.brain import PretrainingBrain, seconds_of
+from recipes.common.data.seeding import derive_seed
+from recipes.common.training.brain import PretrainingBrain, TrainingError, seconds_of
 from recipes.common.training.hparams import read_tree
-from recipes.common.training.meters import UtteranceMeter
+from recipes.common.training.meters import Meter, UtteranceMeter
 from recipes.common.units.passes import share_moments
 
 
 class UtteranceBrain(PretrainingBrain):
-    """Contrasting pooled embeddings."""
+    """Learning from the crops of utterances, by the method that the hyperparameters name."""
 
     @staticmethod
     def initialise(hparams):
@@ -33,35 +36,73 @@ class UtteranceBrain(PretrainingBrain):
         plain = plain_loader(datasets["train"], hparams)
         return {**stage_loaders(hparams, datasets, augment=hparams["augment"]), "plain": plain}
 
+    @property
+    def method(self):
+        """The method, outside of DistributedDataParallel."""
+        return unwrap(self.modules.method)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Let the method get ready for an epoch of training."""
+        super().on_stage_start(stage, epoch)
+        if stage == Stage.TRAIN:
+            seed = derive_seed(self.hparams.seed, "method", self.epoch)
+            epochs = self.hparams.epoch_counter.limit
+            self.method.begin_epoch(self.epoch, epochs, seed, resumed=self.step > 0)
+
     def compute_forward(self, batch, stage):
-        """Return embeddings and projections of the first crops, then of the second, and counts."""
+        """Return the `Views` that the encoder has of a batch's crops."""
         batch = batch.to(self.device, non_blocking=True)
         counts = SharedCounts(rows=len(batch))
-        return *self.modules.utterance_encoder(*both_crops(batch), project=True), counts
+        encoder, crops = self.modules.utterance_encoder, both_crops(batch)
+        names = short_names(batch)
+        long = encoder(*crops, project=True)
+        short = encoder(*stack_crops(batch, names), project=True)[1] if names else None
+        reference = tuple(batch.reference) if hasattr(batch, "reference") else None
+        taught = self.method.teach(unwrap(encoder), crops, reference)
+        seed = derive_seed(self.hparams.seed, "draws", self.epoch, self.step)
+        return Views(*long, short, taught, counts, seed)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Return NT-Xent between the two crops of each utterance."""
-        _, projections, counts = predictions
-        return nt_xent(*projections.chunk(2), self.hparams.temperature, counts["rows"])
+        """Return the method's loss."""
+        return self.modules.method(predictions)
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Let the method follow the encoder after each of its steps."""
+        super().on_fit_batch_end(batch, outputs, loss, should_step)
+        if should_step or self.ends_epoch():
+            self.method.follow(unwrap(self.modules.utterance_encoder), self.progress)
 
     def make_meters(self, all_ranks):
-        """Return the meter of the utterance encoder."""
-        return {"utterance": UtteranceMeter(all_ranks)}
+        """Return the meters of the utterance encoder and of the method."""
+        return {"utterance": UtteranceMeter(all_ranks), "method": Meter(all_ranks)}
 
     def measure(self, outputs, batch):
-        """Add a batch to the meter."""
-        embeddings, projections, _ = outputs
-        self.meters["utterance"].update(embeddings, *projections.chunk(2))
+        """Add a batch to the meters."""
+        self.meters["utterance"].update(outputs.embeddings, *outputs.projections.chunk(2))
+        for name, value in outputs.figures.items():
+            self.meters["method"].add(name, value, 1)
+
+    def check_collapse(self, figures):
+        """Raise TrainingError also where the method finds that it has collapsed."""
+        super().check_collapse(figures)
+        problem = self.method.problem(figures)
+        if problem is not None:
+            raise TrainingError(problem)
 
     def audio_seconds(self, batch):
         """Return how much audio the crops hold, s."""
-        return seconds_of(batch.first) + seconds_of(batch.second)
+        return sum(seconds_of(batch[name]) for name in ("first", "second", *short_names(batch)))
 
     def last_step(self):
         """Whiten the embeddings by half."""
         encoder = unwrap(self.modules.utterance_encoder)
         folder = Path(self.hparams.output_folder) / "moments"
         encoder.whiten(*embedding_moments(encoder, self.loaders["plain"], folder))
+
+
+def short_names(batch):
+    """Return the names of a batch's short crops."""
+    return [name for name in vars(batch) if name.startswith("short_")]
 
 
 def embedding_moments(encoder, loader, folder):

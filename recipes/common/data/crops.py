@@ -168,43 +168,90 @@ class CutToShortest:
 
 
 def add_crops(dataset, hparams, clock, augment, change_voice=None):
-    """Give each utterance the items `first` and `second`: two crops, augmented apart.
+    """Give each utterance its crops, augmented apart; return the names of the items.
+
+    These are `first` and `second`, `short_0` and so on where `short_crops` asks for them, and
+    `reference`, which is not augmented, where `reference_seconds` is above 0.
 
     Arguments
     ---------
     dataset : Utterances
         With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
-        `min_crop_seconds`, `max_crop_seconds`, `seed`.
+        `min_crop_seconds`, `max_crop_seconds`, `short_crops`, `short_crop_seconds`,
+        `reference_seconds`, `seed`.
     clock : Clock
         The epoch that crops and their augmentation are drawn for.
     augment : callable
         Takes a crop, shape (samples,), and a seed; returns a tensor of the same shape.
     change_voice : callable, optional
-        Comes before it, with the same seed for both crops, and may change their length.
+        Comes before it, with the same seed for all crops, and may change their length.
+
+    Returns
+    -------
+    list of str
     """
+    short = hparams.get("short_crops", 0)
+    reference = round(hparams.get("reference_seconds", 0) * SAMPLE_RATE)
     items = partial(
         crop_items,
         clock=clock,
         shortest=round(hparams["min_crop_seconds"] * SAMPLE_RATE),
         longest=round(hparams["max_crop_seconds"] * SAMPLE_RATE),
+        short=[round(hparams.get("short_crop_seconds", 1.0) * SAMPLE_RATE)] * short,
+        reference=reference,
         augment=augment,
         change_voice=change_voice,
         seed=hparams["seed"],
     )
-    dataset.add_dynamic_item(items, takes=["id", "speech"], provides=["first", "second"])
+    names = ["first", "second", *(f"short_{number}" for number in range(short))]
+    names += ["reference"] if reference else []
+    dataset.add_dynamic_item(items, takes=["id", "speech"], provides=names)
+    return names
 
 
-def crop_items(utterance, wav, *, clock, shortest, longest, augment, change_voice, seed):
-    """Return two crops of an utterance, (samples,) float32 each; see `add_crops`."""
+def crop_items(
+    utterance,
+    wav,
+    *,
+    clock,
+    shortest,
+    longest,
+    short,
+    reference,
+    augment,
+    change_voice,
+    seed,
+):
+    """Return the crops of an utterance, (samples,) float32 each; see `add_crops`."""
     rng = derive_rng(seed, "crops", clock.epoch, utterance)
-    crops = []
-    for place, (start, stop) in enumerate(two_crops(len(wav), shortest, longest, rng)):
+    places = two_crops(len(wav), shortest, longest, rng)
+    places += [place_of(length, len(wav), rng) for length in short]
+
+    def spoken(start, stop):
         crop = wav[start:stop]
         if change_voice is not None:
             crop = change_voice(crop, derive_seed(seed, "voice", clock.epoch, utterance))
-        crops.append(augment(crop, derive_seed(seed, "augment", clock.epoch, utterance, place)))
-    return crops
+        return crop
+
+    crops = [
+        augment(spoken(*place), derive_seed(seed, "augment", clock.epoch, utterance, number))
+        for number, place in enumerate(places)
+    ]
+    return crops + ([spoken(*place_of(reference, len(wav), rng))] if reference else [])
+
+
+def place_of(length, samples, rng):
+    """Return where a crop begins and ends, anywhere in an utterance of so many samples.
+
+    Example
+    -------
+    >>> place_of(8000, 5000, np.random.default_rng(0))
+    (0, 5000)
+    """
+    length = min(length, samples)
+    start = int(rng.integers(samples - length + 1))
+    return start, start + length
 
 
 def two_crops(samples, shortest, longest, rng):
@@ -286,21 +333,27 @@ def span_mask(num_frames, prob=0.08, length=10, rng=None, min_masks=1):
 
 
 def both_crops(batch):
-    """Return the first crops of a batch followed by the second ones.
+    """Return the first crops of a batch followed by the second ones; see `stack_crops`."""
+    return stack_crops(batch, ["first", "second"])
+
+
+def stack_crops(batch, names):
+    """Return items of a batch one after the other, padded to the longest.
 
     Arguments
     ---------
     batch : PaddedBatch
-        With `first` and `second`.
+    names : list of str
+        Of items, such as `first` and `second`.
 
     Returns
     -------
     wavs : torch.Tensor
-        Shape (2 * batch, samples).
+        Shape (items * batch, samples).
     wav_lens : torch.Tensor
-        Relative lengths, shape (2 * batch,).
+        Relative lengths, shape (items * batch,).
     """
-    parts = (batch.first, batch.second)
+    parts = [getattr(batch, name) for name in names]
     samples = max(part.data.shape[1] for part in parts)
     wavs = [torch.nn.functional.pad(part.data, (0, samples - part.data.shape[1])) for part in parts]
     lens = [part.lengths * (part.data.shape[1] / samples) for part in parts]

@@ -110,7 +110,7 @@ def stage_loaders(hparams, datasets, units=None, augment=None, masks=False):
     -------
     dict
         A loader for each, of batches with `id`; with `units` or `masks`, also `sig` and `mask`;
-        with `units`, also these; with `augment`, also `first` and `second`.
+        with `units`, also these; with `augment`, also the crops that `add_crops` names.
     """
     loaders, masked = {}, masks or units is not None
     for split, dataset in datasets.items():
@@ -119,8 +119,8 @@ def stage_loaders(hparams, datasets, units=None, augment=None, masks=False):
         if masked:
             keys += add_frame_items(dataset, hparams, clock, units)
         if augment is not None:
-            add_crops(dataset, hparams, clock, augment, augment.change_voice if training else None)
-            keys += ["first", "second"]
+            change_voice = augment.change_voice if training else None
+            keys += add_crops(dataset, hparams, clock, augment, change_voice)
         dataset.set_output_keys(keys)
         fewest = 1 if augment is None else 2  # utterances are contrasted
         cuts = training and masked and hparams["crop_batches"]

@@ -99,7 +99,7 @@ def read_command_line(arguments, heeded=None):
         print(describe_options([word for word in arguments if word[:1] != "-"], heeded))
         sys.exit()
     file, run_values, texts = split_words(arguments)
-    defaults = plain_values(read_tree(file))
+    defaults = plain_values(read_tree(file, texts))
     check_options(file, texts, also=heeded)
     run_opts = read_run_options(run_values, heeded)
     options = {name: read_value(name, text) for name, text in texts.items()}

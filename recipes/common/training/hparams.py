@@ -3,10 +3,13 @@
 A file with the key `base` is the file that this key names, relative to its own folder, with the
 file's other keys in the place of the base's; `!ref` works as in one file. Of a mapping under the
 same tag, or under none, single keys are replaced; anything else is replaced whole. The base may
-have a base itself. Of several bases, a list, each changes those before it.
+have a base itself. Of several bases, a list, each changes those before it. A base may be named by a
+key of the same file in angle brackets: with `method: moco` and `base: methods/<method>.yaml`, the
+option `--method dino` takes methods/dino.yaml in the place of methods/moco.yaml.
 """
 
 import io
+import re
 from datetime import date
 from difflib import get_close_matches
 from functools import reduce
@@ -21,6 +24,7 @@ from speechbrain.utils.distributed import main_process_only
 from pretrained.plain_files import read_utf8
 
 INCLUDE = "!include:"
+KEY_IN_BASE = re.compile("<(.+?)>")
 # What may change between the parts of a run: how long and how it is computed, and where things lie.
 FREE = {
     *("number_of_epochs", "num_workers", "max_batch_seconds", "ckpt_interval_minutes", "log_steps"),
@@ -68,7 +72,7 @@ def load_hparams(path, overrides=None):
     """
     check_options(path, overrides or {})
     try:
-        return load_hyperpyyaml(_dump(read_tree(path)), overrides)
+        return load_hyperpyyaml(_dump(read_tree(path, overrides)), overrides)
     except ValueError:
         raise
     except Exception as error:  # whatever is built may raise whatever it likes
@@ -79,18 +83,19 @@ def load_hparams(path, overrides=None):
         ) from error
 
 
-def check_options(path, names, also=()):
+def check_options(path, options, also=()):
     """Raise ValueError where a name of an option is no key of a hyperparameters file.
 
     Arguments
     ---------
     path : str or Path
-    names : iterable of str
+    options : dict
+        Their values, by name.
     also : iterable of str
         Other options, which may have been meant.
     """
-    known = {key for key in read_tree(path) if key[:2] != "__"}
-    unknown = [name for name in names if name not in known]
+    known = {key for key in read_tree(path, options) if key[:2] != "__"}
+    unknown = [name for name in options if name not in known]
     if unknown:
         near = get_close_matches(unknown[0], [*known, *also], n=1)
         meant = f"Did you mean --{near[0]}? " if near else ""
@@ -198,15 +203,17 @@ def resolve_hparams(path, overrides):
 
     Arguments are those of `load_hparams`.
     """
-    return resolve_references(_dump(read_tree(path)), overrides).getvalue()
+    return resolve_references(_dump(read_tree(path, overrides)), overrides).getvalue()
 
 
-def read_tree(path):
+def read_tree(path, given=None):
     """Return the mapping of a hyperparameters file, its base merged in, with nothing built.
 
     Arguments
     ---------
     path : str or Path
+    given : dict, optional
+        Values that count in the place of the file's where a base is named by a key.
 
     Returns
     -------
@@ -219,7 +226,18 @@ def read_tree(path):
     _place_includes(tree, folder)
     bases = tree.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
-    return reduce(_merge, [*(read_tree(folder / base) for base in bases), tree])
+    given = {**tree, **(given or {})}
+    bases = [_named_base(base, given, path) for base in bases]
+    return reduce(_merge, [*(read_tree(folder / base, given) for base in bases), tree])
+
+
+def _named_base(base, given, path):
+    """Return the name of a base with the values of keys in the place of `<key>`."""
+    for key in KEY_IN_BASE.findall(base):
+        if not isinstance(given.get(key), str):
+            raise ValueError(f"{path}: base: {base}: expected a key {key} that is a word.")
+        base = base.replace(f"<{key}>", given[key])
+    return base
 
 
 def _read_mapping(path):

@@ -30,6 +30,8 @@ WHOLE = {  # lowest and highest
     "max_speakers": (1, NO_END),
     "hidden_dim": (1, NO_END),
     "crop_draws": (1, NO_END),
+    "short_crops": (0, NO_END),
+    "projection_dim": (0, NO_END),
 }
 RANGES = {
     "warmup": (0, 1),
@@ -43,6 +45,8 @@ RANGES = {
     "mask_prob": (0, 1),
     "temperature": (1e-6, NO_END),
     "min_crop_seconds": (0.1, NO_END),
+    "short_crop_seconds": (0.1, NO_END),
+    "reference_seconds": (0, NO_END),
     "plain_weight": (0, NO_END),
     "alpha": (0, NO_END),
     "beta": (0, NO_END),

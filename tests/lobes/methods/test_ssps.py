@@ -1,0 +1,122 @@
+"""SSPS."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lobes.distributed import SharedCounts
+from lobes.losses import nt_xent
+from lobes.methods.ssps import SSPS
+from recipes.common.units.kmeans import fit_kmeans
+from tests.lobes.methods.test_moco import small_encoder
+from tests.lobes.methods.test_simclr import views_of
+from tests.training.test_device_use import reads_of
+
+ONE = SharedCounts(rows=1)["rows"]
+
+
+def made(**changes):
+    """Return a method whose memory holds four utterances of each of six places on a circle."""
+    settings = {"starts": 0.5, "prototypes": 6, "queue_size": 40, **changes}
+    method = SSPS(small_encoder(embedding_dim=2), fit_kmeans, **settings)
+    for place in range(24):
+        angle = torch.tensor(2.0 * torch.pi * (place % 6) / 6 + 0.01 * place)
+        reference = torch.stack([angle.cos(), angle.sin()])[None]
+        # The views tell which place they are of.
+        view = torch.tensor([[1.0, float(place % 6)]])
+        method.memory.add(ONE, references=reference, views=view)
+    return method
+
+
+def test_positives_are_of_the_place_beside_ones_own():
+    method = made(neighbours=2)
+    method.begin_epoch(7, 10, seed=1, resumed=False)
+    assert method.draws and method.count == 6
+    references = method.memory.references[:6]
+    drawn = [method.draw_positives(references, 6 * ONE, seed) for seed in range(30)]
+    assert all(found.all() for _, found in drawn)
+    places = torch.stack([views[:, 1] for views, _ in drawn])
+    steps = (places - torch.arange(6)) % 6
+    assert set(steps.unique().tolist()) == {1.0, 5.0}  # never one's own, both neighbours
+    again, _ = method.draw_positives(references, 6 * ONE, 0)
+    assert torch.equal(again, drawn[0][0])
+
+
+def test_every_utterance_of_the_place_is_drawn_as_often():
+    method = made()
+    method.memory.views[:24, 0] = torch.arange(24.0)  # which utterance it is
+    method.begin_epoch(7, 10, seed=1, resumed=False)
+    references = method.memory.references[:1].expand(400, 2)
+    drawn, _ = method.draw_positives(references, 400 * ONE, 5)
+    counts = drawn[:, 0].long().bincount()
+    assert len(counts[counts > 0]) == 4 and counts[counts > 0].min() > 60
+
+
+def test_positives_are_drawn_from_its_epoch_on_and_remembered_one_before():
+    method = made(starts=0.5)
+    seen = []
+    for epoch in range(1, 11):
+        method.begin_epoch(epoch, 10, seed=1, resumed=False)
+        seen.append((method.remembers, method.draws))
+    assert seen == [(False, False)] * 4 + [(True, False)] + [(True, True)] * 5
+
+
+def test_the_loss_is_nt_xent_with_what_was_drawn_and_remembers_the_batch():
+    method = made()
+    method.begin_epoch(7, 10, seed=1, resumed=False)
+    references = method.memory.references[:3].clone()
+    projections = torch.randn(6, 2)
+    views = views_of(projections, taught=references, seed=4)
+    drawn, _ = method.draw_positives(references, 3 * ONE, 4)
+    loss = method(views)
+    torch.testing.assert_close(loss, nt_xent(projections[:3], drawn, 0.03))
+    assert views.figures["drawn_positives"] == 1.0
+    assert torch.equal(method.memory.views[24:27], projections[3:])
+    plain = method.eval()(views_of(projections))
+    torch.testing.assert_close(plain, nt_xent(*projections.chunk(2), 0.03))
+
+
+def test_with_too_few_remembered_the_other_crop_is_the_positive():
+    method = SSPS(small_encoder(), fit_kmeans, starts=0.0, prototypes=6, queue_size=10)
+    method.begin_epoch(1, 4, seed=1, resumed=False)
+    assert not method.draws and method.remembers
+    projections = torch.randn(6, 6)
+    views = views_of(projections, taught=F.normalize(torch.randn(3, 6), dim=1))
+    torch.testing.assert_close(method(views), nt_xent(*projections.chunk(2), 0.03))
+
+
+def test_references_are_of_an_encoder_whose_averages_stay_as_they_are():
+    encoder = small_encoder().train()
+    method = SSPS(encoder, fit_kmeans, starts=0.0, prototypes=6, queue_size=10)
+    method.begin_epoch(1, 4, seed=1, resumed=False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    references = method.teach(encoder, None, (torch.randn(3, 16000), torch.ones(3)))
+    torch.testing.assert_close(references.norm(dim=1), torch.ones(3))
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+    assert encoder.training and not references.requires_grad
+
+
+def test_what_was_found_at_the_start_of_an_epoch_is_in_a_checkpoint():
+    first, second = made(), made()
+    first.begin_epoch(7, 10, seed=1, resumed=False)
+    second.memory.references.zero_()
+    second.load_state_dict(first.state_dict())
+    second.begin_epoch(7, 10, seed=1, resumed=True)
+    assert second.draws and second.count == first.count
+    references = first.memory.references[:5]
+    for method in (first, second):
+        method.drawn = method.draw_positives(references, 5 * ONE, 3)[0]
+    assert torch.equal(first.drawn, second.drawn)
+
+
+def test_drawing_reads_nothing_from_the_device():
+    method = made()
+    method.begin_epoch(7, 10, seed=1, resumed=False)
+    references = method.memory.references[:5]
+    assert reads_of(lambda: method.draw_positives(references, 5 * ONE, 3)) == {}
+
+
+@pytest.mark.parametrize("name", ["prototypes", "neighbours", "queue_size"])
+def test_what_is_no_count_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 0: expected a number above 0"):
+        made(**{name: 0})
