@@ -168,6 +168,10 @@ def test_stage_c_starts_from_all_but_the_head(tmp_path):
     hparams |= {"frame_model": tmp_path / "codes" / "model", "teacher_layer": 3}
     with pytest.raises(ValueError, match="num_targets 16, this stage's has 24"):
         JointBrain.initialise(hparams)
+    same = joint_hparams(tmp_path / "joint", num_targets=16)
+    same |= {"frame_model": hparams["frame_model"], "units_folder": tmp_path / "codes" / "units"}
+    with pytest.raises(ValueError, match="units is not there: .* --units_folder null"):
+        JointBrain.initialise(same)
     hparams["units_folder"] = None
     started = hparams["modules"]["frame_encoder"]
     head = {name: x.clone() for name, x in started.head.state_dict().items()}

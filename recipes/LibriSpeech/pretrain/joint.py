@@ -111,7 +111,7 @@ class JointBrain(PretrainingBrain):
         if makes_units(hparams):
             check_layer(hparams["teacher_layer"], modules["frame_encoder"])
         else:
-            read_description(Path(os.path.normpath(hparams["units_folder"])))
+            check_units(Path(os.path.normpath(hparams["units_folder"])))
         start_from(modules, "utterance_encoder", hparams["utterance_model"])
 
     @staticmethod
@@ -386,6 +386,17 @@ def check_receivers(names, critic_kind):
 def makes_units(hparams):
     """Return whether the units are made from a layer of the frame encoder at the start."""
     return bool(hparams["frame_weights"]) or hparams["units_folder"] is None
+
+
+def check_units(folder):
+    """Raise ValueError unless a folder holds units."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not there: stage C learns the units of stage A. Name their folder "
+            "(--units_folder), or have units made from a layer of the frame encoder that it "
+            "starts from (--units_folder null --teacher_layer N)."
+        )
+    read_description(folder)
 
 
 def start_from(modules, name, folder, new_head=False):
