@@ -110,7 +110,10 @@ class CodesBrain(PretrainingBrain):
         return steps * self.hparams.epoch_counter.limit
 
     def move_codebooks(self, outputs):
-        """Update the codebooks by the teacher's states of masked frames, of all ranks."""
+        """Update the codebooks by the teacher's states of masked frames, of all ranks.
+
+        Each batch counts, also where several make a step.
+        """
         if outputs.counts.total("hidden") == 0:
             return
         codebooks = self.modules.codebooks
