@@ -108,22 +108,19 @@ class MovingTeacher(nn.Module):
         return [normalise_over_time(x, valid) for x in hidden[-self.num_layers :]]
 
 
-def teacher_decay(progress, steps, span, timescale):
+def teacher_decay(progress, start, timescale):
     """Return how much of itself a teacher keeps in a step (arXiv 2512.20308).
 
-    The steps that it averages over grow exponentially, until it stands still. As they are shares of
-    the run, a run of any length has the teacher move by the same amount.
+    The distance from 1 falls exponentially, from that of `start`, until the teacher stands still.
 
     Arguments
     ---------
     progress : float
         Share of the run that is done, in [0, 1].
-    steps : int
-        Of the whole run.
-    span : float
-        Share of the run's steps that the teacher averages over at the beginning.
+    start : float
+        At the beginning of the run, in [0, 1].
     timescale : float
-        Share of the run in which that grows by the factor e.
+        Share of the run in which the distance from 1 falls by the factor e.
 
     Returns
     -------
@@ -132,12 +129,11 @@ def teacher_decay(progress, steps, span, timescale):
 
     Example
     -------
-    >>> published = {"steps": 400_000, "span": 0.0025, "timescale": 0.05}
-    >>> [round(teacher_decay(share, **published), 6) for share in (0.0, 0.05, 0.1, 0.5)]
+    >>> [round(teacher_decay(share, 0.999, 0.05), 6) for share in (0.0, 0.05, 0.1, 0.5)]
     [0.999, 0.999632, 0.999865, 1.0]
     """
-    rate = math.exp(-progress / timescale) / (span * steps)
-    return 1 - min(rate, 1.0) if rate > FROZEN else 1.0
+    rate = (1 - start) * math.exp(-progress / timescale)
+    return 1 - rate if rate > FROZEN else 1.0
 
 
 def normalise_over_time(x, valid=None):

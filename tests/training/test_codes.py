@@ -170,7 +170,7 @@ def test_stage_c_starts_from_all_but_the_head(tmp_path):
         JointBrain.initialise(hparams)
     same = joint_hparams(tmp_path / "joint", num_targets=16)
     same |= {"frame_model": hparams["frame_model"], "units_folder": tmp_path / "codes" / "units"}
-    with pytest.raises(ValueError, match="units is not there: .* --units_folder null"):
+    with pytest.raises(ValueError, match="units is not there: stage C .*--units_folder null"):
         JointBrain.initialise(same)
     hparams["units_folder"] = None
     started = hparams["modules"]["frame_encoder"]

@@ -100,14 +100,9 @@ class CodesBrain(PretrainingBrain):
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         self.move_codebooks(outputs)
         if should_step or self.ends_epoch():
-            given = self.hparams.teacher_span, self.hparams.teacher_timescale
-            decay = teacher_decay(self.progress, self.steps_of_run(), *given)
+            given = self.hparams.teacher_decay, self.hparams.teacher_timescale
+            decay = teacher_decay(self.progress, *given)
             self.modules.teacher.follow(unwrap(self.modules.frame_encoder), decay)
-
-    def steps_of_run(self):
-        """Return how many steps the optimizer takes in the whole run."""
-        steps = -(-len(self.train_sampler) // self.grad_accumulation_factor)
-        return steps * self.hparams.epoch_counter.limit
 
     def move_codebooks(self, outputs):
         """Update the codebooks by the teacher's states of masked frames, of all ranks.
@@ -152,7 +147,7 @@ class CodesBrain(PretrainingBrain):
                 raise TrainingError(
                     f"{name} is {value:.2f}: nearly all frames have the same code, so that there "
                     "is nothing to predict. Lower the learning rate (lr), let the teacher move "
-                    "more slowly (teacher_span), or use larger batches."
+                    "more slowly (teacher_decay), or use larger batches."
                 )
 
 

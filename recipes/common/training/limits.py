@@ -57,7 +57,7 @@ RANGES = {
     "critic_ridge": (0, NO_END),
     "critic_lr": (0, NO_END),
     "codebook_decay": (0, 1),
-    "teacher_span": (1e-6, 1),
+    "teacher_decay": (0, 1),
     "teacher_timescale": (1e-6, NO_END),
 }
 MAY_BE_NULL = {"num_workers", "frames_per_pair", "read_utterances", "train_utterances"}

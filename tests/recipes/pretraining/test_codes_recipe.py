@@ -63,7 +63,8 @@ def test_a_killed_run_ends_with_the_same_bits(left_alone, librispeech, commands,
 def test_stage_c_starts_from_it_with_units_of_a_layer(left_alone, librispeech, commands, tmp_path):
     given = {"data_folder": "none", "output_folder": str(tmp_path)}
     stage_b = load_hparams(PRETRAIN / "hparams" / "utterance_tiny.yaml", given)["modules"]
-    save_model(tmp_path / "utterance" / "model", stage_b)
+    encoder = {"utterance_encoder": stage_b["utterance_encoder"]}
+    save_model(tmp_path / "utterance" / "model", encoder)
     model = left_alone / "codes" / "model"
     more = ("--frame_model", model, "--units_folder", "null", "--number_of_epochs", 1)
     args = arguments("joint", librispeech, tmp_path, *more, "--erased_directions", 12)
