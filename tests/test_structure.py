@@ -82,7 +82,8 @@ def test_there_is_no_symbolic_link():
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("stage", "most"), [("frame", 12), ("utterance", 12), ("joint", 18), ("spin", 15)]
+    ("stage", "most"),
+    [("frame", 12), ("codes", 14), ("utterance", 12), ("joint", 18), ("spin", 15)],
 )
 def test_a_batch_passes_few_files(stage, most):
     files = structure.files_of_a_batch(stage)

@@ -285,6 +285,9 @@ def test_a_batch_is_cut_to_its_shortest_utterance_on_the_grid_of_frames():
         seen.add((tuple(batch.units.data[:, 0].tolist()), tuple(masked.tolist())))
     assert len(seen) == 5 and len(list(rows[0]["sig"])) == 59 * 320 + 400
     assert torch.equal(cut(rows).hidden, batch.hidden)
+    without = cut([{key: row[key] for key in ("id", "sig", "mask")} for row in rows])
+    assert torch.equal(without.sig.data, batch.sig.data)
+    assert torch.equal(without.hidden, batch.hidden) and without.frame_counts.tolist() == [49] * 3
 
 
 class Tell:

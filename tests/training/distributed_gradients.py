@@ -3,9 +3,9 @@
     python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
     torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
 
-STAGE is frame, spin, utterance, joint, "joint network" or "utterance moco": the kind of the critic
-or the method after the stage. WHAT is "gradients", or "cut": those of utterances that are cut to
-the shortest. With "accumulated 4" the changes of the weights in an epoch of five batches are
+STAGE is frame, codes, spin, utterance, joint, "joint network" or "utterance moco": the kind of the
+critic or the method after the stage. WHAT is "gradients", or "cut": those of utterances that are
+cut to the shortest. With "accumulated 4" the changes of the weights in an epoch of five batches are
 written, of which four make a step, and with "evaluated" the figures of an evaluation, whose batches
 the ranks share.
 
@@ -162,10 +162,11 @@ def changes_in_an_epoch(brain, factor):
 
 
 def weights(brain):
-    """Return every weight by its name."""
+    """Return every weight by its name, and every buffer: moving averages."""
     return {
-        name.replace(".module.", "."): parameter.detach().clone()
-        for name, parameter in brain.modules.named_parameters()
+        name.replace(".module.", "."): x.detach().clone()
+        for name, x in brain.modules.state_dict().items()
+        if x.is_floating_point()
     }
 
 

@@ -15,7 +15,7 @@ from tests.downstream.tasks import hparams_of, started
 from tests.training import distributed_gradients as steps
 from tests.training.test_brain import make_brain
 
-STAGES = ["frame", "spin", "utterance", "joint"]
+STAGES = ["frame", "codes", "spin", "utterance", "joint"]
 STAGES += [f"utterance {method}" for method in steps.METHODS]
 STAGES += [
     pytest.param(f"joint {kind}", marks=pytest.mark.long) for kind in ("network", "classifier")

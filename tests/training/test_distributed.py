@@ -36,6 +36,7 @@ def by_one_and_two(stage, what, folder):
         ("joint", "cut"),
         ("joint network", "gradients"),
         ("frame", "accumulated 4"),
+        ("codes", "accumulated 2"),
         ("utterance", "accumulated 2"),
         *((f"utterance {method}", "gradients") for method in METHODS),
     ],

@@ -105,16 +105,19 @@ class JointBrain(PretrainingBrain):
         check_directions(hparams["erased_directions"], d_model)
         if hparams["frame_weights"]:
             import_weights(modules["frame_encoder"], hparams["frame_weights"])
+        else:
+            new_head = hparams["units_folder"] is None
+            start_from(modules, "frame_encoder", hparams["frame_model"], new_head)
+        if makes_units(hparams):
             check_layer(hparams["teacher_layer"], modules["frame_encoder"])
         else:
-            start_from(modules, "frame_encoder", hparams["frame_model"])
-            read_description(Path(os.path.normpath(hparams["units_folder"])))
+            check_units(Path(os.path.normpath(hparams["units_folder"])))
         start_from(modules, "utterance_encoder", hparams["utterance_model"])
 
     @staticmethod
     def make_loaders(hparams, datasets, device):
-        """Open the units of stage A, or cluster a layer of the public encoder; make the loaders."""
-        if hparams["frame_weights"]:
+        """Open the units of stage A, or cluster the encoder's own layer; make the loaders."""
+        if makes_units(hparams):
             folder = Path(hparams["output_folder"]) / "units"
             teacher = copy.deepcopy(hparams["modules"]["frame_encoder"])
             units = corpus_units(folder, hparams, datasets, teacher, device)
@@ -380,7 +383,23 @@ def check_receivers(names, critic_kind):
         )
 
 
-def start_from(modules, name, folder):
+def makes_units(hparams):
+    """Return whether the units are made from a layer of the frame encoder at the start."""
+    return bool(hparams["frame_weights"]) or hparams["units_folder"] is None
+
+
+def check_units(folder):
+    """Raise ValueError unless a folder holds units."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not there: stage C learns the units of stage A. Name their folder "
+            "(--units_folder), or have units made from a layer of the frame encoder that it "
+            "starts from (--units_folder null --teacher_layer N)."
+        )
+    read_description(folder)
+
+
+def start_from(modules, name, folder, new_head=False):
     """Load an encoder's weights from an earlier stage's export.
 
     Arguments
@@ -391,6 +410,8 @@ def start_from(modules, name, folder):
         `frame_encoder` or `utterance_encoder`.
     folder : str or Path
         As `pretrained.exported.save_model` leaves it.
+    new_head : bool
+        Whether the prediction head stays as it is here, for other units than the earlier stage's.
 
     Raises
     ------
@@ -405,11 +426,15 @@ def start_from(modules, name, folder):
             "(--frame_model, --utterance_model)."
         )
     earlier = load_encoder(folder, name)
+    free = FREE_SETTINGS | ({"num_targets"} if new_head else set())
     for key, value in modules[name].config.items():
         found = earlier.config.get(key)
-        if found != value and key not in FREE_SETTINGS:
+        if found != value and key not in free:
             raise ValueError(
                 f"{folder}: its {name} has {key} {found}, this stage's has {value}. Use "
                 "the same architecture in both."
             )
-    modules[name].load_state_dict(earlier.state_dict())
+    weights = earlier.state_dict()
+    if new_head:
+        weights |= {f"head.{key}": x for key, x in modules[name].head.state_dict().items()}
+    modules[name].load_state_dict(weights)

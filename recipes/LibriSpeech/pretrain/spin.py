@@ -110,8 +110,7 @@ class ClusterMeter(Meter):
         for name, own in zip(("first", "second"), codes, strict=True):
             counts = own.new_zeros(scores.shape[1])
             self.add(name, counts.index_add_(0, own, torch.ones_like(own)), len(own))
-        self.add("mean", frames.float().sum(0), len(frames))
-        self.add("square", frames.float().square().sum(0), len(frames))
+        self.add_moments(frames.float(), len(frames))
 
     def figures(self):
         """Return what was found.
@@ -128,7 +127,7 @@ class ClusterMeter(Meter):
             **super().figures(),
             "chance_agreement": float(first @ second),
             "code_perplexity": perplexity((first + second) / 2),
-            "frame_deviation": float(self.deviations().mean()),
+            "frame_deviation": float(self.deviation().mean()),
         }
 
 

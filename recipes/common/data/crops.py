@@ -27,7 +27,7 @@ class SpeechBatch(PaddedBatch):
     Attributes
     ----------
     frame_counts : numpy.ndarray
-        Where there are units: shape (batch,), int64, valid frames of each row.
+        Where there are masks: shape (batch,), int64, valid frames of each row.
     hidden, visible : torch.Tensor
         Where there are masks: shape (n,), int64, the masked frames and the other valid ones, by
         their number in batch * frames.
@@ -48,12 +48,12 @@ class SpeechBatch(PaddedBatch):
             device_prep_keys=[k for k, v in examples[0].items() if isinstance(v, arrays)],
             per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}},
         )
-        if "units" in examples[0]:
-            self.frame_counts = np.array([len(row["units"]) for row in examples])
         if "mask" in examples[0]:
-            mask, units = self.mask.data.bool().numpy(), self.units.data.numpy()
+            mask = self.mask.data.bool().numpy()
+            self.frame_counts = np.array([len(row["mask"]) for row in examples])
+            valid = np.arange(mask.shape[1]) < self.frame_counts[:, None]
             self.hidden = torch.from_numpy(np.flatnonzero(mask))
-            self.visible = torch.from_numpy(np.flatnonzero(~mask & (units != IGNORED_UNIT)))
+            self.visible = torch.from_numpy(np.flatnonzero(~mask & valid))
 
     def units_at(self, places):
         """Return the units of frames by their number in batch * frames, (n,) int64."""
@@ -76,8 +76,8 @@ def add_speech(dataset):
     dataset.add_dynamic_item(read_speech, takes="wav", provides="speech")
 
 
-def add_frame_items(dataset, hparams, clock, units):
-    """Give each utterance the items `sig`, `units` and `mask`, cropped to `max_seconds`.
+def add_frame_items(dataset, hparams, clock, units=None):
+    """Give each utterance the items `sig`, `mask` and `units`, cropped to `max_seconds`.
 
     The crop begins on a frame, so that the units stay in step with the audio.
 
@@ -89,9 +89,15 @@ def add_frame_items(dataset, hparams, clock, units):
         `max_seconds`, `mask_prob`, `mask_length`, `seed`.
     clock : Clock
         The epoch that crops and masks are drawn for.
-    units : UnitArray
-        Gives an utterance's units by its ID.
+    units : UnitArray, optional
+        Gives an utterance's units by its ID; without it there is no item `units`.
+
+    Returns
+    -------
+    list of str
+        The items.
     """
+    names = ["sig", "mask"] if units is None else ["sig", "mask", "units"]
     items = partial(
         frame_items,
         clock=clock,
@@ -101,16 +107,17 @@ def add_frame_items(dataset, hparams, clock, units):
         mask_length=hparams["mask_length"],
         seed=hparams["seed"],
     )
-    dataset.add_dynamic_item(items, takes=["id", "speech"], provides=["sig", "units", "mask"])
+    dataset.add_dynamic_item(items, takes=["id", "speech"], provides=names)
+    return names
 
 
 def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_length, seed):
-    """Return an utterance's samples, units and mask; see `add_frame_items`.
+    """Return an utterance's samples, mask and units, if any; see `add_frame_items`.
 
     Returns
     -------
     tuple
-        Samples, (samples,) float32; units, (frames,) int64; mask, (frames,) bool.
+        Samples, (samples,) float32; mask, (frames,) bool; units, (frames,) int64.
     """
     frames, start = num_frames(len(wav)), 0
     if frames > max_frames:
@@ -118,9 +125,11 @@ def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_len
         start = int(rng.integers(frames - max_frames + 1))
         frames = max_frames
         wav = wav[samples_of(start, frames)]
-    own = torch.from_numpy(units[utterance][start : start + frames].astype(np.int64))
     rng = derive_rng(seed, "mask", clock.epoch, utterance)
-    return wav, own, span_mask(frames, mask_prob, mask_length, rng)
+    mask = span_mask(frames, mask_prob, mask_length, rng)
+    if units is None:
+        return wav, mask
+    return wav, mask, torch.from_numpy(units[utterance][start : start + frames].astype(np.int64))
 
 
 def samples_of(start, frames):
@@ -135,7 +144,7 @@ def samples_of(start, frames):
 
 
 class CutToShortest:
-    """Makes batches of utterances with units, each cut to the shortest: nothing is padded.
+    """Makes batches of utterances with masks, each cut to the shortest: nothing is padded.
 
     Without padding attention needs no mask, and a GPU takes its fastest kernel. What is kept of an
     utterance begins on a frame and is drawn anew in each epoch, as is its mask.
@@ -154,19 +163,19 @@ class CutToShortest:
         self.clock = clock
 
     def __call__(self, examples):
-        """Return a `SpeechBatch` of items with `sig`, `units` and `mask`; others stay whole."""
-        frames = min(len(row["units"]) for row in examples)
+        """Return a `SpeechBatch` of items with `sig`, `mask` and `units`; others stay whole."""
+        frames = min(len(row["mask"]) for row in examples)
         return SpeechBatch([{**row, **self.cut(row, frames)} for row in examples])
 
     def cut(self, row, frames):
-        """Return `sig`, `units` and `mask` of so many frames of an utterance."""
+        """Return `sig`, `mask` and, if any, `units` of so many frames of an utterance."""
         rng = derive_rng(self.seed, "cut", self.clock.epoch, row["id"])
-        start = int(rng.integers(len(row["units"]) - frames + 1))
-        return {
-            "sig": row["sig"][samples_of(start, frames)],
-            "units": row["units"][start : start + frames],
-            "mask": span_mask(frames, *self.mask, rng),
-        }
+        start = int(rng.integers(len(row["mask"]) - frames + 1))
+        mask = span_mask(frames, *self.mask, rng)
+        own = {"sig": row["sig"][samples_of(start, frames)], "mask": mask}
+        if "units" in row:
+            own["units"] = row["units"][start : start + frames]
+        return own
 
 
 def add_crops(dataset, hparams, clock, augment, change_voice=None):

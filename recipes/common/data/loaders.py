@@ -95,7 +95,7 @@ def make_loader(
     )
 
 
-def stage_loaders(hparams, datasets, units=None, augment=None):
+def stage_loaders(hparams, datasets, units=None, augment=None, masks=False):
     """Return the loaders of a stage of pretraining.
 
     Arguments
@@ -105,29 +105,30 @@ def stage_loaders(hparams, datasets, units=None, augment=None):
     datasets : dict
         "train", "valid" and "test": Utterances.
     units : UnitArray, optional
-        The units of all of them, of a stage that trains a frame encoder.
+        The units of all of them, of a stage that trains a frame encoder on these.
     augment : UtteranceAugment, optional
         Of the crops, of a stage that trains an utterance encoder; in training voices change too.
+    masks : bool
+        Whether frames are masked without units, of a stage that makes its targets while it trains.
 
     Returns
     -------
     dict
-        A loader for each, of batches with `id`; with `units`, also `sig`, `units` and `mask`; with
-        `augment`, also the crops that `add_crops` names.
+        A loader for each, of batches with `id`; with `units` or `masks`, also `sig` and `mask`;
+        with `units`, also these; with `augment`, also the crops that `add_crops` names.
     """
-    loaders = {}
+    loaders, masked = {}, masks or units is not None
     for split, dataset in datasets.items():
         clock, training, keys = Clock(), split == "train", ["id"]
         add_speech(dataset)
-        if units is not None:
-            add_frame_items(dataset, hparams, clock, units)
-            keys += ["sig", "units", "mask"]
+        if masked:
+            keys += add_frame_items(dataset, hparams, clock, units)
         if augment is not None:
             change_voice = augment.change_voice if training else None
             keys += add_crops(dataset, hparams, clock, augment, change_voice)
         dataset.set_output_keys(keys)
         fewest = 1 if augment is None else 2  # utterances are contrasted
-        cuts = training and units is not None and hparams["crop_batches"]
+        cuts = training and masked and hparams["crop_batches"]
         cut = CutToShortest(hparams, clock) if cuts else None
         own_clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, own_clock, fewest, cut=cut)

@@ -10,6 +10,7 @@ WHOLE = {  # lowest and highest
     "log_steps": (1, NO_END),
     "num_targets": (2, 2**15),
     "num_units": (2, 2**15),
+    "num_codebooks": (1, NO_END),
     "kmeans_passes": (1, NO_END),
     "teacher_layer": (0, NO_END),
     "mask_length": (1, NO_END),
@@ -59,12 +60,16 @@ RANGES = {
     "critic_momentum": (0, 1),
     "critic_ridge": (0, NO_END),
     "critic_lr": (0, NO_END),
+    "codebook_decay": (0, 1),
+    "teacher_decay": (0, 1),
+    "teacher_timescale": (1e-6, NO_END),
 }
 MAY_BE_NULL = {"num_workers", "frames_per_pair", "read_utterances", "train_utterances"}
 WORDS = {
     "quantizer": ("kmeans", "random_projection"),
     "tokenizer": ("characters", "pieces"),
     "frontend": ("waveform", "fbank"),
+    "predict_from": ("same_layer", "last"),
 }
 LISTS = (
     "train_splits",

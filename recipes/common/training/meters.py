@@ -66,13 +66,19 @@ class Meter:
         """Return an average: float64, of the shape of its sums."""
         return self.total(name) / np.maximum(self._of_all(self.counts[name]), 1)
 
-    def _of_all(self, values):
-        return sum_over_ranks(values) if self.all_ranks else values
+    def add_moments(self, vectors, count):
+        """Add to `deviation` so many vectors, shape (..., dim), float32; others are zero."""
+        dims = tuple(range(vectors.ndim - 1))
+        self.add("mean", vectors.sum(dims), count)
+        self.add("square", vectors.square().sum(dims), count)
 
-    def deviations(self):
-        """Return the standard deviations of which `mean` and `square` are the averages."""
+    def deviation(self):
+        """Return the standard deviation of each dimension over all vectors, (dim,) float64."""
         variance = self.average("square") - self.average("mean") ** 2
         return np.sqrt(variance.clip(min=0))
+
+    def _of_all(self, values):
+        return sum_over_ranks(values) if self.all_ranks else values
 
     def figures(self):
         """Return the averages that are single numbers."""
@@ -143,9 +149,7 @@ class FrameMeter(Meter):
         for name, labels in (("predicted", predicted[:hidden]), ("true", true)):
             counts = labels.new_zeros(logits.shape[-1])
             self.add(name, counts.index_add_(0, labels, torch.ones_like(labels)), hidden)
-        rows, count = frames.float() * valid.unsqueeze(2), hidden + len(batch.visible)
-        self.add("mean", rows.sum((0, 1)), count)
-        self.add("square", rows.square().sum((0, 1)), count)
+        self.add_moments(frames.float() * valid.unsqueeze(2), hidden + len(batch.visible))
 
     def figures(self):
         """Return what was found.
@@ -161,7 +165,7 @@ class FrameMeter(Meter):
         figures["majority_accuracy"] = float(self.average("true").max())
         for name in ("predicted", "true"):
             figures[f"{name}_perplexity"] = perplexity(self.average(name))
-        figures["frame_deviation"] = float(self.deviations().mean())
+        figures["frame_deviation"] = float(self.deviation().mean())
         return figures
 
 
@@ -183,8 +187,7 @@ class UtteranceMeter(Meter):
         self.add("retrieval_accuracy", retrieval_accuracy(first, second) * count, count)
         self.add("retrieval_chance", 1, count)
         rows = torch.nn.functional.normalize(embeddings.float(), dim=-1)
-        self.add("mean", rows.sum(0), len(rows))
-        self.add("square", rows.square().sum(0), len(rows))
+        self.add_moments(rows, len(rows))
 
     def figures(self):
         """Return what was found.
@@ -197,9 +200,9 @@ class UtteranceMeter(Meter):
             length, averaged over dimensions and multiplied by sqrt(E): 1 where they spread over
             the whole sphere.
         """
-        deviations = self.deviations()
-        deviation = deviations.mean() * len(deviations) ** 0.5
-        return {**super().figures(), "embedding_deviation": float(deviation)}
+        deviation = self.deviation()
+        spread = float(deviation.mean() * len(deviation) ** 0.5)
+        return {**super().figures(), "embedding_deviation": spread}
 
 
 def nearest_visible_units(units, mask, lens):
