@@ -15,8 +15,8 @@ from recipes.common.data.augment import (
     coloured_noise,
     seeded,
     synthetic_rirs,
-    zero_phase,
 )
+from recipes.common.data.transmission import zero_phase
 
 RATE = 16000
 NONE = dict.fromkeys(
