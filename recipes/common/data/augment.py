@@ -25,9 +25,8 @@ from recipes.common.data.transmission import (
     MP3_30K,
     MU_LAW,
     OPUS_9K,
-    OPUS_20K,
     fft_size,
-    low_pass,
+    limit_band,
     transmit,
     zero_phase,
 )
@@ -38,7 +37,7 @@ RIR_BANK_SEED = 2407
 NOTCH_TAPS = 101  # of the filter of DropFreq
 CUTOFFS = (3400, 4000, 5500, 7000)  # Hz: telephones, sampling at 8, 11 and 14 to 16 kHz
 TELEPHONES = (MU_LAW, A_LAW)
-CODECS = (MP3_20K, MP3_30K, OPUS_9K, OPUS_20K)
+CODECS = (MP3_20K, MP3_30K, OPUS_9K)
 
 
 class UtteranceAugment:
@@ -113,7 +112,7 @@ class UtteranceAugment:
             (reverb_prob, self.reverberate),
             (noise_prob, partial(add_noise, lengths=torch.ones(1))),
             (channel_prob, partial(zero_phase, response=channel_response)),
-            (band_limit_prob, limit_band),
+            (band_limit_prob, limit_any_band),
             (telephone_prob, partial(transmit_any, codecs=TELEPHONES)),
             (codec_prob, partial(transmit_any, codecs=CODECS)),
             (drop_freq_prob, partial(zero_phase, response=self.band_response)),
@@ -367,10 +366,9 @@ def channel_response(frequencies):
     return np.interp(positions, octaves, gains).astype(np.float32)
 
 
-def limit_band(wav):
-    """Take away what is above one of `CUTOFFS`, as of a lower sampling rate; (1, samples)."""
-    cutoff = choose(CUTOFFS)
-    return zero_phase(wav, partial(low_pass, cutoff=cutoff))
+def limit_any_band(wav):
+    """Take away what is above one of `CUTOFFS`, (1, samples)."""
+    return limit_band(wav, choose(CUTOFFS))
 
 
 def transmit_any(wav, codecs):

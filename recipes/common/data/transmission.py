@@ -5,7 +5,7 @@ of the same length and in step with what went in.
 """
 
 import io
-from functools import partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from lobes.signal import SAMPLE_RATE
 FFT_STEP = 4096
 CODED_PEAK = 0.5  # of what a codec of fixed range takes
 TELEPHONE_BAND = 300, 3400  # Hz (ITU-T G.712)
-TRANSITION = 0.1  # of a filter's slope, by its cut-off
+TRANSITION = 0.1  # how wide a filter's slope is, by its cut-off
 
 
 class Codec(NamedTuple):
@@ -47,7 +47,6 @@ MP3_20K = Codec(16000, "MP3", "MPEG_LAYER_III", 0.99)  # about 20 kbit/s of spee
 MP3_30K = Codec(16000, "MP3", "MPEG_LAYER_III", 0.5)
 MP3_NARROW = Codec(8000, "MP3", "MPEG_LAYER_III", 0.99)
 OPUS_9K = Codec(16000, "OGG", "OPUS", 0.99)
-OPUS_20K = Codec(16000, "OGG", "OPUS", 0.95)
 
 
 def code(wav, codec):
@@ -105,47 +104,77 @@ def transmit(wav, codec):
     >>> transmit(torch.randn(1, 16001), A_LAW).shape
     torch.Size([1, 16001])
     """
-    halved = codec.rate < SAMPLE_RATE
-    sent = zero_phase(wav, telephone_band)[:, ::2] if halved else wav
-    peak = sent.abs().max().item()
+    if codec.rate == SAMPLE_RATE:
+        return code_at_level(wav, codec)
+    narrow = code_at_level(halve(wav), codec)
+    return double(narrow)[:, : wav.shape[1]]
+
+
+def code_at_level(wav, codec):
+    """Encode and decode a waveform, (1, samples), at the level of speech; silence stays silence."""
+    peak = wav.abs().max().item()
     if peak == 0:
-        return sent.new_zeros(wav.shape)
-    coded = torch.from_numpy(code((sent[0] * (CODED_PEAK / peak)).numpy(), codec))[None]
-    if not halved:
-        return coded
-    stuffed = torch.zeros_like(wav)
-    stuffed[:, ::2] = 2 * coded
-    return zero_phase(stuffed, partial(low_pass, cutoff=TELEPHONE_BAND[1]))
+        return wav
+    return torch.from_numpy(code((wav[0] * (CODED_PEAK / peak)).numpy(), codec))[None]
 
 
-def telephone_band(frequencies):
-    """Return the gains of the telephone's band, (bins,) float32, of frequencies in Hz, (bins,)."""
-    low, high = TELEPHONE_BAND
-    return low_pass(frequencies, high) * (1 - low_pass(frequencies, low / (1 + TRANSITION)))
+def halve(wav):
+    """Limit a waveform, (1, samples), to the telephone's band, and keep every second sample.
+
+    Example
+    -------
+    >>> halve(torch.randn(1, 16001)).shape
+    torch.Size([1, 8001])
+    """
+    samples = -(-wav.shape[1] // 2)
+    size = padded_size(samples)
+    spectrum = rfft(wav.numpy(), 2 * size) * band_gains(2 * size, *TELEPHONE_BAND)
+    return torch.from_numpy(irfft(spectrum[:, : size // 2 + 1] / 2, size)[:, :samples])
 
 
-def low_pass(frequencies, cutoff):
-    """Return the gains of a low-pass: 1 up to the cut-off, and nothing from a tenth above it.
+def double(wav):
+    """Sample a waveform, (1, samples), at twice its rate, without anything new above it.
+
+    Example
+    -------
+    >>> double(torch.randn(1, 8001)).shape
+    torch.Size([1, 16002])
+    """
+    samples = wav.shape[1]
+    size = padded_size(samples)
+    return torch.from_numpy(irfft(2 * rfft(wav.numpy(), size), 2 * size)[:, : 2 * samples])
+
+
+def limit_band(wav, cutoff):
+    """Take away what a waveform, (1, samples), has above a cut-off in Hz, as by a lower rate."""
+    size = padded_size(wav.shape[1])
+    return filtered(wav, size, band_gains(size, 0, cutoff))
+
+
+@lru_cache(maxsize=64)
+def band_gains(size, low, high):
+    """Return the gains of a band: 1 within it, and nothing from a tenth of its limits outside.
 
     Arguments
     ---------
-    frequencies : numpy.ndarray
-        Shape (bins,), in Hz.
-    cutoff : float
-        In Hz.
+    size : int
+        Of the FFT, at 16 kHz.
+    low, high : float
+        Its limits, in Hz; a `low` of 0 limits nothing.
 
     Returns
     -------
     numpy.ndarray
-        Shape (bins,), float32, in [0, 1].
+        Shape (size // 2 + 1,), float32, in [0, 1].
 
     Example
     -------
-    >>> low_pass(np.array([4000.0, 4200.0, 4400.0]), 4000).tolist()
+    >>> band_gains(160, 0, 4000)[[40, 42, 44]].tolist()
     [1.0, 0.5, 0.0]
     """
-    place = (frequencies - cutoff) / (TRANSITION * cutoff)
-    return (0.5 + 0.5 * np.cos(np.pi * np.clip(place, 0, 1))).astype(np.float32)
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    outside = np.maximum((low - frequencies) / max(low, 1), (frequencies - high) / high)
+    return (0.5 + 0.5 * np.cos(np.pi * np.clip(outside / TRANSITION, 0, 1))).astype(np.float32)
 
 
 def zero_phase(wav, response):
@@ -168,10 +197,18 @@ def zero_phase(wav, response):
     >>> zero_phase(torch.ones(1, 500), np.zeros_like).shape
     torch.Size([1, 500])
     """
-    samples = wav.shape[1]
-    size = fft_size(samples + SAMPLE_RATE // 20)
-    gains = response(np.fft.rfftfreq(size, 1 / SAMPLE_RATE))
-    return torch.from_numpy(irfft(rfft(wav.numpy(), size) * gains, size)[:, :samples])
+    size = padded_size(wav.shape[1])
+    return filtered(wav, size, response(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)))
+
+
+def filtered(wav, size, gains):
+    """Return a waveform, (1, samples), times gains, (size // 2 + 1,), by an FFT of a size."""
+    return torch.from_numpy(irfft(rfft(wav.numpy(), size) * gains, size)[:, : wav.shape[1]])
+
+
+def padded_size(samples):
+    """Return the size of an FFT that lets a filter ring for 50 ms."""
+    return fft_size(samples + SAMPLE_RATE // 20)
 
 
 def fft_size(samples):
