@@ -47,6 +47,8 @@ from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path, utteranc
 SEED = 2407
 SNR = 10.0  # dB
 PLAIN = "16 kHz"
+PARTS = ("noise", "reverb", "channel", "band_limit", "telephone", "codec", "drop_freq")
+PARTS += ("drop_chunk", "gain")
 UNSEEN = ("GSM 6.10", "MP3, 8 kHz", "noise, 10 dB")  # by any default of `UtteranceAugment`
 RESULTS = Path(__file__).with_name("RESULTS.md")
 CODE = ("lobes", "pretrained/audio.py", "recipes/common/data/augment.py")
@@ -81,8 +83,7 @@ def make_channels(noise_folder):
     >>> {channel(wav, 1).shape for channel in make_channels(folder).values()}
     {torch.Size([16001])}
     """
-    never = ("noise", "reverb", "channel", "drop_freq", "drop_chunk", "gain")
-    never = {f"{part}_prob": 0.0 for part in never}
+    never = {f"{part}_prob": 0.0 for part in PARTS}
     noise = {"noise_folder": noise_folder, "snr_low": SNR, "snr_high": SNR}
     return {
         PLAIN: lambda wav, seed: wav,

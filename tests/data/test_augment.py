@@ -337,6 +337,13 @@ def test_impulse_response_files_are_aligned_to_their_direct_path(tmp_path):
     assert shorter_than_the_delay.abs().argmax() == 100
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
+@pytest.mark.parametrize("name", NONE)
+def test_a_probability_that_is_none_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}: expected a probability"):
+        UtteranceAugment(**{name: value})
+
+
 @pytest.mark.parametrize("option", ["noise_folder", "rir_folder"])
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_a_folder_without_audio_is_named(tmp_path, option, folder):

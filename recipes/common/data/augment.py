@@ -60,7 +60,7 @@ class UtteranceAugment:
     noise_prob, reverb_prob, channel_prob, drop_freq_prob, drop_chunk_prob, gain_prob : float
         Probability of each part, in [0, 1].
     band_limit_prob, telephone_prob, codec_prob : float
-        Likewise. A codec takes some thirty times as long as any other part.
+        Likewise. A codec takes ten times as long as any other part, or more.
     snr_low, snr_high : float
         Range of the signal-to-noise ratio, in dB.
     max_gain : float
@@ -72,6 +72,8 @@ class UtteranceAugment:
     ------
     FileNotFoundError
         Where a folder is given that holds no audio.
+    ValueError
+        Where a probability is none.
 
     Example
     -------
@@ -93,14 +95,17 @@ class UtteranceAugment:
         drop_freq_prob=0.5,
         drop_chunk_prob=0.5,
         gain_prob=1.0,
-        band_limit_prob=0.0,
-        telephone_prob=0.0,
-        codec_prob=0.0,
+        band_limit_prob=0.3,
+        telephone_prob=0.2,
+        codec_prob=0.05,
         snr_low=0.0,
         snr_high=20.0,
         max_gain=10.0,
         speeds=None,
     ):
+        for name, value in locals().items():
+            if name.endswith("_prob") and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: expected a probability, 0 to 1.")
         self.noise_files = audio_files(noise_folder) if noise_folder else None
         self.rir_files = audio_files(rir_folder) if rir_folder else None
         self.rir_bank = None if rir_folder else synthetic_rirs(RIR_BANK_SIZE)

@@ -67,7 +67,7 @@ def code(wav, codec):
     -------
     >>> wav = np.sin(np.arange(8000) / 10).astype(np.float32)
     >>> coded = code(wav, MU_LAW)
-    >>> coded.shape, 0.001 < np.abs(coded - wav).max() < 0.02
+    >>> coded.shape, bool(0.001 < np.abs(coded - wav).max() < 0.02)
     ((8000,), True)
     """
     file = io.BytesIO()
