@@ -58,6 +58,7 @@ COLUMNS = {
     "EER, across": "eer_across",
     "same speaker accepted, within": "accepted_within",
     "same speaker accepted, across": "accepted_across",
+    "others accepted, within": "false_within",
     "others accepted, across": "false_across",
 }
 

@@ -2,7 +2,8 @@
 
 Two crops of each utterance, augmented apart from each other, and NT-Xent (SimCLR,
 https://arxiv.org/abs/2002.05709, equation 1) on their projected embeddings. At the end the
-embeddings are whitened by half: see `UtteranceEncoder.whiten`.
+embeddings are whitened by half, and the directions in which lines move them are taken off: see
+`UtteranceEncoder.whiten` and `lines`.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from recipes.common.training.brain import PretrainingBrain, seconds_of
 from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import UtteranceMeter
 from recipes.common.units.passes import share_moments
+from recipes.LibriSpeech.pretrain.lines import line_directions
 
 
 class UtteranceBrain(PretrainingBrain):
@@ -26,6 +28,12 @@ class UtteranceBrain(PretrainingBrain):
     @staticmethod
     def initialise(hparams):
         """Start at random: nothing comes before this stage."""
+        size = hparams["utterance"]["embedding_dim"]
+        if hparams["line_directions"] >= size:
+            raise ValueError(
+                f"line_directions is {hparams['line_directions']}: expected fewer than the "
+                f"embedding has dimensions, {size}."
+            )
 
     @staticmethod
     def make_loaders(hparams, datasets, device):
@@ -57,11 +65,18 @@ class UtteranceBrain(PretrainingBrain):
         """Return how much audio the crops hold, s."""
         return seconds_of(batch.first) + seconds_of(batch.second)
 
+    def last_settings(self):
+        """Return how many directions of lines are taken off."""
+        return {"line_directions": self.hparams.line_directions}
+
     def last_step(self):
-        """Whiten the embeddings by half."""
+        """Whiten the embeddings by half, and take the directions off in which lines move them."""
         encoder = unwrap(self.modules.utterance_encoder)
         folder = Path(self.hparams.output_folder) / "moments"
         encoder.whiten(*embedding_moments(encoder, self.loaders["plain"], folder))
+        count = self.hparams.line_directions
+        if count:
+            encoder.project_out(line_directions(encoder, self.loaders["plain"], folder, count))
 
 
 def embedding_moments(encoder, loader, folder):

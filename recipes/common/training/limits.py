@@ -29,6 +29,7 @@ WHOLE = {  # lowest and highest
     "max_speakers": (1, NO_END),
     "hidden_dim": (1, NO_END),
     "crop_draws": (1, NO_END),
+    "line_directions": (0, NO_END),
 }
 RANGES = {
     "warmup": (0, 1),
