@@ -135,12 +135,18 @@ def load_systems(models):
 
 
 def load_lists(voxceleb, names):
-    """Return the trials of each list, and the path of each utterance by its ID."""
+    """Return of each list the trials, and the paths of their utterances by ID."""
     root = Path(voxceleb) / "wav"
     paths = {utterance_id(p.relative_to(root).as_posix()): p for p in list_files(root)}
-    lists = {part: read_trials(trials_path(voxceleb, name), paths) for part, name in names.items()}
-    used = {name for trials in lists.values() for _, *pair in trials for name in pair}
-    return lists, {name: paths[name] for name in sorted(used)}
+    return {
+        part: (trials := read_trials(trials_path(voxceleb, name), paths), used(trials, paths))
+        for part, name in names.items()
+    }
+
+
+def used(trials, paths):
+    """Return those of the paths, by ID, that trials name."""
+    return {name: paths[name] for name in sorted({name for _, *pair in trials for name in pair})}
 
 
 @torch.no_grad()
@@ -346,15 +352,16 @@ def main(arguments=None):
     systems, channels = load_systems(options.models), make_channels(options.noise_folder)
     names = {"dev": options.dev_trials, "test": options.test_trials}
     names = {part: name for part, name in names.items() if name is not None}
-    lists, paths = load_lists(options.voxceleb, names)
+    lists = load_lists(options.voxceleb, names)
     noise = [(str(p), p.stat().st_size) for p in list_files(options.noise_folder)]
     code = [inspect.getsource(each) for each in (make_channels, resample, coded, embed)]
-    key = digest(digest_code(*CODE), code, noise, [(k, p.stat().st_size) for k, p in paths.items()])
-    folder = options.output_folder / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
-    embeddings = embed_missing(systems, channels, paths, folder, key)
     figures = {"models": options.models, "thresholds": {}, "parts": {}}
-    for part, trials in lists.items():
+    for part, (trials, paths) in lists.items():
+        sizes = [(name, path.stat().st_size) for name, path in paths.items()]
+        folder = options.output_folder / "embeddings" / part
+        folder.mkdir(parents=True, exist_ok=True)
+        key = digest(digest_code(*CODE), code, noise, sizes)
+        embeddings = embed_missing(systems, channels, paths, folder, key)
         figures["parts"][part] = {}
         for system in systems:
             scores = score(embeddings, trials, system)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from recipes.experiments import channels, readmes
+from recipes.experiments import channels
 from tests.pretrained.exports import RATE, saved, utterance_encoder
 
 SPEAKERS = "abcdef"
@@ -125,24 +125,33 @@ def test_the_command_measures_resumes_and_writes(voxceleb1, noise, tmp_path, mon
     for seed, name in enumerate(["before", "after", "after"]):
         encoders = {"utterance_encoder": utterance_encoder(seed=seed)}
         models.append(f"{name}={saved(tmp_path / str(seed), encoders, None)}")
-    arguments = ["--voxceleb", voxceleb1, "--noise_folder", noise, "--test_trials", "veri_test2"]
-    arguments = [str(part) for part in (*arguments, "--output_folder", tmp_path / "c", "--models")]
-    channels.main([*arguments, *models[:2]])
+    arguments = [
+        "--voxceleb",
+        voxceleb1,
+        "--noise_folder",
+        noise,
+        "--output_folder",
+        tmp_path / "c",
+    ]
+    arguments = [str(part) for part in arguments]
+    channels.main([*arguments, "--models", *models[:2]])
     assert [len(one) for one in seen] == [4, 4]
     first = json.loads((tmp_path / "c" / "metrics.json").read_text())["figures"]
-    channels.main([*arguments, *models])
-    assert seen[2:] == [[("after", 1)]] * 2
+    channels.main([*arguments, "--test_trials", "veri_test2", "--models", *models])
+    # Of the development list the new model alone, of the test list all.
+    assert seen[2:4] == [[("after", 1)]] * 2
+    assert [len(one) for one in seen[4:]] == [5, 5]
     again = json.loads((tmp_path / "c" / "metrics.json").read_text())["figures"]
-    for part in ("dev", "test"):
-        for name in ("before", "random weights", "log-mel"):
-            assert first["parts"][part][name] == again["parts"][part][name]
-        assert list(again["parts"][part]["after"]) == list(few)
+    for name in ("before", "random weights", "log-mel"):
+        assert first["parts"]["dev"][name] == again["parts"]["dev"][name]
+        assert first["thresholds"][name] == again["thresholds"][name]
+    assert list(again["parts"]["test"]["after"]) == list(few)
     assert len(again["thresholds"]["after"]) == 2
     results = tmp_path / "RESULTS.md"
     results.write_text("<!-- channels -->\n<!-- /channels -->\n")
     monkeypatch.setattr(channels, "RESULTS", results)
     channels.main(["--write", str(tmp_path / "c")])
-    assert readmes.markdown_table(["channel"], "l", []).splitlines()[0][:9] in results.read_text()
+    assert "| channel | model | EER, within |" in results.read_text()
     assert results.read_text().count("\n") == 4 + 2 * 4
     capsys.readouterr()
 
