@@ -97,7 +97,7 @@ class UtteranceAugment:
         gain_prob=1.0,
         band_limit_prob=0.3,
         telephone_prob=0.2,
-        codec_prob=0.05,
+        codec_prob=0.0,
         snr_low=0.0,
         snr_high=20.0,
         max_gain=10.0,
