@@ -299,3 +299,27 @@ class UtteranceEncoder(nn.Module):
             hidden.weight.copy_((inner @ to_plain).float())
         fc.bias.copy_((to_white @ (bias - mean)).float())
         fc.weight.copy_((to_white @ weight[..., 0])[..., None].float())
+
+    @torch.no_grad()
+    def project_out(self, directions):
+        """Take directions off the embeddings (nuisance attribute projection).
+
+        Solomonoff, Campbell and Boardman, "Advances in channel compensation for SVM speaker
+        recognition", ICASSP 2005. What the head returns changes with them.
+
+        Arguments
+        ---------
+        directions : torch.Tensor
+            Shape (k, E), orthonormal, float64, on the CPU.
+
+        Example
+        -------
+        >>> encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=4).eval()
+        >>> encoder.project_out(torch.eye(4, dtype=torch.double)[:2])
+        >>> encoder(torch.randn(1, 16000))[0, :2].abs().max().item() < 1e-6
+        True
+        """
+        fc = self.backbone.fc
+        weight, bias = (x.cpu().double() for x in (fc.weight[..., 0], fc.bias))
+        fc.weight.copy_((weight - directions.T @ (directions @ weight)).float()[..., None])
+        fc.bias.copy_((bias - directions.T @ (directions @ bias)).float())

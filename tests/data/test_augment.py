@@ -1,6 +1,7 @@
 """Augmentation: the same crop for the same seed wherever it is made, and each part as described."""
 
 import math
+import pickle
 import random
 
 import numpy as np
@@ -10,19 +11,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.common.data.augment import (
+    CODECS,
+    CUTOFFS,
+    TELEPHONES,
     UtteranceAugment,
     channel_response,
     coloured_noise,
     seeded,
     synthetic_rirs,
-    zero_phase,
 )
+from recipes.common.data.transmission import zero_phase
 
 RATE = 16000
-NONE = dict.fromkeys(
-    ["noise_prob", "reverb_prob", "channel_prob", "drop_freq_prob", "drop_chunk_prob", "gain_prob"],
-    0.0,
-)
+PARTS = ("noise", "reverb", "channel", "drop_freq", "drop_chunk", "gain")
+LINES = ("band_limit", "telephone", "codec")
+NONE = {f"{part}_prob": 0.0 for part in PARTS + LINES}
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +263,48 @@ def test_gain_changes_the_level_alone():
     assert -6 <= min(levels) < -5 and 5 < max(levels) <= 6
 
 
-def test_noise_files_are_resampled_and_repeated(tmp_path):
+@pytest.mark.parametrize(("part", "ends"), [("band_limit", CUTOFFS), ("telephone", (3400,))])
+def test_bands_end_at_each_of_their_limits(part, ends):
+    line, found = only(part), set()
+    for seed in range(20):
+        crop = line(white(RATE), seed)
+        share = [power(crop, 0.97 * end, end) > 1e-3 * power(crop, 0, end) for end in CUTOFFS]
+        end = CUTOFFS[sum(share) - 1]
+        found.add(end)
+        assert power(crop, 1.1 * end, RATE) < 1e-3 * power(crop, 0, RATE)
+        assert power(crop, 2900, 3300) == pytest.approx(power(crop, 1500, 1900), rel=0.3)
+        assert (power(crop, 0, 200) < 1e-3 * power(crop, 0, RATE)) == (part == "telephone")
+    assert found == set(ends)
+
+
+@pytest.mark.parametrize("part", ["telephone", "codec"])
+def test_a_line_has_one_of_its_codecs(part):
+    line = only(part)
+    heard = {tuple(line(tone(8000), seed)[2000:2100].tolist()) for seed in range(16)}
+    assert len(heard) == {"telephone": len(TELEPHONES), "codec": len(CODECS)}[part]
+
+
+def test_lines_happen_as_often_as_asked():
+    sometimes = UtteranceAugment(**{**NONE, "band_limit_prob": 0.2, "telephone_prob": 0.1})
+    crops = [sometimes(white(4000), seed) for seed in range(500)]
+    narrow = [power(crop, 7800, RATE) < 0.005 * power(crop, 0, RATE) for crop in crops]
+    assert np.mean(narrow) == pytest.approx(0.28, abs=0.06)
+
+
+def test_an_augmentation_reaches_workers_that_are_spawned():
+    made = UtteranceAugment(**dict.fromkeys(NONE, 0.5))
+    again = pickle.loads(pickle.dumps(made))
+    assert all(torch.equal(made(tone(8000), seed), again(tone(8000), seed)) for seed in range(4))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("flac", {}), ("opus", {"format": "OGG", "subtype": "OPUS"})]
+)
+def test_noise_files_are_resampled_and_repeated(tmp_path, suffix, kind):
     (tmp_path / "deeper").mkdir()
     time = np.arange(4000) / 8000
     stereo = np.stack([np.sin(2 * np.pi * 1000 * time), np.zeros(4000)], axis=1)
-    soundfile.write(tmp_path / "deeper" / "hum.flac", 0.3 * stereo, 8000)
+    soundfile.write(tmp_path / "deeper" / f"hum.{suffix}", 0.3 * stereo, 8000, **kind)
     noise_like = UtteranceAugment(noise_folder=str(tmp_path)).noise_like
     with seeded(1):
         noise = noise_like(torch.zeros(1, 2 * RATE))
@@ -295,6 +335,13 @@ def test_impulse_response_files_are_aligned_to_their_direct_path(tmp_path):
     assert (crop[5200] / crop[5000]).item() == pytest.approx(0.5, abs=1e-3)
     shorter_than_the_delay = reverberant(click(250, 100), 1)
     assert shorter_than_the_delay.abs().argmax() == 100
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
+@pytest.mark.parametrize("name", NONE)
+def test_a_probability_that_is_none_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}: expected a probability"):
+        UtteranceAugment(**{name: value})
 
 
 @pytest.mark.parametrize("option", ["noise_folder", "rir_folder"])

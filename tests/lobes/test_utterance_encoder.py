@@ -315,6 +315,18 @@ def test_whitening_flattens_the_embeddings_and_keeps_the_projections(power):
     assert torch.allclose(new / covariance.trace() * 6, old / (old + 0.01) ** power, rtol=1e-3)
 
 
+def test_directions_are_taken_off_the_embeddings_and_no_others():
+    encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=6).eval()
+    wavs = torch.randn(5, 800)
+    directions = torch.linalg.qr(torch.randn(6, 2, dtype=torch.double)).Q.T
+    with torch.no_grad():
+        before = encoder(wavs).double()
+        encoder.project_out(directions)
+        after = encoder(wavs).double()
+    expected = before - before @ directions.T @ directions
+    torch.testing.assert_close(after, expected, atol=1e-5 * before.abs().max(), rtol=0)
+
+
 def test_whitening_on_fewer_utterances_than_dimensions_is_finite():
     encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=24, projection_dim=5).eval()
     few = encoder(torch.randn(3, 800)).double().detach()

@@ -10,6 +10,7 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.units import passes
+from recipes.LibriSpeech.pretrain import lines
 from recipes.LibriSpeech.pretrain.joint import joint_moments
 from recipes.LibriSpeech.pretrain.utterance import embedding_moments
 from tests.units.ranks import end_this_process, run_ranks
@@ -70,6 +71,31 @@ def test_moments_are_those_of_the_plain_computation(encoders, loader, tmp_path):
     assert (mean - embeddings.mean(0)).abs().max() < 1e-6 * mean.abs().max()
     assert (covariance - slow).abs().max() < 1e-6 * slow.abs().max()
     assert not (tmp_path / "moments").exists()
+
+
+@pytest.mark.parametrize("utterances", [1000, 7])
+def test_directions_of_lines_are_those_of_each_utterance_alone(
+    encoders, loader, tmp_path, monkeypatch, utterances
+):
+    monkeypatch.setattr(lines, "UTTERANCES", utterances)
+    encoder = encoders[1]
+    found = lines.line_directions(encoder, loader, tmp_path / "moments", 3)
+    differences = []
+    for batch in list(loader)[:: 1 if utterances == 1000 else 3]:
+        for wav, length in zip(*batch.sig, strict=True):
+            alone = wav[None, : round(length.item() * len(wav))]
+            plain = encoder(alone)
+            differences += [encoder(line(alone)) - plain for line in lines.LINES]
+    rows = torch.cat(differences).double()
+    values, vectors = torch.linalg.eigh(rows.T @ rows)
+    assert values[-3] > 1.1 * values[-4]  # so that the first three are told apart from the others
+    torch.testing.assert_close(found @ found.T, torch.eye(3).double())
+    expected = vectors[:, -3:] @ vectors[:, -3:].T
+    torch.testing.assert_close(found.T @ found, expected, atol=1e-3, rtol=0)
+    before = (rows @ rows.T).trace()
+    encoder.project_out(found)
+    left = torch.cat([encoder(line(alone)) - encoder(alone) for line in lines.LINES])
+    assert left.square().sum() < rows[-len(lines.LINES) :].square().sum() < before
 
 
 def write_moments(encoders, loader, folder, path):

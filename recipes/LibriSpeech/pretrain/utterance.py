@@ -2,8 +2,9 @@
 
 Two crops or more of each utterance, augmented apart from each other, and the loss of a method on
 what the encoder makes of them: by default NT-Xent (SimCLR, https://arxiv.org/abs/2002.05709,
-equation 1); the others are in `lobes/methods`. At the end the embeddings are whitened by half: see
-`UtteranceEncoder.whiten`.
+equation 1); the others are in `lobes/methods`. At the end the embeddings are whitened by half, and
+the directions in which lines move them are taken off: see `UtteranceEncoder.whiten` and
+`recipes.common.units.lines`.
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from recipes.common.data.seeding import derive_seed
 from recipes.common.training.brain import PretrainingBrain, TrainingError, seconds_of
 from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import Meter, UtteranceMeter
+from recipes.common.units.lines import line_directions
 from recipes.common.units.passes import share_moments
 
 
@@ -29,6 +31,12 @@ class UtteranceBrain(PretrainingBrain):
     @staticmethod
     def initialise(hparams):
         """Start at random: nothing comes before this stage."""
+        size = hparams["utterance"]["embedding_dim"]
+        if hparams["line_directions"] >= size:
+            raise ValueError(
+                f"line_directions is {hparams['line_directions']}: expected fewer than the "
+                f"embedding has dimensions, {size}."
+            )
 
     @staticmethod
     def make_loaders(hparams, datasets, device):
@@ -93,11 +101,18 @@ class UtteranceBrain(PretrainingBrain):
         """Return how much audio the crops hold, s."""
         return sum(seconds_of(batch[name]) for name in ("first", "second", *short_names(batch)))
 
+    def last_settings(self):
+        """Return how many directions of lines are taken off."""
+        return {"line_directions": self.hparams.line_directions}
+
     def last_step(self):
-        """Whiten the embeddings by half."""
+        """Whiten the embeddings by half, and take the directions off in which lines move them."""
         encoder = unwrap(self.modules.utterance_encoder)
         folder = Path(self.hparams.output_folder) / "moments"
         encoder.whiten(*embedding_moments(encoder, self.loaders["plain"], folder))
+        count = self.hparams.line_directions
+        if count:
+            encoder.project_out(line_directions(encoder, self.loaders["plain"], folder, count))
 
 
 def short_names(batch):

@@ -13,27 +13,41 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.fft import irfft, next_fast_len, rfft  # several times as fast as torch's on a CPU
+from scipy.fft import irfft, rfft  # several times as fast as torch's on a CPU
 from speechbrain.augment.time_domain import AddNoise, DropChunk, DropFreq, SpeedPerturb
 from speechbrain.dataio import audio_io
 from torchaudio.functional import resample
 
 from lobes.signal import SAMPLE_RATE
+from recipes.common.data.transmission import (
+    A_LAW,
+    MP3_20K,
+    MP3_30K,
+    MU_LAW,
+    OPUS_9K,
+    fft_size,
+    limit_band,
+    transmit,
+    zero_phase,
+)
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 RIR_BANK_SIZE = 64
 RIR_BANK_SEED = 2407
-FFT_STEP = 4096
 NOTCH_TAPS = 101  # of the filter of DropFreq
+CUTOFFS = (3400, 4000, 5500, 7000)  # Hz: telephones, sampling at 8, 11 and 14 to 16 kHz
+TELEPHONES = (MU_LAW, A_LAW)
+CODECS = (MP3_20K, MP3_30K, OPUS_9K)
 
 
 class UtteranceAugment:
-    """Augment a crop at random: room, noise, channel, dropped bands and chunks, level.
+    """Augment a crop at random: room, noise, channel, line, dropped bands and chunks, level.
 
     Everything random follows from the seed of the call, so a crop comes out the same in whichever
     worker, batch or run it is made. The parts act in the order of a recording: reverberation,
-    additive noise, channel colouring, dropped frequency bands, dropped chunks, gain. Each
-    happens with its own probability.
+    additive noise, channel colouring, limit of the band, telephone (300 to 3400 Hz, sampled at
+    8 kHz, mu-law or A-law), codec (MP3 or Opus at a low rate), dropped frequency bands, dropped
+    chunks, gain. Each happens with its own probability.
 
     Arguments
     ---------
@@ -45,6 +59,8 @@ class UtteranceAugment:
         a direct path, RT60 0.1 to 0.7 s (Polack's model).
     noise_prob, reverb_prob, channel_prob, drop_freq_prob, drop_chunk_prob, gain_prob : float
         Probability of each part, in [0, 1].
+    band_limit_prob, telephone_prob, codec_prob : float
+        Likewise. A codec takes ten times as long as any other part, or more.
     snr_low, snr_high : float
         Range of the signal-to-noise ratio, in dB.
     max_gain : float
@@ -56,6 +72,8 @@ class UtteranceAugment:
     ------
     FileNotFoundError
         Where a folder is given that holds no audio.
+    ValueError
+        Where a probability is none.
 
     Example
     -------
@@ -77,11 +95,17 @@ class UtteranceAugment:
         drop_freq_prob=0.5,
         drop_chunk_prob=0.5,
         gain_prob=1.0,
+        band_limit_prob=0.3,
+        telephone_prob=0.2,
+        codec_prob=0.0,
         snr_low=0.0,
         snr_high=20.0,
         max_gain=10.0,
         speeds=None,
     ):
+        for name, value in locals().items():
+            if name.endswith("_prob") and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: expected a probability, 0 to 1.")
         self.noise_files = audio_files(noise_folder) if noise_folder else None
         self.rir_files = audio_files(rir_folder) if rir_folder else None
         self.rir_bank = None if rir_folder else synthetic_rirs(RIR_BANK_SIZE)
@@ -93,6 +117,9 @@ class UtteranceAugment:
             (reverb_prob, self.reverberate),
             (noise_prob, partial(add_noise, lengths=torch.ones(1))),
             (channel_prob, partial(zero_phase, response=channel_response)),
+            (band_limit_prob, limit_any_band),
+            (telephone_prob, partial(transmit_any, codecs=TELEPHONES)),
+            (codec_prob, partial(transmit_any, codecs=CODECS)),
             (drop_freq_prob, partial(zero_phase, response=self.band_response)),
             (drop_chunk_prob, self.chunks),
         ]
@@ -245,19 +272,6 @@ def set_level(wav, level):
     return wav * min(level / present, 1 / peak)
 
 
-def fft_size(samples):
-    """Return a length, at least `samples`, that is quick to transform and like other crops' ones.
-
-    Half of the time of a transform goes into tables for its length; SciPy keeps those of a few.
-
-    Example
-    -------
-    >>> fft_size(30000)
-    32768
-    """
-    return next_fast_len(-(-samples // FFT_STEP) * FFT_STEP, real=True)
-
-
 def coloured_noise(samples, max_exponent):
     """Return noise whose amplitude falls with frequency to the power of a random exponent.
 
@@ -326,32 +340,6 @@ def synthetic_rirs(count):
     return rirs
 
 
-def zero_phase(wav, response):
-    """Filter a waveform by FFT without moving it in time.
-
-    Arguments
-    ---------
-    wav : torch.Tensor
-        Shape (1, samples).
-    response : callable
-        Takes frequencies in Hz, shape (bins,), and returns float32 gains of the same shape.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (1, samples).
-
-    Example
-    -------
-    >>> zero_phase(torch.ones(1, 500), np.zeros_like).shape
-    torch.Size([1, 500])
-    """
-    samples = wav.shape[1]
-    size = fft_size(samples + SAMPLE_RATE // 20)
-    gains = response(np.fft.rfftfreq(size, 1 / SAMPLE_RATE))
-    return torch.from_numpy(irfft(rfft(wav.numpy(), size) * gains, size)[:, :samples])
-
-
 def channel_response(frequencies):
     """Return a random frequency response: a smooth equalizer, a tilt, and at times a pass band.
 
@@ -383,13 +371,23 @@ def channel_response(frequencies):
     return np.interp(positions, octaves, gains).astype(np.float32)
 
 
+def limit_any_band(wav):
+    """Take away what is above one of `CUTOFFS`, (1, samples)."""
+    return limit_band(wav, choose(CUTOFFS))
+
+
+def transmit_any(wav, codecs):
+    """Send a waveform, (1, samples), through one of several codecs; of any level."""
+    return transmit(wav, choose(codecs))
+
+
 def audio_files(folder):
     """Return the audio files of a folder and its subfolders, in the same order on every machine.
 
     Arguments
     ---------
     folder : str
-        Where to look for .wav, .flac, .ogg and .mp3 files.
+        Where to look for .wav, .flac, .ogg, .opus and .mp3 files.
 
     Returns
     -------

@@ -35,6 +35,7 @@ WHOLE = {  # lowest and highest
     "crop_draws": (1, NO_END),
     "short_crops": (0, NO_END),
     "projection_dim": (0, NO_END),
+    "line_directions": (0, NO_END),
 }
 RANGES = {
     "warmup": (0, 1),

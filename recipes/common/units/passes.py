@@ -200,7 +200,7 @@ class SharedWork:
         return paths
 
 
-def share_moments(folder, encoders, loader, compute):
+def share_moments(folder, encoders, loader, compute, every=1):
     """Have the ranks pass a loader's batches through encoders; return what came of it.
 
     Arguments
@@ -213,13 +213,15 @@ def share_moments(folder, encoders, loader, compute):
         Whose batches are always the same.
     compute : callable
         As `SharedWork.share` takes it, for a sixteenth of the batches, of all lengths.
+    every : int
+        How many batches there are for one that is taken.
 
     Returns
     -------
     list of dict
         The tensors of each sixteenth, the same on every rank.
     """
-    batches = list(loader.batch_sampler)
+    batches = list(loader.batch_sampler)[::every]
     jobs = [batches[first::MOMENT_JOBS] for first in range(min(MOMENT_JOBS, len(batches)))]
     made_of = hashlib.sha256(json.dumps([digest_weights(*encoders), batches]).encode()).hexdigest()
     with SharedWork(folder) as work:
