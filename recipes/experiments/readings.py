@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lobes.erasure import Erasure
+from lobes.closed_forms.erasure import Erasure
 from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
 from recipes.common.report.representations import encode, load_systems
 from recipes.common.report.speech import drawn_phones, load_rows
@@ -61,7 +61,7 @@ def eraser(whole, embeddings, count):
     embeddings : numpy.ndarray
         Of these utterances, (utterances, E).
     count : int
-        How many directions, see `lobes.erasure`.
+        How many directions, see `lobes.closed_forms.erasure`.
 
     Returns
     -------

@@ -27,7 +27,7 @@ from speechbrain import Stage
 from lobes.critics.club import repeat_rows
 from lobes.critics.groups import GroupIndex
 from lobes.distributed import SharedCounts, rank, row_offset, unwrap
-from lobes.erasure import check_directions
+from lobes.closed_forms.erasure import check_directions
 from lobes.losses import nt_xent, prediction_loss, utterance_information
 from lobes.signal import masked_mean, to_device
 from pretrained.toolkits.importing import import_weights
