@@ -14,6 +14,8 @@ from torch import nn
 
 from lobes import signal
 from lobes.closed_forms.erasure import Erasure, check_directions
+from lobes.closed_forms.frame_norm import FrameNorm
+from lobes.closed_forms.least_squares import LeastSquares
 from lobes.front_ends import FRONT_ENDS
 from lobes.losses import cosines
 from lobes.transformer import ATTENTIONS, Transformer
@@ -113,6 +115,13 @@ class FrameEncoder(nn.Module):
     erased_directions : int
         How many directions are taken off the last layer's output to make frames, see `erase`. The
         prediction head reads that output as it is.
+    frame_norm : str
+        What is taken off the last layer's output before the prediction head reads it: "none",
+        "mean", each utterance's, or "mean_std", and it is divided by the deviation. See
+        `lobes.closed_forms.frame_norm`.
+    least_squares : dict, optional
+        Arguments of an `UtteranceEncoder` of its own, of whose embedding what it tells of frames
+        is taken off them at last, see `regress`. The prediction head does not see that either.
 
     Example
     -------
@@ -146,6 +155,8 @@ class FrameEncoder(nn.Module):
         layer_drop=0.0,
         feature_grad_mult=1.0,
         erased_directions=0,
+        frame_norm="none",
+        least_squares=None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -160,7 +171,9 @@ class FrameEncoder(nn.Module):
             self.head = CosineHead(d_model, num_targets, head_dim, temperature)
         else:
             self.head = nn.Linear(d_model, num_targets)
+        self.frame_norm = FrameNorm(frame_norm)
         self.erasure = Erasure(d_model, erased_directions) if erased_directions else None
+        self.least_squares = LeastSquares(d_model, least_squares) if least_squares else None
 
     def erase(self, directions, mean, covariance, means, embeddings):
         """Take off frames, from now on, the directions that tell most of utterance embeddings.
@@ -202,6 +215,34 @@ class FrameEncoder(nn.Module):
         check_directions(directions, d_model)
         self.erasure = Erasure(d_model, directions).to(self.mask_embedding.device)
         self.config["erased_directions"] = directions
+
+    def regress(self, encoder, means, lens, embeddings, components):
+        """Take off frames, from now on, what their utterance's embedding predicts of them.
+
+        Arguments
+        ---------
+        encoder : UtteranceEncoder
+            That gives the embeddings; a copy of it is kept.
+        means, lens, embeddings, components
+            Of utterances, as `LeastSquares.fit` takes them.
+
+        Example
+        -------
+        >>> from lobes.utterance_encoder import UtteranceEncoder
+        >>> encoder = FrameEncoder("fbank", 32, d_model=32, num_layers=1, nhead=4, d_ffn=64).eval()
+        >>> other = UtteranceEncoder("tdnn", channels=8, embedding_dim=4).eval()
+        >>> wavs = torch.randn(10, 3200)
+        >>> with torch.no_grad():
+        ...     z, u = encoder(wavs), other(wavs)
+        >>> encoder.regress(other, z.mean(1), torch.full((10,), 9), u, components=4)
+        >>> bool(encoder(wavs).mean((0, 1)).abs().max() < 1e-5)
+        True
+        """
+        told = LeastSquares(self.config["d_model"], encoder.config)
+        told.encoder.load_state_dict(encoder.state_dict())
+        told.fit(means, lens, embeddings, components)
+        self.least_squares = told.to(self.mask_embedding.device)
+        self.config["least_squares"] = dict(encoder.config)
 
     def compile(self, **options):
         """Compile, in place, the parts between which lengths and layer drop decide what runs.
@@ -270,8 +311,11 @@ class FrameEncoder(nn.Module):
                 )
             x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
         hidden = self.transformer(_zero_padding(x, valid), valid)
-        last = hidden[-1]
-        frames = _zero_padding(last if self.erasure is None else self.erasure(last), valid)
+        last = self.frame_norm(hidden[-1], valid)
+        frames = last if self.erasure is None else self.erasure(last)
+        if self.least_squares is not None:
+            frames = self.least_squares(frames, wavs, wav_lens)
+        frames = _zero_padding(frames, valid)
         result = [frames]
         if output_hidden_states:
             result.append([_zero_padding(x, valid) for x in hidden[:-1]] + [frames])

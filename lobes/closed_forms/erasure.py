@@ -1,4 +1,4 @@
-"""Erasing in closed form what frames tell, linearly, of their utterance's embedding."""
+"""Erasing directions of frames in closed form: those that tell of embeddings or of speakers."""
 
 import torch
 from torch import nn
@@ -9,16 +9,18 @@ FLOOR = 1e-6  # share of the largest variance: a direction that varies less is n
 class Erasure(nn.Module):
     """A linear map of frames that takes a few directions off: x - (x - centre) down up.
 
-    With all directions that tell something of the embedding it is the map of Belrose et al.
-    (arXiv 2306.03819, theorem 4.3), which changes frames least among those that leave no
-    covariance. The first ones, by canonical correlation, take most of it and spare the rest.
+    `fit` finds those that tell of embeddings, and needs no speakers. With all of them it is LEACE,
+    the map of Belrose et al. (arXiv 2306.03819, theorem 4.3), which changes frames least among
+    those that leave no covariance. The first ones, by canonical correlation, take most of it and
+    spare the rest. `collapse` finds those in which the means of speakers differ most (Liu, Tang and
+    Goldwater, arXiv 2305.12464), or those of utterances where no speakers are known.
 
     Arguments
     ---------
     d_model : int
         Size of a frame.
     directions : int
-        How many it takes off at most. None before `fit`.
+        How many it takes off at most. None before `fit` or `collapse`.
 
     Example
     -------
@@ -73,11 +75,110 @@ class Erasure(nn.Module):
         other = other @ _whitening(other.T @ other / len(other))[0]
         correlations = ((means - mean) @ to_white).T @ other / len(means)
         told = torch.linalg.svd(correlations, full_matrices=False)[0][:, : len(self.up)]
+        return self._take_off(mean, to_white @ told, told.T @ to_plain)
+
+    @torch.no_grad()
+    def collapse(self, means):
+        """Find the principal directions of the means of speakers, or of utterances.
+
+        Arguments
+        ---------
+        means : torch.Tensor
+            Of all frames of each speaker, see `speaker_means`, shape (speakers, d_model). Of n
+            speakers there are n - 1 directions.
+
+        Returns
+        -------
+        Erasure
+            Itself.
+        """
+        variances, axes = principal_axes(means)
+        axes = axes[:, : min(len(self.up), len(variances))]
+        return self._take_off(means.cpu().double().mean(0), axes, axes.T)
+
+    def _take_off(self, centre, down, up):
         own = self.centre.dtype
-        self.centre.copy_(mean.to(own))
-        self.down[:, : told.shape[1]] = (to_white @ told).to(own)
-        self.up[: told.shape[1]] = (told.T @ to_plain).to(own)
+        self.centre.copy_(centre.to(own))
+        self.down[:, : down.shape[1]] = down.to(own)
+        self.up[: len(up)] = up.to(own)
         return self
+
+
+def speaker_means(means, lens, speakers):
+    """Return the mean over all frames of each speaker, (speakers, d_model), in float64.
+
+    Arguments
+    ---------
+    means : torch.Tensor
+        Of each utterance's frames, shape (utterances, d_model).
+    lens : torch.Tensor
+        Shape (utterances,), int64, each utterance's frames.
+    speakers : list of str
+        Of each utterance.
+
+    Example
+    -------
+    >>> means, lens = torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([20, 10, 5])
+    >>> speaker_means(means, lens, ["a", "a", "b"]).tolist()
+    [[2.0], [9.0]]
+    """
+    numbers = {name: number for number, name in enumerate(sorted(set(speakers)))}
+    places = torch.tensor([numbers[name] for name in speakers])
+    lens = lens.cpu().double()[:, None]
+    sums = torch.zeros(len(numbers), 1 + means.shape[1], dtype=torch.float64)
+    sums.index_add_(0, places, torch.cat([lens, lens * means.cpu().double()], dim=1))
+    return sums[:, 1:] / sums[:, :1]
+
+
+def directions_of_share(means, share):
+    """Return how many principal directions of means hold a share of their variance.
+
+    Arguments
+    ---------
+    means : torch.Tensor
+        As `Erasure.collapse` takes them.
+    share : float
+        Above 0, at most 1.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> directions_of_share(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 0.8)
+    1
+    """
+    variances, _ = principal_axes(means)
+    shares = variances.cumsum(0) / variances.sum()
+    return min(int((shares < share).sum()) + 1, len(variances))
+
+
+def principal_axes(x):
+    """Return the variances of vectors along their principal axes, falling, and the axes.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Shape (items, dim).
+
+    Returns
+    -------
+    variances : torch.Tensor
+        Shape (rank,), float64, on the CPU. Directions that hardly vary are left out.
+    axes : torch.Tensor
+        Shape (dim, rank), likewise, orthonormal.
+
+    Example
+    -------
+    >>> variances, axes = principal_axes(torch.tensor([[0.0, 4.0], [0.0, -4.0]]))
+    >>> variances.tolist(), axes.abs().T.tolist()
+    ([16.0], [[0.0, 1.0]])
+    """
+    centred = x.cpu().double() - x.cpu().double().mean(0)
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(x))
+    kept = (variances > FLOOR * variances[-1]).flip(0)
+    return variances.flip(0)[kept], axes.flip(1)[:, kept]
 
 
 def check_directions(directions, d_model):

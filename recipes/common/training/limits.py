@@ -2,6 +2,8 @@
 
 import math
 
+from lobes.closed_forms.frame_norm import FRAME_NORMS
+
 NO_END = math.inf
 WHOLE = {  # lowest and highest
     "seed": (0, 2**32 - 1),
@@ -57,6 +59,7 @@ WORDS = {
     "quantizer": ("kmeans", "random_projection"),
     "tokenizer": ("characters", "pieces"),
     "frontend": ("waveform", "fbank"),
+    "frame_norm": FRAME_NORMS,
 }
 LISTS = (
     "train_splits",
