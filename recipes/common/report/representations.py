@@ -113,7 +113,7 @@ def load_systems(folders, controls, seed):
         if name in (system.name for system in systems):
             raise ValueError(f"{folder}: there is a model {name} already: rename its run's folder.")
         encoders = load_model(folder)
-        systems.append(_system(name, "model", folder, encoders))
+        systems.append(make_system(name, "model", folder, encoders))
         config = repr([(key, encoders[key].config) for key in sorted(encoders)])
         architectures.setdefault(config, (name, folder, encoders))
     if not controls:
@@ -123,7 +123,7 @@ def load_systems(folders, controls, seed):
     for number, (name, folder, encoders) in enumerate(architectures.values()):
         title = f"random weights ({name})" if number else "random weights"
         random = {key: fresh(encoder, seed) for key, encoder in encoders.items()}
-        systems.append(_system(title, "random", folder, random))
+        systems.append(make_system(title, "random", folder, random))
     return systems
 
 
@@ -132,7 +132,21 @@ def _run_name(folder):
     return path.parent.name if path.name == "model" else path.name
 
 
-def _system(name, kind, folder, encoders):
+def make_system(name, kind, folder, encoders):
+    """Return encoders as a system.
+
+    Arguments
+    ---------
+    name, kind : str
+    folder : str or None
+        See `System`.
+    encoders : dict
+        `frame_encoder`, `utterance_encoder` or both.
+
+    Returns
+    -------
+    System
+    """
     kinds = {"frame_encoder": FrameStates, "utterance_encoder": UtteranceStates}
     upstreams = [
         Upstream(states(encoders[key]), frozen=True) if key in encoders else None
