@@ -40,11 +40,13 @@ class System:
     ---------
     name : str
     kind : str
-        "model", "fbank" or "random".
+        "model", "rival", "fbank" or "random".
     folder : str or None
         Of the exported model.
     frames, utterance : Upstream or None
         One of `lobes.states` each, frozen; None where the folder lacks the encoder.
+    rival_of : str or None
+        The name of the model whose frames a rival changes in closed form.
     """
 
     name: str
@@ -52,6 +54,7 @@ class System:
     folder: str | None
     frames: Upstream | None
     utterance: Upstream | None
+    rival_of: str | None = None
 
     def digest(self):
         """Return a text that changes with the kinds of states, their weights and their code."""
