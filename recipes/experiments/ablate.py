@@ -23,16 +23,16 @@ from ruamel.yaml import YAML
 
 from pretrained.exported import load_model
 from recipes.common.annotations.alignments import read_alignments
-from recipes.common.data.files import read_text, replace_text
-from recipes.common.evaluation.bootstrap import bootstrap_groups
-from recipes.common.evaluation.drawing import draw_tradeoff
-from recipes.common.evaluation.rival_models import (
+from recipes.common.closed_forms.rival_models import (
     PLAIN,
     RIVALS,
     find_encoders,
     gather_evidence,
     make_rival,
 )
+from recipes.common.data.files import read_text, replace_text
+from recipes.common.evaluation.bootstrap import bootstrap_groups
+from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.common.training.hparams import plain_values, read_tree, resolve_hparams
 from recipes.experiments import readings, readmes, runner
 

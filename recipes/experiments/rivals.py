@@ -5,7 +5,7 @@
         [--utterance O/utterance/model] [--manifest train.csv] [--only NAME ...] [--directions 80]
 
 The frames of each are the model's last layer, with nothing erased, changed in closed form:
-`recipes.common.evaluation.rival_models` tells how. They are fitted on the utterances of the
+`recipes.common.closed_forms.rival_models` tells how. They are fitted on the utterances of the
 manifests, by default those of the model's own run. Every recipe takes R/NAME/model as it takes
 any model.
 """
@@ -16,14 +16,14 @@ from pathlib import Path
 
 from lobes.closed_forms.erasure import check_directions
 from pretrained.exported import save_model
-from recipes.common.data.manifest import validate_manifests
-from recipes.common.evaluation.rival_models import (
+from recipes.common.closed_forms.rival_models import (
     RIVALS,
     default_directions,
     find_encoders,
     gather_evidence,
     make_rival,
 )
+from recipes.common.data.manifest import validate_manifests
 from recipes.common.report.speech import load_rows
 from recipes.common.training.hparams import read_tree
 

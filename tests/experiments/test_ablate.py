@@ -12,10 +12,10 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.annotations.alignments import write_ctm
+from recipes.common.closed_forms.moments import moments_of_rows
+from recipes.common.closed_forms.rival_models import RIVALS
 from recipes.common.data.table import read_manifest
-from recipes.common.evaluation.rival_models import RIVALS
 from recipes.common.training.hparams import check_options
-from recipes.common.units.moments import moments_of_rows
 from recipes.experiments import ablate
 from recipes.experiments.readings import arrays, encode_run, rows_of_run
 from recipes.experiments.runner import PRETRAIN

@@ -10,8 +10,8 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.audio import read_speech
 from pretrained.exported import load_model, save_model
+from recipes.common.closed_forms.rival_models import RIVALS, find_encoders
 from recipes.common.data.table import read_manifest
-from recipes.common.evaluation.rival_models import RIVALS, find_encoders
 from recipes.common.report.representations import load_systems
 from recipes.common.report.rival_systems import add_rivals
 from recipes.experiments import rivals

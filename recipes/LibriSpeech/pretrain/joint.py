@@ -30,12 +30,12 @@ from lobes.distributed import SharedCounts, rank, row_offset, unwrap
 from lobes.losses import nt_xent, prediction_loss, utterance_information
 from lobes.signal import masked_mean, to_device
 from pretrained.toolkits.importing import import_weights
+from recipes.common.closed_forms.moments import joint_moments
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
-from recipes.common.units.moments import joint_moments
 from recipes.common.units.unit_array import UnitArray, columns, read_description
 from recipes.LibriSpeech.pretrain.frame import (
     check_layer,

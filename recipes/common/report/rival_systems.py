@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from pretrained.exported import load_model, save_model
-from recipes.common.evaluation.rival_models import (
+from recipes.common.closed_forms.rival_models import (
     RIVALS,
     default_directions,
     find_encoders,

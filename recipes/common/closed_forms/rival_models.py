@@ -12,8 +12,8 @@ import torch
 from lobes.closed_forms.erasure import directions_of_share, speaker_means
 from lobes.frame_encoder import FrameEncoder
 from pretrained.exported import load_model
+from recipes.common.closed_forms.moments import Moments, moments_of_rows
 from recipes.common.data.seeding import derive_rng
-from recipes.common.units.moments import Moments, moments_of_rows
 
 SHARE = 0.95  # of the variance of means or embeddings that principal directions are to hold
 UTTERANCES_PER_COMPONENT = 10  # least squares on more components learn utterances by heart
