@@ -62,6 +62,7 @@ PROBED = {  # as the table calls a measure, and as ablations.jsonl does
     "speaker, pooled z": "speaker_pooled",
     "speaker, deviations": "speaker_deviations",
     "speaker, means and deviations": "speaker_both",
+    "speaker, random features": "speaker_random",
     "speaker, frames": "speaker_frames",
     "phone, frames": "phone_frames",
 }
@@ -277,7 +278,7 @@ def make_table(found):
     >>> run = dict.fromkeys(PROBED.values(), figure) | dict.fromkeys(UNPROBED.values(), 0.25)
     >>> table = make_table({"control": {"options": {"beta": 0.0}, "runs": {"1": run}}})
     >>> print(table.splitlines()[-1])
-    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
+    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
     """
     every = [run for setting in found.values() for run in setting["runs"].values()]
     probed = {head: key for head, key in PROBED.items() if any(run.get(key) for run in every)}

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
+from recipes.common.report.measures import (
+    make_trials,
+    often_enough,
+    pool_deviations,
+    pool_random_features,
+    read_eer,
+    read_probes,
+)
 from recipes.common.report.representations import encode, load_systems, make_system
 from recipes.common.report.speech import drawn_phones, load_rows
 from recipes.experiments.runner import SEEDS
@@ -89,11 +96,13 @@ def read_frames(means, frames, whole, rows, alignments):
     frames, owners = frames.reshape(len(phones), -1), speakers.repeat(FRAMES)
     known = np.flatnonzero(phones != np.array(None))
     known = known[often_enough(phones[known], owners[known])]
-    deviations = np.stack([x.astype(np.float32).std(0) for x in whole])
+    deviations = pool_deviations(whole)
+    features = pool_random_features(whole)
     inputs = {
         "speaker_pooled": (means, speakers, utterances, speakers),
         "speaker_deviations": (deviations, speakers, utterances, speakers),
         "speaker_both": (np.hstack([means, deviations]), speakers, utterances, speakers),
+        "speaker_random": (features, speakers, utterances, speakers),
         "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
         "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
     }

@@ -35,7 +35,7 @@ logger = get_logger(__name__)
 
 POINTS, MAP_SPEAKERS = 1000, 8
 POOLED, WEIGHTED, PAIR = "frame, pooled", "frame, weighted sum", "z and u"
-SPREAD = "frame, means and deviations"
+SPREAD, RANDOM = "frame, means and deviations", "frame, pooled random features"
 KINDS = list(HIDDEN)
 # Of what a figure is made, beside data and weights: a change has models measured again.
 OPTIONS = ("seed", "seeds", "frames_per_utterance", "max_items", "max_speakers", "hidden_dim")
@@ -216,9 +216,11 @@ class Measurement:
         for representation, x in vectors.items():
             inputs += [(representation, factor, x, target) for factor, target in targets.items()]
         if POOLED in vectors and "speaker" in targets:
-            deviations = np.stack([x.astype(np.float32).std(0) for x in self.read.whole])
+            deviations = measures.pool_deviations(self.read.whole)
             spread = np.hstack([vectors[POOLED], deviations])
-            inputs.append((SPREAD, "speaker", spread, targets["speaker"]))
+            features = measures.pool_random_features(self.read.whole)
+            for representation, x in ((SPREAD, spread), (RANDOM, features)):
+                inputs.append((representation, "speaker", x, targets["speaker"]))
         for representation, factor, x, target in inputs:
             own = x.reshape(-1, x.shape[-1])[target.items]
             take = partial(self.add, "leakage", representation, factor)
