@@ -96,7 +96,7 @@ def read_test(seed, name, options):
     figures["eer"] = {key: value.tolist() for key, value in eers["evidence"].items()}
     figures["eer"]["value"] = eers["value"]
     for key, reading in {"speaker": speaker, "content": content}.items():
-        scores = reading["evidence"]["bootstrap.group_scores"][0].tolist()
+        scores = reading["evidence"]["group_scores"][0].tolist()
         shuffled = reading["control"]
         figures[key] = {"value": reading["value"], "scores": scores, "shuffled": shuffled}
     replace_text(folder / "test.json", json.dumps(figures) + "\n")
