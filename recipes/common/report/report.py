@@ -88,7 +88,7 @@ def write_report(systems, measured, speech, hparams, began):
         name: [{**f, **e} for f, e in zip(found["figures"], found["evidence"], strict=True)]
         for name, found in measured.items()
     }
-    comparisons = _compare(systems, evidence, hparams["seed"])
+    comparisons = compare_systems(systems, evidence, hparams["seed"])
     judged = verdict(models, figures, comparisons)
     output = Path(hparams["output_folder"])
     write_metrics(
@@ -117,8 +117,21 @@ def write_report(systems, measured, speech, hparams, began):
     print("\n".join(judged["sentences"]), output / "report.html", sep="\n")
 
 
-def _compare(systems, evidence, seed):
-    """Compare models and controls with each other, and each model with its rivals."""
+def compare_systems(systems, evidence, seed):
+    """Compare models and controls with each other, and each model with its rivals.
+
+    Arguments
+    ---------
+    systems : list of System
+    evidence : dict
+        By system, and the seed, as `recipes.common.evaluation.comparison.compare` takes them.
+    seed : int
+
+    Returns
+    -------
+    list of dict
+        As `compare` returns them.
+    """
     own = [system.name for system in systems if system.rival_of is None]
     sets = [own, *([s.rival_of, s.name] for s in systems if s.rival_of is not None)]
     found = [compare({name: evidence[name] for name in names}, seed) for names in sets]
