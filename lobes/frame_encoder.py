@@ -171,7 +171,7 @@ class FrameEncoder(nn.Module):
             self.head = CosineHead(d_model, num_targets, head_dim, temperature)
         else:
             self.head = nn.Linear(d_model, num_targets)
-        self.frame_norm = FrameNorm(frame_norm)
+        self.frame_norm = None if frame_norm == "none" else FrameNorm(frame_norm)
         self.erasure = Erasure(d_model, erased_directions) if erased_directions else None
         self.least_squares = LeastSquares(d_model, least_squares) if least_squares else None
 
@@ -311,7 +311,7 @@ class FrameEncoder(nn.Module):
                 )
             x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
         hidden = self.transformer(_zero_padding(x, valid), valid)
-        last = self.frame_norm(hidden[-1], valid)
+        last = hidden[-1] if self.frame_norm is None else self.frame_norm(hidden[-1], valid)
         frames = last if self.erasure is None else self.erasure(last)
         if self.least_squares is not None:
             frames = self.least_squares(frames, wavs, wav_lens)

@@ -23,7 +23,7 @@ class FrameNorm(nn.Module):
     Arguments
     ---------
     kind : str
-        "none", "mean" or "mean_std".
+        "mean" or "mean_std".
 
     Raises
     ------
@@ -40,7 +40,7 @@ class FrameNorm(nn.Module):
 
     def __init__(self, kind):
         super().__init__()
-        if kind not in FRAME_NORMS:
+        if kind not in FRAME_NORMS[1:]:
             raise ValueError(f"frame_norm must be one of {', '.join(FRAME_NORMS)}, not {kind!r}")
         self.kind = kind
 
@@ -49,7 +49,7 @@ class FrameNorm(nn.Module):
         return self.kind
 
     def forward(self, x, valid=None):
-        """Map frames (batch, frames, d_model) to the same shape; float32 unless the kind is "none".
+        """Map frames (batch, frames, d_model) to the same shape, in float32.
 
         Arguments
         ---------
@@ -63,8 +63,6 @@ class FrameNorm(nn.Module):
         torch.Tensor
             Padded frames are arbitrary but finite.
         """
-        if self.kind == "none":
-            return x
         with torch.autocast(x.device.type, enabled=False):
             by_channel = x.transpose(1, 2)
             if self.kind == "mean":

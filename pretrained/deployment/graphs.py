@@ -101,7 +101,8 @@ class Frames(nn.Module):
         x = encoder.feature_projection(encoder.front_end(waveforms, lengths))
         valid = length_mask(lens, x.shape[1])
         *hidden, last = encoder.transformer(x.where(valid[..., None], 0.0), valid)
-        last = encoder.frame_norm(last, valid)
+        if encoder.frame_norm is not None:
+            last = encoder.frame_norm(last, valid)
         if encoder.erasure is not None:
             last = encoder.erasure(last)
         return [x.where(valid[..., None], 0.0) for x in (*hidden, last)], lens
