@@ -37,6 +37,7 @@ CLASSES = {
 }
 MAX_CONFIG_BYTES = FILES[CONFIG_FILE]
 MAX_SIZE = 2**31  # of anything that config.json gives a size of
+NESTED = {"least_squares": "utterance_encoder"}  # arguments of a module within: null or its own
 COUNTS = ("num_layers", "lstm_layers", "res2net_scale")  # arguments that constructors count up to
 MAY_BE_ZERO = ("erased_directions", "last_layers", "lstm_layers", "projection_dim")
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
@@ -274,6 +275,10 @@ def _check_arguments(name, arguments, num_tensors, path):
     for key, value in arguments.items():
         if key not in parameters:
             raise ValueError(f"{path}: {name} has no argument {key!r}.")
+        if key in NESTED:
+            if value is not None:
+                _check_arguments(NESTED[key], value, num_tensors, path)
+            continue
         kind = type(parameters[key].default)
         if kind is tuple:
             _check_sizes(f"{name}.{key}", value, path)

@@ -79,6 +79,12 @@ class Frames(nn.Module):
 
     def __init__(self, encoder):
         super().__init__()
+        if encoder.least_squares is not None:
+            raise ValueError(
+                "this encoder's frames lose what an utterance encoder of its own predicts of them "
+                "(least_squares), of which no graph is made: such a model is for comparison. "
+                "Export the one that it was made of."
+            )
         self.encoder = make_traceable(encoder)
 
     def forward(self, waveforms, lengths):
@@ -98,6 +104,8 @@ class Frames(nn.Module):
         x = encoder.feature_projection(encoder.front_end(waveforms, lengths))
         valid = length_mask(lens, x.shape[1])
         *hidden, last = encoder.transformer(x.where(valid[..., None], 0.0), valid)
+        if encoder.frame_norm is not None:
+            last = encoder.frame_norm(last, valid)
         if encoder.erasure is not None:
             last = encoder.erasure(last)
         return [x.where(valid[..., None], 0.0) for x in (*hidden, last)], lens

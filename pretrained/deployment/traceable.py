@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lobes.frame_encoder import FbankFrontEnd
+from lobes.front_ends import FbankFrontEnd
 from lobes.utterance_encoder import LogMel
 
 

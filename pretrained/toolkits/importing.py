@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
+from lobes.front_ends import CONV_KERNELS, CONV_STRIDES
 from lobes.transformer import ATTENTIONS, MAX_DISTANCE, NUM_BUCKETS
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.plain_files import read_json

@@ -6,7 +6,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from lobes.frame_encoder import CONV_KERNELS, CONV_STRIDES
+from lobes.front_ends import CONV_KERNELS, CONV_STRIDES
 from lobes.signal import SAMPLE_RATE
 from lobes.transformer import MAX_DISTANCE, NUM_BUCKETS
 from pretrained.facts import CLASSIFIER, TRANSCRIBER, VERIFIER, kind_of

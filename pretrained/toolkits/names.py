@@ -104,8 +104,9 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     Raises
     ------
     ValueError
-        Where directions are erased and `erasure_apart` does not say that this is known, the layout
-        is none of these, or the front end is another.
+        Where directions are erased and `erasure_apart` does not say that this is known, frames are
+        changed in another way after the last layer, the layout is none of these, or the front end
+        is another.
 
     Example
     -------
@@ -114,6 +115,7 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
     torch.Size([32, 32])
     """
+    _check_last_layer(encoder, layout)
     places = _places(encoder, layout)
     if encoder.erasure is not None and not erasure_apart:
         raise ValueError(
@@ -128,6 +130,17 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
         for foreign, own in places.items()
         if not (layout == "torchaudio" and foreign in MASK_NAMES)
     }
+
+
+def _check_last_layer(encoder, layout):
+    """Raise ValueError where frames are the last layer's output changed by what is not linear."""
+    for key, nothing in (("frame_norm", "none"), ("least_squares", None)):
+        if encoder.config[key] != nothing:
+            raise ValueError(
+                f"this encoder's frames are changed after the last layer ({key}), for which the "
+                f"layout {layout} has no place. The layout speechbrain and the s3prl upstreams "
+                "keep that."
+            )
 
 
 def erasure_map(encoder):

@@ -15,16 +15,24 @@ and draws ablations.png. Test speakers are not read.
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from ruamel.yaml import YAML
 
+from pretrained.exported import load_model
 from recipes.common.annotations.alignments import read_alignments
+from recipes.common.closed_forms.rival_models import (
+    PLAIN,
+    RIVALS,
+    find_encoders,
+    gather_evidence,
+    make_rival,
+)
 from recipes.common.data.files import read_text, replace_text
 from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
-from recipes.common.report.representations import load_systems
 from recipes.common.training.hparams import plain_values, read_tree, resolve_hparams
 from recipes.experiments import readings, readmes, runner
 
@@ -39,19 +47,27 @@ PATHS = {
     "output_folder": "where the runs go",
 }
 CONTROL = "control"
-LADDER = (CONTROL, "default")  # settings that are read with more and more directions erased
+# Settings of which rivals in closed form are read, and more and more directions erased
+LADDER = ("stages A and B", CONTROL, "default")
 # Frames changed in closed form: rows of their own below their setting's
-UNERASED = "nothing erased"
-CENTRED = "each utterance's mean frame taken off"
+UNERASED = PLAIN
+CLOSED = {title: name for name, title in RIVALS.items() if name not in ("plain", "leace")}
 ERASED = {f"{count} directions erased": count for count in (20, 40, 60, 80, 100)}
+DIRECTIONS = 80  # that the other rivals lose, as joint_tiny.yaml has it
+# Keys that defaults have had since: runs before them are as if they had these values
+ADDED = {"crop_batches": False, "download": False, "frontend": "fbank", "log_steps": 50}
+ADDED |= {"frame_norm": "none"}
 EPOCHS = 4
 PROBED = {  # as the table calls a measure, and as ablations.jsonl does
     "speaker, pooled z": "speaker_pooled",
     "speaker, deviations": "speaker_deviations",
+    "speaker, means and deviations": "speaker_both",
+    "speaker, random features": "speaker_random",
     "speaker, frames": "speaker_frames",
     "phone, frames": "phone_frames",
 }
-PLAIN = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
+PLACED = ("speaker_pooled", "phone_frames")  # where a setting is in the picture
+UNPROBED = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
 
 
 def command_line(name, seed, options):
@@ -111,9 +127,14 @@ def _setting_values(tree):
     return {key: x for key, x in plain_values(tree).items() if not key.endswith(places)}
 
 
+def _with_added(found, values):
+    """Return a run's values, and what it would have had of the keys that were added since."""
+    return {key: value for key, value in ADDED.items() if key in values} | found
+
+
 def other_values(folder, values):
     """Return the keys in which a run differs from its setting's values, with both values."""
-    found = _setting_values(read_tree(folder / "hyperparams.yaml"))
+    found = _with_added(_setting_values(read_tree(folder / "hyperparams.yaml")), values)
     return {
         key: (found.get(key, "nothing"), value)
         for key, value in values.items()
@@ -168,20 +189,27 @@ def read_run(options):
 def changed_frames(options):
     """Yield how a run's frames are changed in closed form, and `arrays` of them.
 
-    Where directions were erased, the frames without that come first; with `--ladder`, more and
-    more are erased from these.
+    Where directions were erased, the frames without that come first; with `--ladder`, rivals in
+    closed form follow, and more and more directions erased.
     """
-    [system] = load_systems([options.read / "model"], controls=False, seed=runner.SEEDS[0])
-    _, plain = readings.encode_run(options.read, "dev-clean", options.data_folder, erased=False)
-    if system.frames.states.encoder.erasure is not None:
-        yield UNERASED, readings.arrays(plain)
+    run, data_folder = options.read, options.data_folder
+    frame_encoder, utterance_encoder = find_encoders(run / "model")
+    made = {}
+    if load_model(run / "model")["frame_encoder"].erasure is not None:
+        made[UNERASED] = frame_encoder
     if options.ladder:
-        yield CENTRED, readings.centred(*readings.arrays(plain))
-        split = "train-clean-100"
-        _, training = readings.encode_run(options.read, split, options.data_folder, erased=False)
-        for name, count in ERASED.items():
-            erase = readings.eraser(training.whole, training.embeddings, count)
-            yield name, tuple(map(erase, readings.arrays(plain)))
+        rows = readings.rows_of_run(run, "train-clean-100", data_folder)
+        given = (frame_encoder, utterance_encoder, rows, DIRECTIONS, runner.SEEDS[0])
+        evidence = gather_evidence(*given)
+        for title, name in CLOSED.items():
+            made[title] = make_rival(name, frame_encoder, evidence)
+        for title, count in ERASED.items():
+            evidence = evidence._replace(directions=count)
+            made[title] = make_rival("leace", frame_encoder, evidence)
+    rows = readings.rows_of_run(run, "dev-clean", data_folder)
+    with TemporaryDirectory() as folder:
+        for title, encoder in made.items():
+            yield title, readings.arrays(readings.encode_frames(encoder, rows, Path(folder)))
 
 
 def read_kept():
@@ -213,7 +241,8 @@ def collect(folder):
     kept, found = read_kept(), {}
     for name, options in read_tree(SETTINGS).items():
         known, values = kept.get(name, {}), expected_values(name)
-        runs = known["runs"] if known.get("values") == values else {}
+        same = known and _with_added(known["values"], values) == values
+        runs, values = (known["runs"], known["values"]) if same else ({}, values)
         for seed in runner.SEEDS:
             run = run_folder(folder, name, seed)
             if not (run / "dev.json").is_file():
@@ -246,19 +275,21 @@ def make_table(found):
     Example
     -------
     >>> figure = {"value": 0.5, "scores": [0.4, 0.6]}
-    >>> run = dict.fromkeys(PROBED.values(), figure) | dict.fromkeys(PLAIN.values(), 0.25)
+    >>> run = dict.fromkeys(PROBED.values(), figure) | dict.fromkeys(UNPROBED.values(), 0.25)
     >>> table = make_table({"control": {"options": {"beta": 0.0}, "runs": {"1": run}}})
     >>> print(table.splitlines()[-1])
-    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
+    | control | `--beta 0.0` | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |
     """
-    heads = ["setting", "options", "seeds", *PROBED, *PLAIN]
+    every = [run for setting in found.values() for run in setting["runs"].values()]
+    probed = {head: key for head, key in PROBED.items() if any(run.get(key) for run in every)}
+    heads = ["setting", "options", "seeds", *probed, *UNPROBED]
     control, rows = found.get(CONTROL, {"runs": {}})["runs"], []
     for name, setting in with_changed(found).items():
         runs = setting["runs"]
         words = " ".join(f"--{key} {value}" for key, value in setting["options"].items())
         cells = [name, f"`{words}`" if words else "", str(len(runs))]
-        cells += [_probed(runs, control, key, name == CONTROL) for key in PROBED.values()]
-        plain = [[run[key] for run in runs.values()] for key in PLAIN.values()]
+        cells += [_probed(runs, control, key, name == CONTROL) for key in probed.values()]
+        plain = [[run[key] for run in runs.values()] for key in UNPROBED.values()]
         cells += map(readmes.percent_and_range, plain)
         rows.append(cells)
     return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
@@ -269,7 +300,7 @@ def with_changed(found):
     settings, unread = {}, dict.fromkeys(PROBED.values())
     for name, setting in found.items():
         settings[name] = setting
-        for change in (UNERASED, CENTRED, *ERASED):
+        for change in (UNERASED, *CLOSED, *ERASED):
             runs = {
                 k: {**v, **unread, **v[change]} for k, v in setting["runs"].items() if change in v
             }
@@ -286,11 +317,10 @@ def draw(found, path):
     """
     places = {
         name: tuple(
-            100 * np.mean([run[key]["value"] for run in setting["runs"].values()])
-            for key in ("speaker_pooled", "phone_frames")
+            100 * np.mean([run[key]["value"] for run in setting["runs"].values()]) for key in PLACED
         )
         for name, setting in with_changed(found).items()
-        if not name.endswith(CENTRED)
+        if all(run.get(key) for run in setting["runs"].values() for key in PLACED)
     }
     curves, points = {}, {}
     for name in found:
@@ -306,10 +336,10 @@ def draw(found, path):
 
 
 def _probed(runs, control, key, is_control):
-    if any(run[key] is None for run in runs.values()):
+    if not all(run.get(key) for run in runs.values()):
         return "-"
     text = f"{100 * np.mean([run[key]['value'] for run in runs.values()]):.1f}"
-    shared = [seed for seed in runs if seed in control]
+    shared = [seed for seed in runs if control.get(seed, {}).get(key)]
     if is_control or not shared:
         return text
     own, other = ([part[seed][key]["scores"] for seed in shared] for part in (runs, control))

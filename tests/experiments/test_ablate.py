@@ -12,21 +12,24 @@ from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.annotations.alignments import write_ctm
+from recipes.common.closed_forms.moments import moments_of_rows
+from recipes.common.closed_forms.rival_models import RIVALS
 from recipes.common.data.table import read_manifest
 from recipes.common.training.hparams import check_options
 from recipes.experiments import ablate
-from recipes.experiments.readings import arrays, encode_run
+from recipes.experiments.readings import arrays, encode_run, rows_of_run
 from recipes.experiments.runner import PRETRAIN
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 NAMES = list(ablate.read_tree(ablate.SETTINGS))
+CENTRED = RIVALS["mean"]
 PLACES = "data_folder: none\noutput_folder: none\n"
 
 
 def figures(value):
     probed = {"value": value, "scores": [value - 0.1, value + 0.1, value]}
     return dict.fromkeys(ablate.PROBED.values(), probed) | dict.fromkeys(
-        ablate.PLAIN.values(), value
+        ablate.UNPROBED.values(), value
     )
 
 
@@ -90,10 +93,10 @@ def test_what_was_kept_is_joined_with_what_is_new(settings, tmp_path):
 def test_changed_frames_are_a_row_of_their_own():
     centred = {key: figures(0.2)[key] for key in ablate.PROBED.values()}
     centred.pop("speaker_pooled")  # all means are 0
-    run = figures(0.5) | {ablate.CENTRED: centred}
+    run = figures(0.5) | {CENTRED: centred}
     found = {"control": {"options": {"beta": 0.0}, "runs": {"2407": run}}}
     row = ablate.make_table(found).splitlines()[-1]
-    start = f"| control: {ablate.CENTRED} | `--beta 0.0` | 1 | - | 20.0 (-30.0 ["
+    start = f"| control: {CENTRED} | `--beta 0.0` | 1 | - | 20.0 (-30.0 ["
     assert row.startswith(start)
     assert row.endswith("| 50.0 | 50.0 | 50.0 |")
 
@@ -103,7 +106,7 @@ def test_the_curves_go_from_nothing_erased_to_most(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "draw_tradeoff", lambda *given: drawn.append(given))
     probed = lambda value: {key: figures(value)[key] for key in ablate.PROBED.values()}  # noqa: E731
     steps = {name: probed(0.4 - count / 1000) for name, count in ablate.ERASED.items()}
-    run = figures(0.3) | steps | {ablate.CENTRED: {"phone_frames": figures(0.1)["phone_frames"]}}
+    run = figures(0.3) | steps | {CENTRED: {"phone_frames": figures(0.1)["phone_frames"]}}
     plain = {ablate.UNERASED: probed(0.4)}
     found = {
         "control": {"options": {}, "runs": {"1": run, "2": run}},
@@ -134,6 +137,30 @@ def test_a_setting_whose_defaults_were_changed_is_forgotten(settings, tmp_path):
     assert ablate.collect(tmp_path / "none") == {}
 
 
+def test_a_run_of_before_a_key_was_added_is_kept_as_it_is(settings, tmp_path, monkeypatch):
+    run = add_run(tmp_path / "B", "hard", 2407, 0.3)
+    found = ablate.collect(tmp_path / "B")
+    before = ablate.KEPT.read_bytes()
+    ablate.DEFAULTS.write_text(f"{PLACES}seed: 1\nbeta: 0.1\ngamma: 3.0\nframe_norm: none\n")
+    assert ablate.collect(tmp_path / "none") == found == ablate.collect(tmp_path / "B")
+    assert ablate.KEPT.read_bytes() == before
+    assert ablate.other_values(run, ablate.expected_values("hard")) == {}
+    monkeypatch.setattr(ablate, "ADDED", {"frame_norm": "mean"})  # the control
+    assert ablate.collect(tmp_path / "none") == {}
+
+
+def test_a_column_is_there_where_a_run_was_read_for_it():
+    run = figures(0.5)
+    found = {"control": {"options": {"beta": 0.0}, "runs": {"1": run}}}
+    assert "means and deviations" in ablate.make_table(found)
+    found["hard"] = {
+        "options": {},
+        "runs": {"1": {k: v for k, v in run.items() if k != "speaker_both"}},
+    }
+    assert "| 50.0 (+0.0 [+0.0, +0.0]) | - | 50.0" in ablate.make_table(found).splitlines()[-1]
+    assert "means and deviations" not in ablate.make_table({"hard": found["hard"]})
+
+
 def test_runs_of_another_setting_are_neither_read_nor_gone_on_with(settings, tmp_path, capsys):
     run = add_run(tmp_path / "B", "hard", 2407, 0.3)
     assert ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B")) is None
@@ -148,6 +175,7 @@ def test_runs_of_another_setting_are_neither_read_nor_gone_on_with(settings, tmp
 def erased_run(librispeech, tmp_path, monkeypatch):
     """A run whose frames lost 3 of 16 directions, fitted on the speech that it is read on."""
     monkeypatch.setattr(ablate, "ERASED", {"1 directions erased": 1, "3 directions erased": 3})
+    monkeypatch.setattr(ablate, "DIRECTIONS", 3)
     run, split = tmp_path / "run", "train-clean-100"  # six speakers: each phone needs four
     prepare_librispeech(librispeech, run / "manifest", [split])
     manifest = (run / "manifest" / f"{split}.csv").read_text()
@@ -161,12 +189,10 @@ def erased_run(librispeech, tmp_path, monkeypatch):
         "frame_encoder": FrameEncoder("fbank", 16, d_model=16, num_layers=1, nhead=2, d_ffn=32),
         "utterance_encoder": UtteranceEncoder("tdnn", channels=8, embedding_dim=12),
     }
-    save_model(run / "model", encoders)
-    _, encoded = encode_run(run, split, librispeech)
-    whole = [torch.from_numpy(x.astype(np.float64)) for x in encoded.whole]
-    frames, means = torch.cat(whole), torch.stack([x.mean(0) for x in whole])
-    moments = frames.mean(0), torch.cov(frames.T, correction=0), means
-    encoders["frame_encoder"].erase(3, *moments, torch.from_numpy(encoded.embeddings))
+    for encoder in encoders.values():
+        encoder.eval()
+    moments = moments_of_rows(*encoders.values(), rows_of_run(run, split, librispeech))
+    encoders["frame_encoder"].erase(3, *moments[:4])
     save_model(run / "model", encoders)
     return argparse.Namespace(read=run, data_folder=librispeech, alignments=tmp_path, ladder=True)
 
@@ -185,14 +211,15 @@ def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
     for name, same in {"3 directions erased": True, "1 directions erased": False}.items():
         for one, other in zip(own[:2], found[name][:2], strict=True):
             assert np.allclose(one, other, atol=0.01) == same
+    assert list(found) == [ablate.UNERASED, *ablate.CLOSED, *ablate.ERASED]
     ranks = {
-        name: np.linalg.matrix_rank(np.cov(x.T), tol=1e-4)
-        for name, (x, *_) in found.items()
-        if x is not None
+        name: np.linalg.matrix_rank(np.cov(found[name][0].T), tol=1e-4)
+        for name in (ablate.UNERASED, *ablate.ERASED)
     }
     assert ranks == {ablate.UNERASED: 15, "1 directions erased": 14, "3 directions erased": 12}
-    _, _, whole = found[ablate.CENTRED]
-    assert np.allclose([x.mean(0) for x in whole], 0, atol=1e-3)
+    means, _, whole = found[CENTRED]
+    assert np.allclose(means, 0, atol=1e-5)
+    assert np.allclose([x.astype(np.float32).mean(0) for x in whole], 0, atol=1e-3)
 
 
 @pytest.mark.long
@@ -200,7 +227,7 @@ def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
     erased_run.ladder = False
     ablate.read_run(erased_run)
     found = json.loads((erased_run.read / "dev.json").read_text())
-    assert found.keys() == {*ablate.PROBED.values(), *ablate.PLAIN.values(), ablate.UNERASED}
+    assert found.keys() == {*ablate.PROBED.values(), *ablate.UNPROBED.values(), ablate.UNERASED}
     assert found[ablate.UNERASED].keys() == set(ablate.PROBED.values())
     for name in ablate.PROBED.values():
         for figures in (found[name], found[ablate.UNERASED][name]):

@@ -1,30 +1,43 @@
-"""What is read of a run's frames: arrays changed in closed form."""
+"""What is read of a run's frames: who speaks is found where it is, and nowhere else."""
 
 import numpy as np
+import pytest
 
+from recipes.common.evaluation import probe_fitting
 from recipes.experiments import readings
 
-
-def test_centring_takes_the_mean_of_each_utterance_off():
-    whole = [np.random.default_rng(n).normal(n, 1, (20 + n, 3)).astype(np.float16) for n in (1, 2)]
-    means = np.stack([x.astype(np.float32).mean(0) for x in whole])
-    frames = np.stack([x[:4] for x in whole]).astype(np.float32)
-    nothing, drawn, rest = readings.centred(means, frames, whole)
-    assert nothing is None and all(abs(x.mean(0)).max() < 1e-5 for x in rest)
-    assert np.allclose(drawn[1], rest[1][:4], atol=1e-6)
+SPEAKERS, EACH, DIM = 5, 8, 4
 
 
-def test_erased_directions_tell_nothing_of_embeddings_and_the_others_stay():
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(300, 3))
-    offsets = embeddings @ rng.normal(size=(3, 8))
-    whole = [rng.normal(size=(20 + n % 7, 8)) + x for n, x in enumerate(offsets)]
+@pytest.mark.long
+@pytest.mark.parametrize("place", ["means", "deviations", "shapes"])
+def test_what_tells_the_speaker_is_found_where_it_is(place, monkeypatch):
+    monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
+    monkeypatch.setattr(readings, "FRAMES", 4)
+    monkeypatch.setattr(readings, "drawn_phones", lambda rows, *_: drawn(rows))
+    rng, rows, whole = np.random.default_rng(0), [], []
+    for speaker in range(SPEAKERS):
+        voice = rng.normal(size=DIM)
+        for number in range(EACH):
+            rows.append({"ID": f"{speaker}-{number}", "spk_id": speaker})
+            x = rng.normal(size=(200, DIM))
+            if place == "shapes":  # skewed to one side or the other
+                x = np.exp(x) * np.sign(voice)
+            x = (x - x.mean(0)) / x.std(0)
+            whole.append(
+                {"means": x + 3 * voice, "deviations": x * np.exp(voice), "shapes": x}[place]
+            )
     means = np.stack([x.mean(0) for x in whole])
-    erased = readings.eraser(whole, embeddings, 3)(means)
-    explained = [
-        1 - np.linalg.lstsq(embeddings, x - x.mean(0))[1].sum() / x.var(0).sum() / len(x)
-        for x in (means, erased)
-    ]
-    assert explained[0] > 0.8 and explained[1] < 0.02
-    moved = np.linalg.svd(erased - means, compute_uv=False)
-    assert (moved > 1e-4).sum() == 3
+    frames = np.stack([x[:4] for x in whole])
+    found = readings.read_frames(means, frames, whole, rows, {})
+    values = {name: found[name]["value"] for name in found}
+    own = {"means": "speaker_pooled", "deviations": "speaker_deviations"}.get(place)
+    for name in ("speaker_pooled", "speaker_deviations"):
+        assert values[name] > 0.8 if name == own else values[name] < 0.5
+    assert values["speaker_both"] > 0.8 if own else values["speaker_both"] < 0.5
+    assert values["speaker_random"] > 0.8
+
+
+def drawn(rows):
+    """Return four phones of each utterance, in turns."""
+    return np.array([["a", "b", "a", "b"]] * len(rows), object)

@@ -9,7 +9,8 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from torch.nn import functional as F
 
-from lobes.frame_encoder import FbankFrontEnd, FrameEncoder
+from lobes.frame_encoder import FrameEncoder
+from lobes.front_ends import FbankFrontEnd
 from lobes.signal import num_frames
 from lobes.transformer import GatedBiasSelfAttention, SelfAttention, relative_position_bucket
 from pretrained.toolkits.names import export_state_dict

@@ -358,6 +358,20 @@ def test_an_option_that_is_no_list_is_refused_by_name(name, value):
         check_limits({**options, name: value})
 
 
+def test_a_rival_is_compared_with_its_model_alone():
+    systems = [
+        SimpleNamespace(name=n, rival_of=r) for n, r in (("a", None), ("b", None), ("c", "b"))
+    ]
+    figure = {"representation": "frame, pooled", "factor": "speaker", "probe": "linear"}
+    figure |= {"measure": "balanced accuracy", "group_names": ["x", "y", "z"], "seeds": [1]}
+    evidence = {
+        name: [{**figure, "group_scores": [[share, share, share + 0.1]]}]
+        for name, share in (("a", 0.1), ("b", 0.2), ("c", 0.3))
+    }
+    found = report.compare_systems(systems, evidence, seed=1)
+    assert [(entry["first"], entry["second"]) for entry in found] == [("a", "b"), ("b", "c")]
+
+
 def test_measures_that_are_kept_are_those_that_were_written(tmp_path):
     made = SimpleNamespace(
         figures=[{"value": 0.25, "interval": None}, {"value": 1.0, "interval": [0, 1]}],

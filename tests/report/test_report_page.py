@@ -109,6 +109,33 @@ def test_every_section_is_there_in_order_behind_the_verdict(page, report):
     assert places == sorted(places) and "\u2717" in page.text("header")
 
 
+def test_rivals_stand_between_models_and_controls_and_in_no_curve(small, tmp_path):
+    name, figures = "joint: nothing of it", [f for f in small["figures"] if f["model"] == "joint"]
+    unknown = {"folder": None, "beta": None, "train_seed": None}
+    rival = {"name": name, "kind": "rival", **unknown}
+    joint, *controls = small["models"]
+    layers = [
+        {**figures[0], "layer": layer, "representation": f"frame, layer {layer}"}
+        for layer in (0, 1)
+    ]
+    report = {
+        **small,
+        "models": [joint, rival, *controls],
+        "figures": [
+            *small["figures"],
+            *layers,
+            *({**f, "model": name} for f in [*figures, layers[1]]),
+        ],
+    }
+    page = Page(report, tmp_path)
+    text = page.text("leakage")
+    heads = ["joint", "Rivals: the last layer of a model", name, "Controls: what features", "FBANK"]
+    places = [text.index(head, text.index("chance")) for head in heads]
+    assert places == sorted(places)
+    assert text.count("Rivals: the last layer") == text.count("Controls: what") == 2  # two tables
+    assert "rival in closed form" in page.text("read") and name not in page.text("layers")
+
+
 def test_every_figure_is_in_the_table_with_all_that_is_known_of_it(page, report):
     part = page.html.split('id="figures"')[1].split("</section>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)

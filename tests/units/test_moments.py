@@ -8,10 +8,9 @@ from torch.utils.data import DataLoader
 
 from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
+from recipes.common.closed_forms.moments import joint_moments
 from recipes.common.data.crops import SpeechBatch
-from recipes.common.units import passes
-from recipes.LibriSpeech.pretrain import lines
-from recipes.LibriSpeech.pretrain.joint import joint_moments
+from recipes.common.units import lines, passes
 from recipes.LibriSpeech.pretrain.utterance import embedding_moments
 from tests.units.ranks import end_this_process, run_ranks
 

@@ -17,26 +17,25 @@ form: see `FrameEncoder.erase`.
 import copy
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from speechbrain import Stage
 
+from lobes.closed_forms.erasure import check_directions
 from lobes.critics.club import repeat_rows
 from lobes.critics.groups import GroupIndex
 from lobes.distributed import SharedCounts, rank, row_offset, unwrap
-from lobes.erasure import check_directions
 from lobes.losses import nt_xent, prediction_loss, utterance_information
 from lobes.signal import masked_mean, to_device
 from pretrained.toolkits.importing import import_weights
+from recipes.common.closed_forms.moments import joint_moments
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
-from recipes.common.units.passes import share_moments
 from recipes.common.units.unit_array import UnitArray, columns, read_description
 from recipes.LibriSpeech.pretrain.frame import (
     check_layer,
@@ -308,65 +307,12 @@ class JointBrain(PretrainingBrain):
             unwrap(self.modules.frame_encoder).add_erasure(self.hparams.erased_directions)
 
     def erases(self):
-        """Return whether the last step takes directions off the frames."""
-        return bool(self.hparams.beta and self.hparams.erased_directions)
+        """Return whether the last step takes directions off the frames.
 
-
-def joint_moments(frame_encoder, utterance_encoder, loader, folder):
-    """Return what `FrameEncoder.erase` takes of frames and embeddings, with all ranks.
-
-    Arguments
-    ---------
-    frame_encoder : FrameEncoder
-        In evaluation mode.
-    utterance_encoder : UtteranceEncoder
-        In evaluation mode.
-    loader : torch.utils.data.DataLoader
-        Of batches with `sig`.
-    folder : Path
-        Takes what ranks give each other, and is removed.
-
-    Returns
-    -------
-    mean : torch.Tensor
-        Of all frames, shape (d_model,). All are float64.
-    covariance : torch.Tensor
-        Of all frames, shape (d_model, d_model).
-    means : torch.Tensor
-        Of each utterance's frames, shape (utterances, d_model).
-    embeddings : torch.Tensor
-        Shape (utterances, E).
-    """
-    encoders = [frame_encoder, utterance_encoder]
-    parts = share_moments(folder, encoders, loader, partial(sums_of, *encoders))
-    squares = sum(part["squares"] for part in parts)
-    sums, lens, embeddings = (
-        torch.cat([part[name] for part in parts]) for name in ("sums", "lens", "embeddings")
-    )
-    mean = sums.sum(0) / lens.sum()
-    covariance = squares / lens.sum() - mean[:, None] * mean
-    return mean, covariance, sums / lens[:, None], embeddings.double()
-
-
-def sums_of(frame_encoder, utterance_encoder, batches):
-    """Return what `joint_moments` needs of some batches.
-
-    Returns
-    -------
-    dict
-        Of each utterance `sums` and `lens` of its frames and `embeddings`; of all frames `squares`.
-        Sums are in float64, and so on the CPU: not every device has it.
-    """
-    device = next(frame_encoder.parameters()).device
-    found, squares = [], 0
-    for batch in batches:
-        lens = frame_encoder.frame_lens(*batch.sig)
-        sig = batch.to(device).sig
-        frames = frame_encoder(*sig).cpu().double()  # 0 where padded
-        squares = squares + frames.flatten(0, 1).T @ frames.flatten(0, 1)
-        found.append((frames.sum(1), lens, utterance_encoder(*sig).cpu()))
-    sums, lens, embeddings = (torch.cat(column) for column in zip(*found, strict=True))
-    return {"sums": sums, "lens": lens, "embeddings": embeddings, "squares": squares}
+        Where `frame_norm` takes each utterance's mean off, no direction of the means is left.
+        """
+        erases = self.hparams.beta and self.hparams.erased_directions
+        return bool(erases and self.hparams.frame_norm == "none")
 
 
 def check_receivers(names, critic_kind):

@@ -30,8 +30,9 @@ from recipes.common.evaluation.baselines import fbank_states, fresh
 
 logger = get_logger(__name__)
 RANDOM = "random:"
-# What states are not made of, so that its ranks would wait for a gradient in vain.
+# What states are not made of, or have no gradient for, so that ranks would wait for it in vain.
 OF_PRETRAINING = ("encoder.head.", "encoder.mask_embedding", "encoder.projection.")
+OF_PRETRAINING += ("encoder.least_squares.",)
 ENCODERS = {"frames": "frame_encoder", "utterance": "utterance_encoder"}
 STATES = {"frames": FrameStates, "utterance": UtteranceStates}
 KINDS = {  # as an exported folder tells what its head stands on

@@ -35,6 +35,7 @@ logger = get_logger(__name__)
 
 POINTS, MAP_SPEAKERS = 1000, 8
 POOLED, WEIGHTED, PAIR = "frame, pooled", "frame, weighted sum", "z and u"
+SPREAD, RANDOM = "frame, means and deviations", "frame, pooled random features"
 KINDS = list(HIDDEN)
 # Of what a figure is made, beside data and weights: a change has models measured again.
 OPTIONS = ("seed", "seeds", "frames_per_utterance", "max_items", "max_speakers", "hidden_dim")
@@ -157,6 +158,8 @@ class Measurement:
         self.figures, self.evidence, self.maps, self.det, self.missing = [], [], [], [], []
         self.speaker_of = {row["ID"]: row["spk_id"] for row in speech.read}
         self.ids = list(self.speaker_of)
+        # Rivals are read where they differ from their model, in the last layer, and not drawn
+        self.of_rival = system.kind == "rival"
         self.jobs = []  # what takes the result, a function, its arguments
 
     def measure_all(self):
@@ -167,7 +170,8 @@ class Measurement:
         }
         for representation in [name for name, (own, _) in vectors.items() if own is None]:
             del vectors[representation]
-            self.miss(f"{self.system.name}: {representation}", "Its folder lacks the encoder.")
+            if not self.of_rival:
+                self.miss(f"{self.system.name}: {representation}", "Its folder lacks the encoder.")
         if len(vectors) == 2:
             self.inform()
         self.leak({name: own for name, (own, _) in vectors.items()})
@@ -181,7 +185,8 @@ class Measurement:
             self.discriminate()
         for representation, (own, train) in vectors.items():
             self.retrieve(representation, own, train)
-        self.draw()
+        if not self.of_rival:
+            self.draw()
 
     def miss(self, what, why):
         """Tell what was not measured, and why."""
@@ -207,9 +212,15 @@ class Measurement:
     def leak(self, vectors):
         """Plan to probe frames of each layer, their weighted sum, and vectors of utterances."""
         inputs = list(self.frame_inputs()) if POOLED in vectors else []
+        targets = self.speech.utterance_targets
         for representation, x in vectors.items():
-            for factor, target in self.speech.utterance_targets.items():
-                inputs.append((representation, factor, x, target))
+            inputs += [(representation, factor, x, target) for factor, target in targets.items()]
+        if POOLED in vectors and "speaker" in targets:
+            deviations = measures.pool_deviations(self.read.whole)
+            spread = np.hstack([vectors[POOLED], deviations])
+            features = measures.pool_random_features(self.read.whole)
+            for representation, x in ((SPREAD, spread), (RANDOM, features)):
+                inputs.append((representation, "speaker", x, targets["speaker"]))
         for representation, factor, x, target in inputs:
             own = x.reshape(-1, x.shape[-1])[target.items]
             take = partial(self.add, "leakage", representation, factor)
@@ -219,10 +230,10 @@ class Measurement:
         """Yield representation, factor, vectors of all drawn frames and target."""
         frames, targets = self.read.frames, self.speech.frame_targets
         layers, count = frames.shape[2], frames.shape[1]
-        for layer in range(layers):
+        for layer in self.layers():
             for factor, target in targets.items():
                 yield f"frame, layer {layer}", factor, frames[:, :, layer], target
-        if layers == 1:
+        if layers == 1 or self.of_rival:
             return
         speakers = [row["spk_id"] for row in self.speech.train]
         labels = {
@@ -239,13 +250,18 @@ class Measurement:
             weights = learn_layer_weights(self.train.frames[known], own, self.seed)
             yield WEIGHTED, factor, np.einsum("ufld,l->ufd", frames, weights), target
 
+    def layers(self):
+        """Return the numbers of the layers that are read."""
+        layers = range(self.read.frames.shape[2])
+        return layers[-1:] if self.of_rival else layers
+
     def cluster(self):
         """Plan to compare k-means units of each layer's frames with their phones."""
         known = self.speech.phones != np.array(None)
         speakers = np.array([row["spk_id"] for row in self.speech.read])
         labels = self.speech.phones[known].astype(str), speakers[known.nonzero()[0]]
         given = self.hparams["num_units"], self.seeds
-        for layer in range(self.read.frames.shape[2]):
+        for layer in self.layers():
             train, read = (part.frames[:, :, layer] for part in (self.train, self.read))
             frames = train.reshape(-1, train.shape[2]), read[known]
             take = partial(self.add_units, f"frame, layer {layer}")
@@ -288,7 +304,8 @@ class Measurement:
         embeddings = change_embeddings(dict(zip(self.ids, read, strict=True)), known, scoring)
         reading, curve = measures.read_eer(embeddings, speech.trials, self.speaker_of, self.seed)
         self.add("retrieval", representation, "speaker", [{**reading, "scoring": scoring}])
-        self.det.append({"model": self.system.name, "representation": representation, **curve})
+        if not self.of_rival:
+            self.det.append({"model": self.system.name, "representation": representation, **curve})
         if all("sentence" in row for row in speech.read):
             given = embeddings, speech.read, speech.told_apart, self.seed
             if reading := measures.read_same_sentence(*given):

@@ -48,7 +48,7 @@ def write_page(report, path):
         swatches={name: pictures.swatch(look) for name, look in looks.items()},
         heat_key=heat_key(),
         matrices={group: _matrices(report, group) for group in ("leakage", "retrieval")},
-        layers=_layers(report["figures"], looks),
+        layers=_layers(_without_rivals(report), looks),
         maps_by=_maps(report["maps"]),
         curves=_det(report["det"], looks),
         information=_information(report["figures"], looks),
@@ -82,7 +82,8 @@ def _looks(models):
         for colour, style, marker in zip(*parts, strict=True)
     )
     controls = itertools.cycle(CONTROL_LOOKS)
-    return {model["name"]: next(ours if model["kind"] == "model" else controls) for model in models}
+    own = ("model", "rival")
+    return {model["name"]: next(ours if model["kind"] in own else controls) for model in models}
 
 
 def _key(looks, texts):
@@ -109,6 +110,12 @@ def _matrices(report, group):
         return None
     every = matrix(report["models"], layers) if len(short) < len(figures) else None
     return {"short": matrix(report["models"], short), "layers": every}
+
+
+def _without_rivals(report):
+    """Return the figures of models and controls: rivals differ from their model in one layer."""
+    rivals = {model["name"] for model in report["models"] if model["kind"] == "rival"}
+    return [figure for figure in report["figures"] if figure["model"] not in rivals]
 
 
 def _layers(figures, looks):

@@ -6,6 +6,7 @@ measured of a model is kept in its folder: a run goes on where it was stopped, a
 measured before are compared in minutes.
 """
 
+import itertools
 import json
 import time
 from datetime import datetime, timezone
@@ -21,7 +22,8 @@ from recipes.common.report.measurement import measure_once
 from recipes.common.report.notes import NOTES
 from recipes.common.report.page import write_page
 from recipes.common.report.representations import load_systems
-from recipes.common.report.speech import gather
+from recipes.common.report.rival_systems import add_rivals
+from recipes.common.report.speech import gather, load_rows
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams, read_tree, save_hparams
 from recipes.common.training.limits import check_limits
@@ -56,7 +58,14 @@ def run(arguments):
     claim(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
+    if hparams["rivals"]:
+        rows = load_rows(manifest_paths(hparams)["train"], hparams)
+        folder = Path(hparams["output_folder"]) / "rivals"
+        systems, missing = add_rivals(systems, rows, folder, hparams["seed"])
+    else:
+        missing = []
     measured = {system.name: measure_once(system, speech, hparams) for system in systems}
+    speech.missing += missing  # now: what was measured before is known by what it was read on
     write_report(systems, measured, speech, hparams, began)
 
 
@@ -79,7 +88,7 @@ def write_report(systems, measured, speech, hparams, began):
         name: [{**f, **e} for f, e in zip(found["figures"], found["evidence"], strict=True)]
         for name, found in measured.items()
     }
-    comparisons = compare(evidence, hparams["seed"])
+    comparisons = compare_systems(systems, evidence, hparams["seed"])
     judged = verdict(models, figures, comparisons)
     output = Path(hparams["output_folder"])
     write_metrics(
@@ -106,6 +115,27 @@ def write_report(systems, measured, speech, hparams, began):
     replace_text(output / "report.json", json.dumps(report, indent=1) + "\n")
     write_page(report, output / "report.html")
     print("\n".join(judged["sentences"]), output / "report.html", sep="\n")
+
+
+def compare_systems(systems, evidence, seed):
+    """Compare models and controls with each other, and each model with its rivals.
+
+    Arguments
+    ---------
+    systems : list of System
+    evidence : dict
+        By system, and the seed, as `recipes.common.evaluation.comparison.compare` takes them.
+    seed : int
+
+    Returns
+    -------
+    list of dict
+        As `compare` returns them.
+    """
+    own = [system.name for system in systems if system.rival_of is None]
+    sets = [own, *([s.rival_of, s.name] for s in systems if s.rival_of is not None)]
+    found = [compare({name: evidence[name] for name in names}, seed) for names in sets]
+    return list(itertools.chain.from_iterable(found))
 
 
 def _origin(speech, hparams, metrics):

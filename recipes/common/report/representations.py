@@ -40,11 +40,13 @@ class System:
     ---------
     name : str
     kind : str
-        "model", "fbank" or "random".
+        "model", "rival", "fbank" or "random".
     folder : str or None
         Of the exported model.
     frames, utterance : Upstream or None
         One of `lobes.states` each, frozen; None where the folder lacks the encoder.
+    rival_of : str or None
+        The name of the model whose frames a rival changes in closed form.
     """
 
     name: str
@@ -52,6 +54,7 @@ class System:
     folder: str | None
     frames: Upstream | None
     utterance: Upstream | None
+    rival_of: str | None = None
 
     def digest(self):
         """Return a text that changes with the kinds of states, their weights and their code."""
@@ -113,7 +116,7 @@ def load_systems(folders, controls, seed):
         if name in (system.name for system in systems):
             raise ValueError(f"{folder}: there is a model {name} already: rename its run's folder.")
         encoders = load_model(folder)
-        systems.append(_system(name, "model", folder, encoders))
+        systems.append(make_system(name, "model", folder, encoders))
         config = repr([(key, encoders[key].config) for key in sorted(encoders)])
         architectures.setdefault(config, (name, folder, encoders))
     if not controls:
@@ -123,7 +126,7 @@ def load_systems(folders, controls, seed):
     for number, (name, folder, encoders) in enumerate(architectures.values()):
         title = f"random weights ({name})" if number else "random weights"
         random = {key: fresh(encoder, seed) for key, encoder in encoders.items()}
-        systems.append(_system(title, "random", folder, random))
+        systems.append(make_system(title, "random", folder, random))
     return systems
 
 
@@ -132,7 +135,21 @@ def _run_name(folder):
     return path.parent.name if path.name == "model" else path.name
 
 
-def _system(name, kind, folder, encoders):
+def make_system(name, kind, folder, encoders):
+    """Return encoders as a system.
+
+    Arguments
+    ---------
+    name, kind : str
+    folder : str or None
+        See `System`.
+    encoders : dict
+        `frame_encoder`, `utterance_encoder` or both.
+
+    Returns
+    -------
+    System
+    """
     kinds = {"frame_encoder": FrameStates, "utterance_encoder": UtteranceStates}
     upstreams = [
         Upstream(states(encoders[key]), frozen=True) if key in encoders else None

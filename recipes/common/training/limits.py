@@ -2,6 +2,8 @@
 
 import math
 
+from lobes.closed_forms.frame_norm import FRAME_NORMS
+
 NO_END = math.inf
 WHOLE = {  # lowest and highest
     "seed": (0, 2**32 - 1),
@@ -71,6 +73,7 @@ WORDS = {
     "tokenizer": ("characters", "pieces"),
     "frontend": ("waveform", "fbank"),
     "predict_from": ("same_layer", "last"),
+    "frame_norm": FRAME_NORMS,
 }
 LISTS = (
     "train_splits",

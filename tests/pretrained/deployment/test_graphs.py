@@ -121,6 +121,17 @@ def test_frames_of_50_random_batches(frontend, attention, tmp_path):
 
 
 @needs_onnx
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["mean", "mean_std"])
+def test_normed_frames_of_random_batches(kind, tmp_path):
+    encoder = frame_encoder(frame_norm=kind)
+    run = runner({"frame_encoder": encoder}, None, tmp_path / "onnx", "frames")
+    batches = [batch for batch in random_batches(20) if batch[1].max() >= 1000]  # one frame is 0
+    assert len(batches) > 5
+    compare(run, encoder, batches)
+
+
+@needs_onnx
 @pytest.mark.parametrize("backbone", ["tdnn", "ecapa"])
 def test_embeddings_of_50_random_batches(backbone, tmp_path):
     encoder = whitened(utterance_encoder(backbone))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lobes.erasure import Erasure
+from lobes.closed_forms.erasure import Erasure
 
 
 def evidence(frames, embeddings):

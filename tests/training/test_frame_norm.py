@@ -1,0 +1,62 @@
+"""The stages with frames that lose their utterance's mean: in training as later."""
+
+import pytest
+import torch
+from speechbrain import Stage
+
+from lobes.closed_forms.frame_norm import FrameNorm
+from recipes.common.training.limits import check_limits
+from tests.training.test_brain import joint_hparams, loader_of, make_brain
+from tests.training.test_device_use import reads_of
+
+
+def normed_brain(stage, kind, folder):
+    """Return a Brain whose frame encoder has a norm, and a batch."""
+    brain, batch = make_brain(stage, folder)
+    brain.modules.frame_encoder.frame_norm = FrameNorm(kind)
+    brain.modules.frame_encoder.config["frame_norm"] = brain.hparams.frame_norm = kind
+    return brain, batch
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("frame", "mean_std"), ("joint", "mean")])
+def test_a_step_is_finite_and_reads_nothing(stage, kind, tmp_path):
+    brain, batch = normed_brain(stage, kind, tmp_path)
+    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    loss = brain.compute_objectives(outputs, batch, Stage.TRAIN)
+    loss.backward()
+    gradients = [p.grad for p in brain.modules.frame_encoder.parameters() if p.grad is not None]
+    assert torch.isfinite(loss) and all(torch.isfinite(x).all() for x in gradients)
+    for optimizer in (brain.optimizer, *getattr(brain, "critic_optimizers", {}).values()):
+        optimizer.step = lambda: None
+    assert reads_of(lambda: brain.fit_batch(batch)) == {}
+
+
+def test_means_of_whole_utterances_tell_the_critic_nothing_and_break_nothing(tmp_path):
+    brain, batch = normed_brain("joint", "mean", tmp_path)
+    brain.hparams.frames_per_pair = None
+    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    loss = brain.compute_objectives(outputs, batch, Stage.TRAIN)
+    loss.backward()
+    assert outputs.pairs[0].abs().max() < 1e-5 and torch.isfinite(loss)
+    assert all(
+        torch.isfinite(p.grad).all()
+        for p in brain.modules.frame_encoder.parameters()
+        if p.grad is not None
+    )
+
+
+def test_no_direction_of_means_is_left_to_erase(tmp_path):
+    brain, batch = normed_brain("joint", "mean", tmp_path)
+    brain.hparams.erased_directions = 5
+    brain.loaders = {"plain": loader_of([batch])}
+    brain.checkpointer.save_checkpoint(meta={"epoch": 3})
+    brain.finalise()
+    assert brain.last_settings() == {"erased_directions": 0}
+    assert brain.modules.frame_encoder.erasure is None
+
+
+def test_the_setting_reaches_the_encoder_and_another_word_is_refused(tmp_path):
+    hparams = joint_hparams(tmp_path, frame_norm="mean_std")
+    assert hparams["modules"]["frame_encoder"].config["frame_norm"] == "mean_std"
+    with pytest.raises(ValueError, match="frame_norm is 'x', not none or mean or mean_std"):
+        check_limits({"frame_norm": "x"})
