@@ -48,7 +48,7 @@ class Diarizer:
     threshold : float
         Where no number of speakers is given, clusters are joined up to this mean distance, in
         (0, 2). The default is the tiny encoder's, set on made-up conversations
-        (recipes/experiments/who_speaks.py, which finds another encoder's).
+        (recipes/experiments/inference/who_speaks.py, which finds another encoder's).
     device : str or torch.device
         Where to compute.
 

@@ -11,7 +11,7 @@ from lobes.states import FrameStates
 from pretrained import Learn2Diss, Transcriber
 from pretrained.exported import load_folder
 from pretrained.tokenizers import SymbolTokenizer
-from recipes.experiments import stream_cost
+from recipes.experiments.inference import stream_cost
 from tests.pretrained.exports import frame_encoder, saved, seeded, utterance_encoder
 
 

@@ -23,7 +23,7 @@ from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.audio import read_speech
 from pretrained.tasks.diarizer import Diarizer, cluster, make_turns, speech_windows
 from recipes.common.training.record import write_metrics
-from recipes.experiments.diarization import (
+from recipes.experiments.inference.diarization import (
     DiarizationErrors,
     diarization_errors,
     read_rttm,

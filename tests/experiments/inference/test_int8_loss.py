@@ -8,7 +8,7 @@ import pytest
 
 from lobes.heads import SpeakerHead
 from pretrained.exported import save_model
-from recipes.experiments import int8_loss
+from recipes.experiments.inference import int8_loss
 from tests.pretrained.exports import (
     LETTERS_FACTS,
     PLAIN,

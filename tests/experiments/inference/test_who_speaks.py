@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.experiments import conversations, who_speaks
-from recipes.experiments.diarization import diarization_errors, read_rttm
+from recipes.experiments.inference import conversations, who_speaks
+from recipes.experiments.inference.diarization import diarization_errors, read_rttm
 from tests.pretrained.exports import RATE, saved, utterance_encoder
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pretrained.tasks.diarizer import Turn, to_rttm
 from recipes.common.data.files import CorpusError
-from recipes.experiments.diarization import diarization_errors, read_rttm
+from recipes.experiments.inference.diarization import diarization_errors, read_rttm
 
 
 def drawn_turns(rng, speakers, most=12.0):

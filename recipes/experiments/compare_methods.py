@@ -1,0 +1,372 @@
+#!/usr/bin/env python3
+"""Methods of pretraining, each trained for the same time, on speakers whom none was trained on.
+
+    python compare_methods.py utterance --data_folder LibriSpeech --lexicon LEXICON
+        --alignments ALIGNMENTS --output_folder M [--minutes 5] [--seeds 3] [--jobs 2]
+        [--only NAME ...]
+    python compare_methods.py frame ...
+    python compare_methods.py utterance --write M
+
+The methods and the settings that are tried of each are those of methods.yaml. First, one or two
+epochs of each tell how many epochs make up the time, of one core. Then every setting is trained
+with the first seed; the one that is best on development speakers (dev-clean) is trained with the
+others too, and these are read on test speakers (test-clean), once. `frame` adds what closed forms
+make of the k-means encoders, by the embeddings of the best utterance method: compare these first.
+Started again, it does what is missing. `--write` writes the table into RESULTS.md.
+"""
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from recipes.common.annotations.alignments import read_alignments
+from recipes.common.data.files import replace_text
+from recipes.common.report.representations import load_systems
+from recipes.common.report.speech import draw_rows, load_rows
+from recipes.common.training.hparams import read_tree
+from recipes.experiments import method_readings, readmes, runner
+
+HERE = Path(__file__).resolve().parent
+SETTINGS, RESULTS = HERE / "methods.yaml", HERE / "RESULTS.md"
+PATHS = {
+    "data_folder": "the folder LibriSpeech",
+    "lexicon": "pronunciations, for the phones of sentences and PER",
+    "alignments": "of dev-clean and test-clean",
+    "output_folder": "where the runs go",
+}
+DEV, TEST, TRAINING = "dev-clean", "test-clean", "train-clean-100"
+CRITERIA = {"utterance": "eer", "frame": "abx_across"}  # lowest on development speakers
+READ, FITTED = 600, 600  # utterances
+COLUMNS = {
+    "utterance": {"EER": "eer", "phones from u (R2)": "phones", "channel from u": "channel"},
+    "frame": {
+        "ABX within": "abx_within",
+        "ABX across": "abx_across",
+        "PNMI": "pnmi",
+        "PER": "per",
+        "speaker, means": "speaker_means",
+        "speaker, deviations": "speaker_deviations",
+    },
+}
+CONTROLS = {"FBANK": "log-mel bands", "random weights": "random weights"}
+START = "k-means"  # the frame method that others start from, and that closed forms are fitted to
+
+
+class Comparison:
+    """The runs of one kind of method, in a folder of their own.
+
+    Arguments
+    ---------
+    options : argparse.Namespace
+        The paths, `kind`, `minutes`, `seeds`, `jobs` and `only`.
+    """
+
+    def __init__(self, options):
+        self.options, self.kind = options, options.kind
+        self.folder = options.output_folder / self.kind
+        self.seeds = runner.SEEDS[: options.seeds]
+        tried = read_tree(SETTINGS)[self.kind]
+        names = options.only or list(tried)
+        self.tried = {name: [dict(setting) for setting in tried[name]] for name in names}
+        self.rows = {}
+
+    def run(self, name, place, seed):
+        """Return the folder of a run: a setting of a method, with a seed."""
+        return self.folder / slug(name) / str(place) / str(seed)
+
+    def command(self, setting, seed, epochs, folder, more=()):
+        """Return the command that trains a setting."""
+        given = {key: x for key, x in setting.items() if key not in ("file", "start")}
+        file = setting.get("file", f"{self.kind}_tiny")
+        given |= {
+            "seed": seed,
+            "number_of_epochs": epochs,
+            "data_folder": self.options.data_folder,
+            "manifest_folder": self.options.output_folder / "manifest",
+            "output_folder": folder,
+            **dict(more),
+        }
+        return runner.make_command(["train.py", f"hparams/{file}.yaml"], given)
+
+    def costs(self, name, place):
+        """Return what a setting's training costs: seconds of a core before, and for an epoch.
+
+        They are measured once, with nothing beside them.
+        """
+        path = self.folder / "costs.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        key = f"{name} {place}"
+        if key not in known:
+            spent = {}
+            for epochs in (1, 2):
+                folder = self.folder / "costs" / slug(key) / str(epochs)
+                setting, more = self.tried[name][place], {}
+                if "start" in setting:
+                    more = {"frame_model": self.folder / "costs" / f"{slug(START)}_0/1/model"}
+                before = seconds_of_children()
+                command = self.command(setting, self.seeds[0], epochs, folder, more)
+                problem = runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", 1)
+                if problem:
+                    sys.exit(f"{folder} {problem}")
+                spent[epochs] = seconds_of_children() - before
+            epoch = spent[2] - spent[1]
+            known[key] = {"before": spent[1] - epoch, "epoch": epoch}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_text(path, json.dumps(known, indent=2) + "\n")
+        return known[key]
+
+    def epochs(self, name, place, share=1.0):
+        """Return how many epochs take a share of the time."""
+        costs = self.costs(name, place)
+        seconds = 60 * self.options.minutes * share - costs["before"]
+        return max(1, round(seconds / costs["epoch"]))
+
+    def train(self, name, place, seed):
+        """Train a setting unless that was done; return what went wrong, or None."""
+        folder, setting = self.run(name, place, seed), self.tried[name][place]
+        if (folder / "metrics.json").is_file():
+            return None
+        share, more = 1.0, {}
+        if "start" in setting:
+            share = setting["start"]["share"]
+            start = folder.parent / f"{seed}_start"
+            problem = self.train_one({}, seed, self.epochs(START, 0, share), start)
+            if problem:
+                return problem
+            share, more = 1 - share, {"frame_model": start / "model"}
+        return self.train_one(setting, seed, self.epochs(name, place, share), folder, more)
+
+    def train_one(self, setting, seed, epochs, folder, more=()):
+        """Run one training, unless it ended before."""
+        if (folder / "metrics.json").is_file():
+            return None
+        command = self.command(setting, seed, epochs, folder, more)
+        problem = runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", self.options.jobs)
+        return problem and f"{folder} {problem}"
+
+    def utterances(self, split):
+        """Return the rows of a split that are read, from the manifests of the runs."""
+        if split not in self.rows:
+            given = {"data_folder": self.options.data_folder, "min_seconds": 0.5, "session": None}
+            path = self.options.output_folder / "manifest" / f"{split}.csv"
+            most = FITTED if split == TRAINING else READ
+            self.rows[split] = draw_rows(load_rows([path], given), most)
+        return self.rows[split]
+
+    def read(self, system, split, folder):
+        """Return the figures of a system on a split; kept in a folder."""
+        path = folder / f"{split}.json"
+        if not path.is_file():
+            rows, states = self.utterances(split), folder / "states"
+            if self.kind == "utterance":
+                given = rows, self.options.lexicon, states
+                figures = method_readings.read_utterances(system, *given)
+            else:
+                alignments = read_alignments(self.options.alignments, rows)
+                given = rows, self.utterances(TRAINING), alignments, states
+                figures = method_readings.read_frames(system, *given)
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(path, json.dumps(figures) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def read_model(self, folder, split):
+        """Return the figures of a run's model on a split."""
+        [system] = load_systems([folder / "model"], controls=False, seed=self.seeds[0])
+        return self.read(system, split, folder)
+
+    def best(self, name):
+        """Return the setting of a method that is best on development speakers, by its place."""
+        figure = CRITERIA[self.kind]
+        found = [
+            self.read_model(self.run(name, place, self.seeds[0]), DEV)[figure]["value"]
+            for place in range(len(self.tried[name]))
+        ]
+        return found.index(min(found))
+
+    def recognise(self, model, seed, last=1):
+        """Return the phone error rate of a model's last layer, by LibriSpeech/PR."""
+        folder = model.parent / "per"
+        if not (folder / "metrics.json").is_file():
+            given = {
+                "data_folder": self.options.data_folder,
+                "output_folder": folder,
+                "lexicon": self.options.lexicon,
+                "features": model,
+                "last_layers": last,
+                "seed": seed,
+            }
+            command = runner.make_command(["train.py", "hparams/lexicon_tiny.yaml"], given)
+            recipe = runner.RECIPES / "LibriSpeech" / "PR"
+            problem = runner.run_logged(command, recipe, folder / "log.txt", self.options.jobs)
+            if problem:
+                sys.exit(f"{folder} {problem}")
+        figures = runner.read_figures(folder)
+        return {
+            split: {"value": figures[part]["per"], "evidence": {}}
+            for split, part in ((DEV, "valid"), (TEST, "test"))
+        }
+
+    def rivals(self, folder, seed):
+        """Return the models that closed forms make of a run's, by name."""
+        made = folder / "rivals"
+        path = self.options.output_folder / "utterance" / "best.json"
+        if not path.is_file():
+            sys.exit(
+                f"{path} is not there: closed forms need embeddings: compare `utterance` first."
+            )
+        best = Path(json.loads(path.read_text(encoding="utf-8"))["run"])
+        manifest = self.options.output_folder / "manifest" / f"{TRAINING}.csv"
+        given = {
+            "model": folder / "model",
+            "utterance": best / "model",
+            "data_folder": self.options.data_folder,
+            "manifest": manifest,
+            "output_folder": made,
+            "seed": seed,
+        }
+        if not made.is_dir():
+            command = runner.make_command(["rivals.py"], given)
+            problem = runner.run_logged(command, HERE, folder / "rivals.txt", self.options.jobs)
+            if problem:
+                sys.exit(f"{made} {problem}")
+        return {path.parent.name: path for path in sorted(made.glob("*/model"))}
+
+
+def slug(name):
+    """Return a name as that of a folder.
+
+    Example
+    -------
+    >>> slug("k-means, then Spin")
+    'k-means_then_Spin'
+    """
+    return name.replace(",", "").replace(" ", "_")
+
+
+def seconds_of_children():
+    """Return how long the processes that this one started, and that ended, used a core, s."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def compare(options):
+    """Train, choose, read; return the figures by name, split and seed."""
+    comparison = Comparison(options)
+    tried = [(name, n) for name, own in comparison.tried.items() for n in range(len(own))]
+    for name, place in tried:
+        comparison.costs(name, place)
+    train_all(comparison, [(*one, comparison.seeds[0]) for one in tried])
+    chosen = {name: comparison.best(name) for name in comparison.tried}
+    train_all(comparison, [(*one, seed) for one in chosen.items() for seed in comparison.seeds])
+    found = {}
+    for name, place in chosen.items():
+        runs = {seed: comparison.run(name, place, seed) for seed in comparison.seeds}
+        found[name] = {
+            "setting": comparison.tried[name][place],
+            "epochs": runner.read_figures(runs[comparison.seeds[0]])["epochs"],
+            "runs": {seed: read_both(comparison, run, seed) for seed, run in runs.items()},
+        }
+    return {**found, **read_others(comparison, chosen)}
+
+
+def train_all(comparison, planned):
+    """Train what is missing, some runs at a time."""
+    train = partial(lambda one: comparison.train(*one))
+    problems = runner.run_side_by_side(train, planned, comparison.options.jobs)
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+def read_both(comparison, folder, seed):
+    """Return the figures of a folder with a model: on development and on test speakers."""
+    figures = {split: comparison.read_model(folder, split) for split in (DEV, TEST)}
+    if comparison.kind == "frame":
+        for split, rate in comparison.recognise(folder / "model", seed).items():
+            figures[split]["per"] = rate
+    return figures
+
+
+def read_others(comparison, chosen):
+    """Return the figures of the controls and, of frames, of closed forms."""
+    found, seeds = {}, comparison.seeds
+    name, place = next(iter(chosen.items()))
+    for seed in seeds:
+        run = comparison.run(name, place, seed)
+        for system in load_systems([run / "model"], controls=True, seed=seed)[1:]:
+            folder = comparison.folder / "controls" / slug(system.name) / str(seed)
+            figures = {split: comparison.read(system, split, folder) for split in (DEV, TEST)}
+            row = found.setdefault(CONTROLS[system.name], {"setting": {}, "runs": {}})
+            row["runs"][seed] = figures
+    if comparison.kind == "frame" and START in chosen:
+        for seed in seeds:
+            run = comparison.run(START, chosen[START], seed)
+            for rival, model in comparison.rivals(run, seed).items():
+                row = found.setdefault(f"{START}; {rival}", {"setting": {}, "runs": {}})
+                row["runs"][seed] = read_both(comparison, model.parent, seed)
+    return found
+
+
+def make_table(kind, found):
+    """Return the table of a kind, as Markdown: test speakers, in per cent."""
+    rows = []
+    for name, row in found.items():
+        words = " ".join(f"{key} {value}" for key, value in row["setting"].items())
+        cells = [name, words, str(row.get("epochs", "")), str(len(row["runs"]))]
+        dev = [run[DEV][CRITERIA[kind]] for run in row["runs"].values()]
+        cells.append(percent(dev))
+        for figure in COLUMNS[kind].values():
+            own = [run[TEST].get(figure) for run in row["runs"].values()]
+            cells.append(percent(own) if all(own) else "-")
+        rows.append(cells)
+    first = next(head for head, figure in COLUMNS[kind].items() if figure == CRITERIA[kind])
+    heads = ["method", "setting", "epochs", "seeds", f"{first}, dev", *COLUMNS[kind]]
+    return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
+
+
+def percent(figures):
+    """Return the mean of figures over seeds in per cent, with its interval."""
+    value, interval = method_readings.pool(figures)
+    text = f"{100 * value:.1f}"
+    return text if interval is None else f"{text} [{', '.join(f'{100 * x:.1f}' for x in interval)}]"
+
+
+def keep_best(options, found):
+    """Write which run is best on development speakers, for what builds on it."""
+    figure = CRITERIA[options.kind]
+    runs = {}
+    for name, row in found.items():
+        if name not in CONTROLS.values():
+            comparison = Comparison(options)
+            place = comparison.tried[name].index(row["setting"])
+            for seed, run in row["runs"].items():
+                runs[str(comparison.run(name, place, seed))] = run[DEV][figure]["value"]
+    best = {"run": min(runs, key=runs.get)}
+    replace_text(options.output_folder / options.kind / "best.json", json.dumps(best) + "\n")
+
+
+def main():
+    """Compare the methods of a kind, or write their table."""
+    parser = runner.runs_parser(__doc__, PATHS, seeds=3)
+    parser.add_argument("kind", choices=CRITERIA)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of one core, for each run")
+    parser.add_argument("--only", nargs="+", help="methods, by their names in methods.yaml")
+    options = parser.parse_args()
+    marker = f"methods {options.kind}"
+    if options.write is not None:
+        path = options.write / options.kind / "figures.json"
+        found = json.loads(path.read_text(encoding="utf-8"))
+        readmes.write_between(RESULTS, marker, make_table(options.kind, found))
+        return
+    runner.check_paths(parser, options, PATHS)
+    found = compare(options)
+    path = options.output_folder / options.kind / "figures.json"
+    replace_text(path, json.dumps(found) + "\n")
+    if options.kind == "utterance":
+        keep_best(options, found)
+    print(make_table(options.kind, found))
+
+
+if __name__ == "__main__":
+    main()

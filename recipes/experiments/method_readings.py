@@ -1,0 +1,160 @@
+"""What methods are compared by: figures of utterance encoders and of frame encoders."""
+
+from functools import partial
+
+import numpy as np
+
+from pretrained.audio import read_speech
+from recipes.common.annotations.triphones import triphones
+from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.evaluation import bootstrap
+from recipes.common.evaluation.abx import MODES
+from recipes.common.evaluation.metrics import eer
+from recipes.common.report import measures
+from recipes.common.report.representations import encode
+from recipes.common.report.speech import drawn_phones, phone_texts
+from recipes.common.report.unit_figures import read_units
+from recipes.experiments.channels import make_channels
+from recipes.experiments.readings import read_verification
+from recipes.experiments.runner import SEEDS
+
+FRAMES = 10  # of each utterance, for probes and units
+UNITS = 100
+DISTANCE = "angular"
+LIMITS = {"max_items": 10, "max_speakers": 5}
+CHANNELS = ("16 kHz", "8 kHz", "mu-law", "MP3, 20 kbit/s", "room")
+
+
+def read_utterances(system, rows, lexicon, folder):
+    """Return what embeddings tell of speakers, of phones and of channels.
+
+    Arguments
+    ---------
+    system : System
+        With an utterance encoder.
+    rows : list of dict
+        Utterances, see `load_rows`.
+    lexicon : Path
+        For the phones of their sentences.
+    folder : Path
+        Receives the embeddings.
+
+    Returns
+    -------
+    dict
+        `eer`; `phones`, R2 of how often each is said; `channel`, the balanced accuracy in telling
+        which of `CHANNELS` an utterance came through. Of each `value`, `interval` over speakers
+        and what `pool` needs; of a probe also `control`, with shuffled labels.
+    """
+    embeddings = encode(system, rows, 1, folder).embeddings
+    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
+    texts = phone_texts(rows, {}, str(lexicon))
+    known = np.array([row["ID"] in texts for row in rows])
+    mix = measures.phone_mix([texts[row["ID"]] for row in rows if row["ID"] in texts])
+    [phones] = measures.read_mix(embeddings[known], mix, speakers[known], ["linear"], seeds=[1])
+    sent, channel = send(system, rows)
+    [told] = measures.read_probes(sent, channel, speakers, speakers, ["linear"], seeds=[1])
+    trials = read_verification(rows, embeddings)
+    return {"eer": plain(trials), "phones": plain(phones), "channel": plain(told)}
+
+
+def send(system, rows):
+    """Return the embeddings of utterances, each sent through one of the channels, and which."""
+    channels = make_channels(None)
+    found, names = [], []
+    for row in rows:
+        name = CHANNELS[int(derive_rng("channel", row["ID"]).integers(len(CHANNELS)))]
+        wav = channels[name](read_speech(row["wav"]), derive_seed("channel", row["ID"]))
+        found.append(system.utterance(wav[None])[0][0, 0, 0].numpy())
+        names.append(name)
+    return np.stack(found), np.array(names)
+
+
+def read_frames(system, rows, training, alignments, folder):
+    """Return what the last layer's frames tell of phones and of speakers.
+
+    Arguments
+    ---------
+    system : System
+        With a frame encoder.
+    rows, training : list of dict
+        Utterances that are read, and those on which k-means is fitted.
+    alignments : dict
+        Of the first.
+    folder : Path
+        Receives the frames.
+
+    Returns
+    -------
+    dict
+        `abx_within`, `abx_across`, `pnmi`, `speaker_means` and `speaker_deviations`, see
+        `read_utterances`.
+    """
+    read = encode(system, rows, FRAMES, folder, whole=True)
+    train = encode(system, training, FRAMES, folder)
+    ids = np.array([row["ID"] for row in rows])
+    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
+    speaker_of = dict(zip(ids, speakers, strict=True))
+    items = triphones((n, speaker_of[n], alignments[n]) for n in ids if n in alignments)
+    frames = dict(zip(ids, read.whole, strict=True))
+    figures = {
+        f"abx_{mode}": measures.read_abx(frames, items, mode, DISTANCE, SEEDS[0], **LIMITS)
+        for mode in MODES
+    }
+    phones = drawn_phones(rows, alignments, FRAMES).ravel()
+    known = np.flatnonzero(phones != np.array(None))
+    last, owners = read.frames[:, :, -1].reshape(len(phones), -1), speakers.repeat(FRAMES)
+    fitted = train.frames[:, :, -1].reshape(-1, last.shape[1])
+    of_known = last[known], phones[known].astype(str), owners[known]
+    [figures["pnmi"], *_] = read_units(fitted, *of_known, UNITS, seeds=[1])
+    deviations = np.stack([x.astype(np.float32).std(0) for x in read.whole])
+    for name, x in (("means", read.means), ("deviations", deviations)):
+        [told] = measures.read_probes(x, speakers, ids, speakers, ["linear"], seeds=[1])
+        figures[f"speaker_{name}"] = told
+    return {name: plain(figure) for name, figure in figures.items()}
+
+
+def plain(figure):
+    """Return what is kept of a reading, as JSON has it."""
+    kept = {name: figure.get(name) for name in ("value", "interval", "control", "chance")}
+    evidence = {name: np.asarray(x).tolist() for name, x in figure["evidence"].items()}
+    return {**kept, "evidence": evidence}
+
+
+def pool(figures):
+    """Return the mean of a figure over seeds, and its 95 % interval over speakers and seeds.
+
+    Arguments
+    ---------
+    figures : list of dict
+        As `read_utterances` and `read_frames` return them, one of each seed.
+
+    Returns
+    -------
+    value : float
+    interval : sequence of float or None
+        None where nothing is known of speakers.
+
+    Example
+    -------
+    >>> scores = {"group_scores": [[0.2, 0.4, 0.3]]}
+    >>> value, (low, high) = pool([{"value": 0.3, "evidence": scores}] * 2)
+    >>> low < value < high
+    True
+    """
+    value, evidence = float(np.mean([f["value"] for f in figures])), figures[0]["evidence"]
+    if "scores" in evidence:
+        rate = partial(mean_eer, figures, np.random.default_rng(SEEDS[0]))
+        shared = {name: evidence[name] for name in ("labels", "speakers")}
+        return value, bootstrap.bootstrap_trials(rate, **shared, seed=SEEDS[0])
+    if "group_scores" in evidence:
+        scores = np.concatenate([f["evidence"]["group_scores"] for f in figures])
+        return value, bootstrap.bootstrap_groups(scores, SEEDS[0])
+    return value, None
+
+
+def mean_eer(figures, rng, weights):
+    """Return the EER in each draw of the speakers, the mean over as many seeds, drawn too."""
+    rates = [eer(f["evidence"]["scores"], f["evidence"]["labels"], weights) for f in figures]
+    drawn = rng.multinomial(len(figures), np.full(len(figures), 1 / len(figures)), len(weights))
+    return (np.array(rates).T * drawn).sum(1) / len(figures)
