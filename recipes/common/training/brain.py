@@ -272,8 +272,7 @@ class ResumableBrain(sb.Brain):
 
     def init_optimizers(self):
         """Give all that is trained one optimizer."""
-        trained = [p for p in self.modules.parameters() if p.requires_grad]
-        self.optimizer = self.make_optimizer(trained)
+        self.optimizer = self.make_optimizer(self.modules.parameters())
         self.optimizers_dict = {"opt_class": self.optimizer}
         self.checkpointer.add_recoverable("optimizer", self.optimizer)
 

@@ -1,0 +1,122 @@
+"""Methods side by side: what is run, for how long, what is read and how it is told."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pretrained.audio import read_speech
+from recipes.common.evaluation.bootstrap import bootstrap_eer, bootstrap_groups
+from recipes.common.evaluation.metrics import eer
+from recipes.common.report.representations import load_systems
+from recipes.common.training.hparams import load_hparams, read_tree
+from recipes.experiments import compare_methods, method_readings, runner
+
+SETTINGS = read_tree(compare_methods.SETTINGS)
+
+
+def comparison(kind, folder, **changes):
+    """Return a Comparison whose costs are known."""
+    given = {"kind": kind, "minutes": 2.0, "seeds": 2, "jobs": 1, "only": None}
+    given |= {"output_folder": folder, "data_folder": folder, **changes}
+    made = compare_methods.Comparison(SimpleNamespace(**given))
+    costs = {
+        f"{name} {place}": {"before": 20.0, "epoch": 10.0 * (place + 1)}
+        for name, tried in made.tried.items()
+        for place in range(len(tried))
+    }
+    made.folder.mkdir(parents=True)
+    (made.folder / "costs.json").write_text(json.dumps(costs))
+    return made
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_every_setting_is_one_that_train_can_be_run_with(kind, tmp_path):
+    made = comparison(kind, tmp_path)
+    for tried in made.tried.values():
+        for setting in tried:
+            command = made.command(setting, 1, 3, tmp_path / "run")
+            file, words = command[2], command[3:]
+            given = dict(zip([word[2:] for word in words[::2]], words[1::2], strict=True))
+            plain = {key: value for key, value in setting.items() if key not in ("file", "start")}
+            plain |= {"data_folder": "D", "output_folder": "O", "seed": 1}
+            hparams = load_hparams(runner.PRETRAIN / file, plain)
+            assert given.keys() <= hparams.keys() and given["number_of_epochs"] == "3"
+
+
+def test_a_run_has_the_epochs_that_the_time_pays_for(tmp_path):
+    made = comparison("utterance", tmp_path)
+    name = next(iter(made.tried))
+    assert [made.epochs(name, place) for place in (0, 1)] == [10, 5]
+    assert made.epochs(name, 0, share=0.5) == 4
+    assert made.epochs(name, 0, share=0.01) == 1
+
+
+def test_the_best_setting_is_that_of_the_lowest_rate_on_development_speakers(tmp_path):
+    made = comparison("utterance", tmp_path)
+    name = next(iter(made.tried))
+    rates = [0.3, 0.1, 0.2]
+    for place, rate in enumerate(rates[: len(made.tried[name])]):
+        folder = made.run(name, place, made.seeds[0])
+        folder.mkdir(parents=True)
+        text = json.dumps({"eer": {"value": rate}})
+        (folder / "dev-clean.json").write_text(text)
+        (folder / "test-clean.json").write_text(json.dumps({"eer": {"value": 1 - rate}}))
+    made.read_model = lambda run, split: json.loads((run / f"{split}.json").read_text())
+    assert made.best(name) == 1
+
+
+def readings(rng, shift=0.0):
+    """Return an EER's reading of 12 speakers and 400 trials, with its trials."""
+    speakers = rng.integers(12, size=(400, 2))
+    speakers[:200, 1] = speakers[:200, 0]
+    labels = (speakers[:, 0] == speakers[:, 1]).astype(int)
+    scores = labels + rng.normal(size=400) + shift
+    evidence = {"scores": scores, "labels": labels, "speakers": speakers}
+    return {"value": eer(scores, labels), "evidence": evidence}
+
+
+def test_of_one_seed_the_interval_is_that_over_speakers():
+    one = readings(np.random.default_rng(0))
+    evidence = one["evidence"]
+    value, interval = method_readings.pool([one])
+    expected = bootstrap_eer(*evidence.values(), runner.SEEDS[0])
+    assert value == expected[0] and interval == pytest.approx(expected[1])
+    scores = np.random.default_rng(1).random((1, 9))
+    figure = {"value": scores.mean(), "evidence": {"group_scores": scores.tolist()}}
+    assert method_readings.pool([figure])[1] == bootstrap_groups(scores, runner.SEEDS[0])
+
+
+def test_seeds_that_differ_widen_the_interval():
+    one = readings(np.random.default_rng(0))
+    worse = {**one, "evidence": {**one["evidence"]}}
+    worse["evidence"]["scores"] = one["evidence"]["scores"] * np.where(
+        np.arange(400) % 3 == 0, -1, 1
+    )
+    same = method_readings.pool([one, one])[1]
+    apart = method_readings.pool([one, worse])[1]
+    assert apart[1] - apart[0] > 1.3 * (same[1] - same[0])
+
+
+def test_the_table_has_a_row_for_each_method_and_a_dash_where_nothing_is_read():
+    figure = {"value": 0.25, "evidence": {}}
+    run = {"dev-clean": {"eer": figure}, "test-clean": {"eer": figure, "phones": figure}}
+    found = {"SimCLR": {"setting": {"lr": 0.003}, "epochs": 7, "runs": {"1": run, "2": run}}}
+    lines = compare_methods.make_table("utterance", found).splitlines()
+    assert lines[0].startswith("| method | setting | epochs | seeds | EER, dev | EER |")
+    assert lines[2] == "| SimCLR | lr 0.003 | 7 | 2 | 25.0 | 25.0 | 25.0 | - |"
+
+
+def test_an_utterance_is_sent_through_one_channel_and_always_the_same(librispeech):
+    [bands] = load_systems([], controls=True, seed=0)
+    paths = sorted(Path(librispeech).glob("dev-clean/*/*/*.flac"))
+    rows = [{"ID": path.stem, "wav": path} for path in paths]
+    sent, channels = method_readings.send(bands, rows)
+    again, same = method_readings.send(bands, rows[::-1])
+    assert np.array_equal(sent, again[::-1]) and channels.tolist() == same[::-1].tolist()
+    assert 2 < len(set(channels)) <= len(method_readings.CHANNELS)
+    whole = [bands.utterance(read_speech(row["wav"])[None])[0][0, 0, 0].numpy() for row in rows]
+    unchanged = [np.allclose(x, y, atol=1e-5) for x, y in zip(sent, whole, strict=True)]
+    assert unchanged == [name == "16 kHz" for name in channels]
