@@ -202,10 +202,17 @@ def start_ranks(count, request):
 def import_all():
     """Import what the commands need: without any computation, so that forks are safe."""
     import torch._dynamo  # noqa: F401, optimizers import it
+    from speechbrain.utils import logger
 
     import recipes.common.evaluation.verification
+    import recipes.LibriSpeech.pretrain.codes
     import recipes.LibriSpeech.pretrain.joint
-    import recipes.LibriSpeech.pretrain.train  # noqa: F401
+    import recipes.LibriSpeech.pretrain.spin
+    import recipes.LibriSpeech.pretrain.train
+    import recipes.LibriSpeech.pretrain.utterance  # noqa: F401
+
+    described = logger.get_environment_description()  # a second of pip's for each run's env.log
+    logger.get_environment_description = lambda: described
 
 
 if __name__ == "__main__":
