@@ -83,7 +83,7 @@ def test_there_is_no_symbolic_link():
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "most"),
-    [("frame", 13), ("codes", 15), ("utterance", 13), ("joint", 19), ("spin", 16)],
+    [("frame", 13), ("codes", 15), ("utterance", 15), ("joint", 20), ("spin", 16)],
 )
 def test_a_batch_passes_few_files(stage, most):
     files = structure.files_of_a_batch(stage)

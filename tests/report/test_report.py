@@ -204,13 +204,13 @@ def test_leakage_of_rising_strength_reads_rising_in_every_measure(quick, monkeyp
 @pytest.mark.long
 def test_leakage_of_none_reads_chance_within_its_interval(quick, monkeypatch):
     runs = []
-    for seed in range(20):
+    for seed in range(14):
         speech = make_speech(seed=seed)
         del speech.frame_targets["phone"]
         left_out = ("inform", "draw", "discriminate", "cluster")
         runs.append(measure(monkeypatch, speech, mixture(0.0), *left_out))
     for *key, _ in (*SPEAKER_IN_FRAMES[:3], CONTENT_IN_EMBEDDINGS[0]):
-        assert sum(covers_chance(run[tuple(key)]) for run in runs) >= 16, key
+        assert sum(covers_chance(run[tuple(key)]) for run in runs) >= 11, key
 
 
 @pytest.mark.long

@@ -1,13 +1,13 @@
 """Write the gradients of one training step of a stage, on one process or on two ranks.
 
-    python distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
-    torchrun --nproc_per_node=2 distributed_gradients.py STAGE WHAT OUTPUT_FOLDER OUT.pt
+    python distributed_gradients.py OUTPUT_FOLDER OUT.pt "STAGE; WHAT" ...
+    torchrun --nproc_per_node=2 distributed_gradients.py OUTPUT_FOLDER OUT.pt "STAGE; WHAT" ...
 
-STAGE is frame, codes, spin, utterance, joint, "joint network" or "utterance moco": the kind of the
-critic or the method after the stage. WHAT is "gradients", or "cut": those of utterances that are
-cut to the shortest. With "accumulated 4" the changes of the weights in an epoch of five batches are
-written, of which four make a step, and with "evaluated" the figures of an evaluation, whose batches
-the ranks share.
+OUT.pt receives what is found of each STAGE, by name. STAGE is frame, codes, spin, utterance, joint,
+"joint network" or "utterance moco": the kind of the critic or the method after the stage. WHAT is
+"gradients", or "cut": those of utterances that are cut to the shortest. With "accumulated 4" the
+changes of the weights in an epoch of five batches are written, of which four make a step, and with
+"evaluated" the figures of an evaluation, whose batches the ranks share.
 
 The global batch, its masks and its crops are given: two ranks take unequal parts of it.
 """
@@ -195,20 +195,26 @@ def collect(brain):
     return found
 
 
-def main():
-    """Compute the gradients and write them from the first rank."""
-    stage, what, output, path = sys.argv[1:]
-    ddp_init_group({"distributed_backend": "gloo"})
-    torch.set_num_threads(1)
+def find(stage, what, output):
+    """Return what one of the words of the command asks for, of a stage."""
     torch.manual_seed(0)
     brain = build(stage, output)
     what, _, factor = what.partition(" ")
     if what == "evaluated":
-        found = figures_of_evaluation(brain)
-    elif what == "accumulated":
-        found = changes_in_an_epoch(brain, int(factor))
-    else:
-        found = gradients(brain, what == "cut")
+        return figures_of_evaluation(brain)
+    if what == "accumulated":
+        return changes_in_an_epoch(brain, int(factor))
+    return gradients(brain, what == "cut")
+
+
+def main():
+    """Compute what is asked for and write it from the first rank."""
+    output, path, *asked = sys.argv[1:]
+    ddp_init_group({"distributed_backend": "gloo"})
+    torch.set_num_threads(1)
+    found = {}
+    for number, words in enumerate(asked):
+        found[words] = find(*words.split("; "), Path(output) / str(number))
     if rank() == 0:
         torch.save(found, path)
     leave_together()

@@ -20,41 +20,45 @@ def run(*words, seconds=None):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def by_one_and_two(stage, what, folder):
-    """Return what one process writes, and what two ranks do."""
-    run(SCRIPT, stage, what, folder, folder / "one.pt")
-    run(*TORCHRUN, SCRIPT, stage, what, folder, folder / "two.pt")
+CASES = [
+    "frame; gradients",
+    "codes; accumulated 2",
+    "spin; gradients",
+    "joint; cut",
+    "joint network; gradients",
+    "frame; accumulated 4",
+    "utterance; accumulated 2",
+    *(f"utterance {method}; gradients" for method in METHODS),
+]
+EVALUATED = "joint; evaluated"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Return what one process finds of all cases, and what two ranks find."""
+    folder = tmp_path_factory.mktemp("both")
+    for name, words in (("one", []), ("two", TORCHRUN)):
+        run(*words, SCRIPT, folder / name, folder / f"{name}.pt", *CASES, EVALUATED)
     return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("stage", "what"),
-    [
-        ("frame", "gradients"),
-        ("spin", "gradients"),
-        ("joint", "cut"),
-        ("joint network", "gradients"),
-        ("frame", "accumulated 4"),
-        ("codes", "accumulated 2"),
-        ("utterance", "accumulated 2"),
-        *((f"utterance {method}", "gradients") for method in METHODS),
-    ],
-)
-def test_two_ranks_give_the_gradients_of_one_process(stage, what, tmp_path):
-    one, two = by_one_and_two(stage, what, tmp_path)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_give_the_gradients_of_one_process(case, both):
+    one, two = (found[case] for found in both)
     assert one.keys() == two.keys() and len(one) > 20
     largest = max(gradient.abs().max() for gradient in one.values())
     # A second step, or a low temperature, enlarges what is rounded.
-    tolerance = 1e-4 if "accumulated" in what else 5e-5 if " " in stage else 1e-5
+    changed = " " in case.partition(";")[0]
+    tolerance = 1e-4 if "accumulated" in case else 5e-5 if changed else 1e-5
     for name in one:
         share = (one[name] - two[name]).abs().max() / largest
         assert share <= tolerance, f"{name}: {share:.1e} of the largest"
 
 
 @pytest.mark.long
-def test_the_figures_of_an_evaluation_that_ranks_share_are_those_of_one_process(tmp_path):
-    one, two = by_one_and_two("joint", "evaluated", tmp_path)
+def test_the_figures_of_an_evaluation_that_ranks_share_are_those_of_one_process(both):
+    one, two = (found[EVALUATED] for found in both)
     assert one.keys() == two.keys() and len(one) > 5
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-7, msg=name)
