@@ -18,7 +18,6 @@ Started again, it does what is missing. `--write` writes the table into RESULTS.
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from recipes.common.annotations.alignments import read_alignments
@@ -185,52 +184,55 @@ class Comparison:
         ]
         return found.index(min(found))
 
-    def recognise(self, model, seed, last=1):
-        """Return the phone error rate of a model's last layer, by LibriSpeech/PR."""
-        folder = model.parent / "per"
-        if not (folder / "metrics.json").is_file():
-            given = {
-                "data_folder": self.options.data_folder,
-                "output_folder": folder,
-                "lexicon": self.options.lexicon,
-                "features": model,
-                "last_layers": last,
-                "seed": seed,
-            }
-            command = runner.make_command(["train.py", "hparams/lexicon_tiny.yaml"], given)
-            recipe = runner.RECIPES / "LibriSpeech" / "PR"
-            problem = runner.run_logged(command, recipe, folder / "log.txt", self.options.jobs)
-            if problem:
-                sys.exit(f"{folder} {problem}")
-        figures = runner.read_figures(folder)
-        return {
-            split: {"value": figures[part]["per"], "evidence": {}}
-            for split, part in ((DEV, "valid"), (TEST, "test"))
+    def recognise(self, row, features, seed):
+        """Recognise phones from the last layer, by LibriSpeech/PR; return what went wrong, or None.
+
+        The learning rate is swept with the first seed, and is that one's best with others.
+        """
+        folder = self.phones(row, seed)
+        if (folder / "metrics.json").is_file():
+            return None
+        given = {
+            "data_folder": self.options.data_folder,
+            "output_folder": folder,
+            "lexicon": self.options.lexicon,
+            "features": features,
+            "last_layers": 1,
+            "seed": seed,
         }
+        if seed != self.seeds[0]:
+            given["lrs"] = f"[{runner.read_figures(self.phones(row, self.seeds[0]))['lr']}]"
+        command = runner.make_command(["train.py", "hparams/lexicon_tiny.yaml"], given)
+        recipe = runner.RECIPES / "LibriSpeech" / "PR"
+        problem = runner.run_logged(command, recipe, folder / "log.txt", self.options.jobs)
+        return problem and f"{folder} {problem}"
+
+    def phones(self, row, seed):
+        """Return the folder in which phones are recognised from a row's frames."""
+        return self.folder / "phones" / slug(row) / str(seed)
 
     def rivals(self, folder, seed):
         """Return the models that closed forms make of a run's, by name."""
         made = folder / "rivals"
         path = self.options.output_folder / "utterance" / "best.json"
         if not path.is_file():
-            sys.exit(
-                f"{path} is not there: closed forms need embeddings: compare `utterance` first."
-            )
-        best = Path(json.loads(path.read_text(encoding="utf-8"))["run"])
+            sys.exit(f"{path} is not there: closed forms need embeddings. Compare utterance first.")
+        best = json.loads(path.read_text(encoding="utf-8"))["model"]
         manifest = self.options.output_folder / "manifest" / f"{TRAINING}.csv"
         given = {
             "model": folder / "model",
-            "utterance": best / "model",
+            "utterance": best,
             "data_folder": self.options.data_folder,
             "manifest": manifest,
             "output_folder": made,
             "seed": seed,
         }
-        if not made.is_dir():
+        if not (made / "complete").is_file():
             command = runner.make_command(["rivals.py"], given)
             problem = runner.run_logged(command, HERE, folder / "rivals.txt", self.options.jobs)
             if problem:
                 sys.exit(f"{made} {problem}")
+            replace_text(made / "complete", "")
         return {path.parent.name: path for path in sorted(made.glob("*/model"))}
 
 
@@ -252,60 +254,80 @@ def seconds_of_children():
 
 
 def compare(options):
-    """Train, choose, read; return the figures by name, split and seed."""
+    """Train, choose, read; return the figures by name, seed and split."""
     comparison = Comparison(options)
     tried = [(name, n) for name, own in comparison.tried.items() for n in range(len(own))]
     for name, place in tried:
         comparison.costs(name, place)
-    train_all(comparison, [(*one, comparison.seeds[0]) for one in tried])
+    side_by_side(comparison, comparison.train, [(*one, comparison.seeds[0]) for one in tried])
     chosen = {name: comparison.best(name) for name in comparison.tried}
-    train_all(comparison, [(*one, seed) for one in chosen.items() for seed in comparison.seeds])
+    planned = [(*one, seed) for one in chosen.items() for seed in comparison.seeds]
+    side_by_side(comparison, comparison.train, planned)
     found = {}
     for name, place in chosen.items():
         runs = {seed: comparison.run(name, place, seed) for seed in comparison.seeds}
         found[name] = {
             "setting": comparison.tried[name][place],
             "epochs": runner.read_figures(runs[comparison.seeds[0]])["epochs"],
-            "runs": {seed: read_both(comparison, run, seed) for seed, run in runs.items()},
+            "features": {seed: str(run / "model") for seed, run in runs.items()},
+            "runs": {seed: read_both(comparison, run) for seed, run in runs.items()},
         }
-    return {**found, **read_others(comparison, chosen)}
+    found |= read_others(comparison, chosen)
+    if comparison.kind == "frame":
+        add_phone_errors(comparison, found)
+    return found
 
 
-def train_all(comparison, planned):
-    """Train what is missing, some runs at a time."""
-    train = partial(lambda one: comparison.train(*one))
-    problems = runner.run_side_by_side(train, planned, comparison.options.jobs)
-    if problems:
+def side_by_side(comparison, run, planned):
+    """Do what is missing of all plans, some at a time."""
+    jobs = comparison.options.jobs
+    if problems := runner.run_side_by_side(lambda plan: run(*plan), planned, jobs):
         sys.exit("\n".join(problems))
 
 
-def read_both(comparison, folder, seed):
+def read_both(comparison, folder):
     """Return the figures of a folder with a model: on development and on test speakers."""
-    figures = {split: comparison.read_model(folder, split) for split in (DEV, TEST)}
-    if comparison.kind == "frame":
-        for split, rate in comparison.recognise(folder / "model", seed).items():
-            figures[split]["per"] = rate
-    return figures
+    return {split: comparison.read_model(folder, split) for split in (DEV, TEST)}
 
 
 def read_others(comparison, chosen):
     """Return the figures of the controls and, of frames, of closed forms."""
-    found, seeds = {}, comparison.seeds
+    found = {}
     name, place = next(iter(chosen.items()))
-    for seed in seeds:
+    for seed in comparison.seeds:
         run = comparison.run(name, place, seed)
         for system in load_systems([run / "model"], controls=True, seed=seed)[1:]:
             folder = comparison.folder / "controls" / slug(system.name) / str(seed)
+            features = "fbank" if system.folder is None else f"random:{system.folder}"
             figures = {split: comparison.read(system, split, folder) for split in (DEV, TEST)}
-            row = found.setdefault(CONTROLS[system.name], {"setting": {}, "runs": {}})
-            row["runs"][seed] = figures
-    if comparison.kind == "frame" and START in chosen:
-        for seed in seeds:
-            run = comparison.run(START, chosen[START], seed)
-            for rival, model in comparison.rivals(run, seed).items():
-                row = found.setdefault(f"{START}; {rival}", {"setting": {}, "runs": {}})
-                row["runs"][seed] = read_both(comparison, model.parent, seed)
+            add_run(found, CONTROLS[system.name], seed, features, figures)
+        if comparison.kind == "frame" and START in chosen:
+            start = comparison.run(START, chosen[START], seed)
+            for rival, model in comparison.rivals(start, seed).items():
+                figures = read_both(comparison, model.parent)
+                add_run(found, f"{START}; {rival}", seed, str(model), figures)
     return found
+
+
+def add_run(found, name, seed, features, figures):
+    """Add the figures of a row that no setting of a method was trained for."""
+    row = found.setdefault(name, {"setting": {}, "features": {}, "runs": {}})
+    row["features"][seed], row["runs"][seed] = features, figures
+
+
+def add_phone_errors(comparison, found):
+    """Recognise phones from each row's frames, and add the error rates."""
+    first, *others = comparison.seeds
+    for seeds in ([first], others):
+        planned = [
+            (name, row["features"][seed], seed) for name, row in found.items() for seed in seeds
+        ]
+        side_by_side(comparison, comparison.recognise, planned)
+    for name, row in found.items():
+        for seed, run in row["runs"].items():
+            figures = runner.read_figures(comparison.phones(name, seed))
+            for split, part in ((DEV, "valid"), (TEST, "test")):
+                run[split]["per"] = {"value": figures[part]["per"], "evidence": {}}
 
 
 def make_table(kind, found):
@@ -333,16 +355,15 @@ def percent(figures):
 
 
 def keep_best(options, found):
-    """Write which run is best on development speakers, for what builds on it."""
+    """Write which model is best on development speakers, for what builds on it."""
     figure = CRITERIA[options.kind]
-    runs = {}
-    for name, row in found.items():
-        if name not in CONTROLS.values():
-            comparison = Comparison(options)
-            place = comparison.tried[name].index(row["setting"])
-            for seed, run in row["runs"].items():
-                runs[str(comparison.run(name, place, seed))] = run[DEV][figure]["value"]
-    best = {"run": min(runs, key=runs.get)}
+    rates = {
+        row["features"][seed]: run[DEV][figure]["value"]
+        for name, row in found.items()
+        if name not in CONTROLS.values()
+        for seed, run in row["runs"].items()
+    }
+    best = {"model": min(rates, key=rates.get)}
     replace_text(options.output_folder / options.kind / "best.json", json.dumps(best) + "\n")
 
 

@@ -50,6 +50,7 @@ def test_all_but_the_last_layers_stay_the_same_to_the_bit(layers, tmp_path):
     encoder.requires_grad_(True)
     brain.hparams.trained_layers = layers
     brain.freeze()
+    brain.init_optimizers()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     clusters = weights(codebook)
     brain.hparams.lr, brain.progress = 0.01, 0.5

@@ -272,7 +272,8 @@ class ResumableBrain(sb.Brain):
 
     def init_optimizers(self):
         """Give all that is trained one optimizer."""
-        self.optimizer = self.make_optimizer(self.modules.parameters())
+        trained = [p for p in self.modules.parameters() if p.requires_grad]
+        self.optimizer = self.make_optimizer(trained)
         self.optimizers_dict = {"opt_class": self.optimizer}
         self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
