@@ -149,7 +149,8 @@ def pool(figures):
         return value, bootstrap.bootstrap_trials(rate, **shared, seed=SEEDS[0])
     if "group_scores" in evidence:
         scores = np.concatenate([f["evidence"]["group_scores"] for f in figures])
-        return value, bootstrap.bootstrap_groups(scores, SEEDS[0])
+        low, high = bootstrap.bootstrap_groups(scores, SEEDS[0])
+        return value, (low, min(high, 1.0))
     return value, None
 
 
