@@ -232,3 +232,8 @@ def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
     for name in ablate.PROBED.values():
         for figures in (found[name], found[ablate.UNERASED][name]):
             assert 0 <= figures["value"] <= 1 and len(figures["scores"]) == 6
+
+
+def test_the_figures_that_the_repository_keeps_are_of_its_settings(tmp_path):
+    kept = ablate.read_kept()
+    assert kept and ablate.collect(tmp_path).keys() == kept.keys()
