@@ -151,3 +151,10 @@ def check_positive(**settings):
     for name, value in settings.items():
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise ValueError(f"{name} is {value!r}: expected a number above 0.")
+
+
+def check_count(**settings):
+    """Raise ValueError unless each setting is a whole number, 1 or more."""
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is {value!r}: expected a whole number, 1 or more.")

@@ -10,6 +10,7 @@ from lobes.distributed import all_reduce_sum, world_size
 from lobes.losses import cosines
 from lobes.methods.base import (
     UtteranceMethod,
+    check_count,
     check_positive,
     check_share,
     move_average,
@@ -97,7 +98,7 @@ class DINO(UtteranceMethod):
         centre_momentum=0.9,
     ):
         super().__init__()
-        check_positive(prototypes=prototypes, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
+        check_count(prototypes=prototypes, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
         check_positive(student_temperature=student_temperature)
         check_positive(teacher_temperature=teacher_temperature)
         check_share(momentum=momentum, centre_momentum=centre_momentum)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from lobes.distributed import world_size
 from lobes.methods.base import (
     UtteranceMethod,
+    check_count,
     check_positive,
     check_share,
     move_average,
@@ -48,7 +49,8 @@ class MoCo(UtteranceMethod):
 
     def __init__(self, encoder, queue_size=32768, temperature=0.03, momentum=0.999):
         super().__init__()
-        check_positive(queue_size=queue_size, temperature=temperature)
+        check_count(queue_size=queue_size)
+        check_positive(temperature=temperature)
         check_share(momentum=momentum)
         self.temperature, self.momentum = temperature, momentum
         self.teacher = teacher_of(encoder)

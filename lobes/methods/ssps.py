@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lobes.distributed import row_offset
 from lobes.losses import nt_xent
-from lobes.methods.base import check_positive, check_share
+from lobes.methods.base import check_count, check_share
 from lobes.methods.memory import Memory
 from lobes.methods.simclr import SimCLR
 from lobes.signal import to_device
@@ -73,7 +73,7 @@ class SSPS(SimCLR):
     ):
         super().__init__(temperature)
         check_share(starts=starts)
-        check_positive(prototypes=prototypes, neighbours=neighbours, queue_size=queue_size)
+        check_count(prototypes=prototypes, neighbours=neighbours, queue_size=queue_size)
         embedding_dim = encoder.config["embedding_dim"]
         self.cluster, self.starts, self.neighbours = cluster, starts, neighbours
         self.prototypes = prototypes

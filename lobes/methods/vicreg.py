@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lobes.distributed import gather_rows
-from lobes.methods.base import UtteranceMethod, check_positive
+from lobes.methods.base import UtteranceMethod, check_count, check_positive
 from lobes.tdnn import MaskedBatchNorm1d
 
 VARIANCE_FLOOR = 1e-4  # under the square root of equation 2
@@ -42,7 +42,7 @@ class VICReg(UtteranceMethod):
         covariance=0.04,
     ):
         super().__init__()
-        check_positive(hidden_dim=hidden_dim, expanded_dim=expanded_dim)
+        check_count(hidden_dim=hidden_dim, expanded_dim=expanded_dim)
         check_positive(invariance=invariance, variance=variance, covariance=covariance)
         self.weights = {
             "invariance": invariance,

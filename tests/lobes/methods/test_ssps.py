@@ -118,5 +118,6 @@ def test_drawing_reads_nothing_from_the_device():
 
 @pytest.mark.parametrize("name", ["prototypes", "neighbours", "queue_size"])
 def test_what_is_no_count_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is 0: expected a number above 0"):
-        made(**{name: 0})
+    for value in (0, 2.5, "x", True):
+        with pytest.raises(ValueError, match=f"{name} is .*: expected a whole number, 1 or more"):
+            made(**{name: value})
