@@ -211,6 +211,8 @@ class UtteranceEncoder(nn.Module):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.config = config
+        if not isinstance(projection_dim, int) or projection_dim < 0:
+            raise ValueError(f"projection_dim is {projection_dim!r}: expected 0, or a whole number")
         if backbone == "ecapa":
             self.backbone = ECAPATDNN(
                 channels, embedding_dim, attention_channels, se_channels, res2net_scale

@@ -153,8 +153,8 @@ def check_positive(**settings):
             raise ValueError(f"{name} is {value!r}: expected a number above 0.")
 
 
-def check_count(**settings):
-    """Raise ValueError unless each setting is a whole number, 1 or more."""
+def check_count(least=1, **settings):
+    """Raise ValueError unless each setting is a whole number, and no less than one."""
     for name, value in settings.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}: expected a whole number, 1 or more.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is {value!r}: expected a whole number, {least} or more.")

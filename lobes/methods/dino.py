@@ -67,7 +67,7 @@ class DINO(UtteranceMethod):
         See `PrototypeHead`.
     student_temperature, teacher_temperature : float
         What cosines are divided by; the teacher's is the lower one.
-    momentum : float
+    teacher_momentum : float
         The share of the teacher that stays in each step; it rises to 1 along a cosine.
     centre_momentum : float
         The share of the centre that stays (equation 4).
@@ -94,17 +94,18 @@ class DINO(UtteranceMethod):
         bottleneck_dim=256,
         student_temperature=0.1,
         teacher_temperature=0.04,
-        momentum=0.996,
+        teacher_momentum=0.996,
         centre_momentum=0.9,
     ):
         super().__init__()
-        check_count(prototypes=prototypes, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
+        check_count(least=2, prototypes=prototypes)
+        check_count(hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
         check_positive(student_temperature=student_temperature)
         check_positive(teacher_temperature=teacher_temperature)
-        check_share(momentum=momentum, centre_momentum=centre_momentum)
+        check_share(teacher_momentum=teacher_momentum, centre_momentum=centre_momentum)
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
-        self.momentum, self.centre_momentum = momentum, centre_momentum
+        self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum
         sizes = encoder.projected_dim, hidden_dim, bottleneck_dim, prototypes
         self.head = PrototypeHead(*sizes)
         self.teacher, self.teacher_head = teacher_of(encoder), teacher_of(self.head)
@@ -141,7 +142,7 @@ class DINO(UtteranceMethod):
 
     def follow(self, encoder, progress):
         """Move the teacher towards the encoder and the head."""
-        momentum = rising_momentum(self.momentum, progress)
+        momentum = rising_momentum(self.teacher_momentum, progress)
         move_average(self.teacher, encoder, momentum)
         move_average(self.teacher_head, self.head, momentum)
 

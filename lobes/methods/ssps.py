@@ -22,8 +22,8 @@ class SSPS(SimCLR):
     """NT-Xent whose positives are drawn from the neighbourhood of a reference embedding.
 
     A memory holds, of the last utterances, a reference embedding, of a longer crop that is not
-    augmented, and the projection of an augmented crop. From `starts` on, each epoch begins with
-    k-means of the references. The positive of an utterance is then the projection of a random
+    augmented, and the projection of an augmented crop. From `positives_from` on, each epoch begins
+    with k-means of the references. The positive of an utterance is then the projection of a random
     utterance of the memory whose reference belongs to another prototype, one of the `neighbours`
     nearest to the utterance's own (section 3 there). Before, and where there is none, it is the
     other crop.
@@ -35,7 +35,7 @@ class SSPS(SimCLR):
     cluster : callable
         Takes a function that yields tensors (rows, dim), a number of centres and a seed, and
         returns the centres, (number, dim); see `recipes.common.units.kmeans.fit_kmeans`.
-    starts : float
+    positives_from : float
         The share of the epochs after which positives are drawn.
     prototypes : int
         Number of centres; fewer where the memory has fewer than two utterances for each.
@@ -65,17 +65,19 @@ class SSPS(SimCLR):
         self,
         encoder,
         cluster,
-        starts=0.8,
+        positives_from=0.8,
         prototypes=25000,
         neighbours=1,
         queue_size=65536,
         temperature=0.03,
     ):
         super().__init__(temperature)
-        check_share(starts=starts)
-        check_count(prototypes=prototypes, neighbours=neighbours, queue_size=queue_size)
+        check_share(positives_from=positives_from)
+        check_count(least=2, prototypes=prototypes)
+        check_count(neighbours=neighbours, queue_size=queue_size)
         embedding_dim = encoder.config["embedding_dim"]
-        self.cluster, self.starts, self.neighbours = cluster, starts, neighbours
+        self.cluster, self.positives_from = cluster, positives_from
+        self.neighbours = neighbours
         self.prototypes = prototypes
         self.memory = Memory(queue_size, references=embedding_dim, views=encoder.projected_dim)
         self.register_buffer("centres", torch.zeros(prototypes, embedding_dim))
@@ -84,7 +86,7 @@ class SSPS(SimCLR):
 
     def begin_epoch(self, epoch, epochs, seed, resumed):
         """Decide whether positives are drawn in this epoch; if so, find the prototypes."""
-        begins = self.starts * epochs
+        begins = self.positives_from * epochs
         self.draws, self.remembers = epoch - 1 >= begins, epoch >= begins
         if self.draws and not resumed:
             self.find_prototypes(seed)

@@ -42,7 +42,8 @@ class VICReg(UtteranceMethod):
         covariance=0.04,
     ):
         super().__init__()
-        check_count(hidden_dim=hidden_dim, expanded_dim=expanded_dim)
+        check_count(hidden_dim=hidden_dim)
+        check_count(least=2, expanded_dim=expanded_dim)
         check_positive(invariance=invariance, variance=variance, covariance=covariance)
         self.weights = {
             "invariance": invariance,

@@ -13,6 +13,7 @@ from recipes.common.training.command_line import (
     read_value,
 )
 from recipes.common.training.hparams import load_hparams, resolve_hparams
+from recipes.experiments.runner import PRETRAIN
 
 YAML = """
 output_folder: !PLACEHOLDER
@@ -265,3 +266,13 @@ def test_several_modules_are_named_in_a_row(file):
     words = [file, "--compile_module_keys", "a", "b", "--lr", "1"]
     _, run_opts, options = read_command_line(words)
     assert run_opts.compile_module_keys == ["a", "b"] and options == {"lr": 1}
+
+
+def test_help_shows_the_keys_of_the_method_that_is_given(capsys):
+    file = str(PRETRAIN / "hparams" / "utterance_tiny.yaml")
+    with pytest.raises(SystemExit):
+        read_command_line([file, "--method", "dino", "--help"])
+    shown = capsys.readouterr().out
+    assert "--prototypes 65536" in shown and "--short_crops 4" in shown
+    with pytest.raises(ValueError, match="method is 'mocco': expected one of dino, moco, simclr"):
+        read_command_line([file, "--method", "mocco"])

@@ -68,9 +68,7 @@ def test_a_base_is_named_by_a_key(files):
     assert load_hparams(files / "chosen.yaml", given) == {**changed, "lr": 3, "folder": "runs/3"}
     save_hparams(files / "chosen.yaml", given, files)
     assert load_hparams(files / "hyperparams.yaml")["lr"] == 3
-    with pytest.raises(
-        ValueError, match="no hyperparameters file .*method_3.yaml. Files .*_1.yaml"
-    ):
+    with pytest.raises(ValueError, match="method is '3': expected one of 1, 2."):
         load_hparams(files / "chosen.yaml", {"method": "3"})
     with pytest.raises(ValueError, match="--only_1 of the command line"):
         load_hparams(files / "chosen.yaml", {"method": "2", "only_1": False})
@@ -122,3 +120,14 @@ def test_a_run_goes_on_with_the_settings_that_it_was_trained_with(finished, file
         check_same_settings(files / "longer.yaml", {"lr": 0.3, "number_of_epochs": 9}, folder)
     else:
         check_same_settings(files / "base.yaml", {}, folder)
+
+
+def test_of_several_settings_that_changed_the_one_that_is_given_is_named(files):
+    for word, lr in (("a", 1), ("b", 2)):
+        (files / f"way_{word}.yaml").write_text(f"lr: {lr}\n")
+    (files / "run.yaml").write_text("base: way_<way>.yaml\nway: a\n")
+    run = files / "run"
+    (run / "save" / "CKPT").mkdir(parents=True)
+    save_hparams(files / "run.yaml", {}, run)
+    with pytest.raises(ValueError, match="was trained with way a; now it is b"):
+        check_same_settings(files / "run.yaml", {"way": "b"}, run)

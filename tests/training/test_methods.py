@@ -66,7 +66,7 @@ def test_short_crops_reach_the_loss_and_a_reference_the_memory(tmp_path):
 
 def test_a_method_is_told_the_epoch_and_draws_anew_in_each_step(tmp_path):
     brain, batch = make_brain("utterance ssps", tmp_path)
-    brain.method.starts, told = 0.5, []
+    brain.method.positives_from, told = 0.5, []
     for epoch in (brain.hparams.number_of_epochs // 2, brain.hparams.number_of_epochs):
         brain.hparams.epoch_counter.current = epoch
         brain.on_stage_start(Stage.TRAIN, epoch)

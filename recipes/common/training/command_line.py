@@ -96,7 +96,9 @@ def read_command_line(arguments, heeded=None):
     """
     heeded = RUN_OPTIONS.keys() - REFUSED.keys() if heeded is None else set(heeded)
     if "--help" in arguments or "-h" in arguments:
-        print(describe_options([word for word in arguments if word[:1] != "-"], heeded))
+        words = [word for word in arguments if word not in ("--help", "-h")]
+        file, _, texts = split_words(words) if words else (None, None, {})
+        print(describe_options(file, heeded, texts))
         sys.exit()
     file, run_values, texts = split_words(arguments)
     defaults = plain_values(read_tree(file, texts))
@@ -108,24 +110,26 @@ def read_command_line(arguments, heeded=None):
     return file, run_opts, options
 
 
-def describe_options(files, heeded):
-    """Return the options of a command, each with its meaning or its value in the file.
+def describe_options(file, heeded, given=None):
+    """Return the options of a command, each with its meaning or its value in the file, if any.
+
+    The keys are those that the file has with what is given.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "tiny.yaml"
     >>> _ = path.write_text("lr: 0.1\\n")
-    >>> print(describe_options([path], ["debug"]).partition("Options of SpeechBrain")[0].strip())
+    >>> print(describe_options(path, ["debug"]).partition("Options of SpeechBrain")[0].strip())
     usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]
     <BLANKLINE>
     Keys of ...tiny.yaml:
       --lr 0.1
     """
     lines = ["usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]", ""]
-    for file in files[:1]:
-        values = shown_values(read_tree(file))
+    if file is not None:
+        values = shown_values(read_tree(file, given))
         lines += [f"Keys of {file}:", *(f"  --{key} {values[key]}" for key in values), ""]
-    if not files:
+    else:
         lines += ["With a hyperparameters file, --help shows its keys as well.", ""]
     shown = sorted(RUN_OPTIONS.keys() & heeded)
     lines += ["Options of SpeechBrain:", *(f"  --{name}: {RUN_OPTIONS[name]}" for name in shown)]

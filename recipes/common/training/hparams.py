@@ -4,15 +4,14 @@ A file with the key `base` is the file that this key names, relative to its own 
 file's other keys in the place of the base's; `!ref` works as in one file. Of a mapping under the
 same tag, or under none, single keys are replaced; anything else is replaced whole. The base may
 have a base itself. Of several bases, a list, each changes those before it. A base may be named by a
-key of the same file in angle brackets: with `method: moco` and `base: methods/<method>.yaml`, the
-option `--method dino` takes methods/dino.yaml in the place of methods/moco.yaml.
+key, of the file or of a base before it, in angle brackets: with `method: moco` and the base
+methods/<method>.yaml, the option `--method dino` takes methods/dino.yaml in the place of moco.yaml.
 """
 
 import io
 import re
 from datetime import date
 from difflib import get_close_matches
-from functools import reduce
 from pathlib import Path
 
 import ruamel.yaml
@@ -171,7 +170,8 @@ def check_same_settings(path, overrides, folder):
     if not saved.is_file() or not any(Path(folder).glob("**/save/CKPT*")):
         return
     now = plain_values(ruamel.yaml.YAML().load(resolve_hparams(path, overrides)))
-    for key, value in plain_values(read_tree(saved)).items():
+    first = sorted(plain_values(read_tree(saved)).items(), key=lambda own: own[0] not in overrides)
+    for key, value in first:  # what the command says, before what follows from it
         free = key in FREE or key.endswith(PLACES)
         if not free and key in now and now[key] != value:
             raise ValueError(
@@ -227,8 +227,12 @@ def read_tree(path, given=None):
     bases = tree.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     given = {**tree, **(given or {})}
-    bases = [_named_base(base, given, path) for base in bases]
-    return reduce(_merge, [*(read_tree(folder / base, given) for base in bases), tree])
+    merged = None
+    for base in bases:
+        base = _named_base(base, {**(merged or {}), **given}, path)
+        added = read_tree(folder / base, given)
+        merged = added if merged is None else _merge(merged, added)
+    return tree if merged is None else _merge(merged, tree)
 
 
 def _named_base(base, given, path):
@@ -236,7 +240,12 @@ def _named_base(base, given, path):
     for key in KEY_IN_BASE.findall(base):
         if not isinstance(given.get(key), str):
             raise ValueError(f"{path}: base: {base}: expected a key {key} that is a word.")
-        base = base.replace(f"<{key}>", given[key])
+        word, (before, after) = given[key], Path(base).name.split(f"<{key}>")
+        files = (path.resolve().parent / base).parent.glob(f"{before}*{after}")
+        words = sorted(file.name[len(before) : len(file.name) - len(after)] for file in files)
+        if word not in words:
+            raise ValueError(f"{key} is {word!r}: expected one of {', '.join(words)}.")
+        base = base.replace(f"<{key}>", word)
     return base
 
 

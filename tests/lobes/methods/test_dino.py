@@ -65,7 +65,7 @@ def test_evaluation_leaves_the_centre_where_it_is():
 
 def test_teacher_and_head_follow_until_the_end():
     encoder = small_encoder()
-    method = DINO(encoder, **SMALL, momentum=0.5)
+    method = DINO(encoder, **SMALL, teacher_momentum=0.5)
     with torch.no_grad():
         for p in (*encoder.parameters(), *method.head.parameters()):
             p.add_(torch.ones_like(p))
