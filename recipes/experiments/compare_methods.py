@@ -17,6 +17,7 @@ Started again, it does what is missing. `--write` writes the table into RESULTS.
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -89,36 +90,38 @@ class Comparison:
         }
         return runner.make_command(["train.py", f"hparams/{file}.yaml"], given)
 
-    def costs(self, name, place):
-        """Return what a setting's training costs: seconds of a core before, and for an epoch.
+    def costs(self, name):
+        """Return what training by a method costs: seconds of a core before, and for an epoch.
 
-        They are measured once, with nothing beside them.
+        They are measured once, of the first setting and with nothing beside it: those that are
+        tried of a method do not differ in what an epoch takes.
         """
         path = self.folder / "costs.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        key = f"{name} {place}"
-        if key not in known:
-            spent = {}
-            for epochs in (1, 2):
-                folder = self.folder / "costs" / slug(key) / str(epochs)
-                setting, more = self.tried[name][place], {}
-                if "start" in setting:
-                    more = {"frame_model": self.folder / "costs" / f"{slug(START)}_0/1/model"}
-                before = seconds_of_children()
-                command = self.command(setting, self.seeds[0], epochs, folder, more)
-                problem = runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", 1)
-                if problem:
-                    sys.exit(f"{folder} {problem}")
-                spent[epochs] = seconds_of_children() - before
+        if name not in known:
+            spent = {epochs: self.spent(name, epochs) for epochs in (1, 2)}
             epoch = spent[2] - spent[1]
-            known[key] = {"before": spent[1] - epoch, "epoch": epoch}
+            known[name] = {"before": spent[1] - epoch, "epoch": epoch}
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_text(path, json.dumps(known, indent=2) + "\n")
-        return known[key]
+        return known[name]
 
-    def epochs(self, name, place, share=1.0):
+    def spent(self, name, epochs):
+        """Return how many seconds of a core a training of some epochs takes."""
+        folder = self.folder / "costs" / slug(name) / str(epochs)
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted one left would be reused
+        setting, more = self.tried[name][0], {}
+        if "start" in setting:
+            more = {"frame_model": self.folder / "costs" / slug(START) / "1" / "model"}
+        before = seconds_of_children()
+        command = self.command(setting, self.seeds[0], epochs, folder, more)
+        if problem := runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", 1):
+            sys.exit(f"{folder} {problem}")
+        return seconds_of_children() - before
+
+    def epochs(self, name, share=1.0):
         """Return how many epochs take a share of the time."""
-        costs = self.costs(name, place)
+        costs = self.costs(name)
         seconds = 60 * self.options.minutes * share - costs["before"]
         return max(1, round(seconds / costs["epoch"]))
 
@@ -131,11 +134,11 @@ class Comparison:
         if "start" in setting:
             share = setting["start"]["share"]
             start = folder.parent / f"{seed}_start"
-            problem = self.train_one({}, seed, self.epochs(START, 0, share), start)
+            problem = self.train_one({}, seed, self.epochs(START, share), start)
             if problem:
                 return problem
             share, more = 1 - share, {"frame_model": start / "model"}
-        return self.train_one(setting, seed, self.epochs(name, place, share), folder, more)
+        return self.train_one(setting, seed, self.epochs(name, share), folder, more)
 
     def train_one(self, setting, seed, epochs, folder, more=()):
         """Run one training, unless it ended before."""
@@ -257,8 +260,8 @@ def compare(options):
     """Train, choose, read; return the figures by name, seed and split."""
     comparison = Comparison(options)
     tried = [(name, n) for name, own in comparison.tried.items() for n in range(len(own))]
-    for name, place in tried:
-        comparison.costs(name, place)
+    for name in comparison.tried:
+        comparison.costs(name)
     side_by_side(comparison, comparison.train, [(*one, comparison.seeds[0]) for one in tried])
     chosen = {name: comparison.best(name) for name in comparison.tried}
     planned = [(*one, seed) for one in chosen.items() for seed in comparison.seeds]

@@ -22,11 +22,7 @@ def comparison(kind, folder, **changes):
     given = {"kind": kind, "minutes": 2.0, "seeds": 2, "jobs": 1, "only": None}
     given |= {"output_folder": folder, "data_folder": folder, **changes}
     made = compare_methods.Comparison(SimpleNamespace(**given))
-    costs = {
-        f"{name} {place}": {"before": 20.0, "epoch": 10.0 * (place + 1)}
-        for name, tried in made.tried.items()
-        for place in range(len(tried))
-    }
+    costs = {name: {"before": 20.0, "epoch": 10.0} for name in made.tried}
     made.folder.mkdir(parents=True)
     (made.folder / "costs.json").write_text(json.dumps(costs))
     return made
@@ -49,9 +45,9 @@ def test_every_setting_is_one_that_train_can_be_run_with(kind, tmp_path):
 def test_a_run_has_the_epochs_that_the_time_pays_for(tmp_path):
     made = comparison("utterance", tmp_path)
     name = next(iter(made.tried))
-    assert [made.epochs(name, place) for place in (0, 1)] == [10, 5]
-    assert made.epochs(name, 0, share=0.5) == 4
-    assert made.epochs(name, 0, share=0.01) == 1
+    assert made.epochs(name) == 10
+    assert made.epochs(name, share=0.5) == 4
+    assert made.epochs(name, share=0.01) == 1
 
 
 def test_the_best_setting_is_that_of_the_lowest_rate_on_development_speakers(tmp_path):
