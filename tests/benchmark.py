@@ -6,7 +6,8 @@
 Both sides of a row work in processes of their own, which take turns, so that what else the machine
 does meets both alike, and each has a peak of memory of its own. The ratio is the median of the
 ratios of neighbouring repetitions. Nothing drops out at random on either side; audio, masks, data
-type and threads are the same. Writes results/bench/metrics.json and the table in README.md.
+type and threads are the same. Writes results/bench/metrics.json, and the table in RESULTS.md of
+recipes/experiments.
 """
 
 import argparse
@@ -517,8 +518,9 @@ def main(arguments):
     )
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench/metrics.json")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--only", default="", help="rows that have this text; README.md stays")
+    results = ROOT / "recipes/experiments/RESULTS.md"
+    parser.add_argument("--page", type=Path, default=results, help="receives the table")
+    parser.add_argument("--only", default="", help="rows that have this text; the page stays")
     options = parser.parse_args(arguments)
     began = time.time()
     rows = []
@@ -534,7 +536,7 @@ def main(arguments):
     if not options.only:
         write_metrics(options.output, figures, seed=SEED, manifests=[], start_time=began)
         written = json.loads(options.output.read_text(encoding="utf-8"))["figures"]
-        write_between(options.readme, "bench", table(written))
+        write_between(options.page, "bench", table(written))
     print(table(figures))
     return int(any(row["met"] is False for row in rows))
 
