@@ -27,6 +27,7 @@ from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import method_readings, readmes, runner
+from recipes.experiments.provenance import RANDOM, Run, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
 SETTINGS, RESULTS = HERE / "methods.yaml", HERE / "RESULTS.md"
@@ -76,8 +77,8 @@ class Comparison:
         """Return the folder of a run: a setting of a method, with a seed."""
         return self.folder / slug(name) / str(place) / str(seed)
 
-    def command(self, setting, seed, epochs, folder, more=()):
-        """Return the command that trains a setting."""
+    def training(self, setting, seed, epochs, folder, more=()):
+        """Return the run that trains a setting."""
         given = {key: x for key, x in setting.items() if key not in ("file", "start")}
         file = setting.get("file", f"{self.kind}_tiny")
         given |= {
@@ -85,16 +86,15 @@ class Comparison:
             "number_of_epochs": epochs,
             "data_folder": self.options.data_folder,
             "manifest_folder": self.options.output_folder / "manifest",
-            "output_folder": folder,
             **dict(more),
         }
-        return runner.make_command(["train.py", f"hparams/{file}.yaml"], given)
+        return Run(folder, runner.PRETRAIN, ["train.py", f"hparams/{file}.yaml"], given)
 
     def costs(self, name):
         """Return what training by a method costs: seconds of a core before, and for an epoch.
 
-        They are measured once, of the first setting and with nothing beside it: those that are
-        tried of a method do not differ in what an epoch takes.
+        They are measured once, of the first setting and with nothing beside it: what is tried of a
+        method takes about as long.
         """
         path = self.folder / "costs.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -109,14 +109,14 @@ class Comparison:
     def spent(self, name, epochs):
         """Return how many seconds of a core a training of some epochs takes."""
         folder = self.folder / "costs" / slug(name) / str(epochs)
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted one left would be reused
+        shutil.rmtree(folder, ignore_errors=True)  # one that was cut short would be gone on with
         setting, more = self.tried[name][0], {}
         if "start" in setting:
             more = {"frame_model": self.folder / "costs" / slug(START) / "1" / "model"}
         before = seconds_of_children()
-        command = self.command(setting, self.seeds[0], epochs, folder, more)
-        if problem := runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", 1):
-            sys.exit(f"{folder} {problem}")
+        run = self.training(setting, self.seeds[0], epochs, folder, more)
+        if problem := make_run(run, jobs=1):
+            sys.exit(problem)
         return seconds_of_children() - before
 
     def epochs(self, name, share=1.0):
@@ -128,25 +128,15 @@ class Comparison:
     def train(self, name, place, seed):
         """Train a setting unless that was done; return what went wrong, or None."""
         folder, setting = self.run(name, place, seed), self.tried[name][place]
-        if (folder / "metrics.json").is_file():
-            return None
-        share, more = 1.0, {}
+        share, more, jobs = 1.0, {}, self.options.jobs
         if "start" in setting:
             share = setting["start"]["share"]
             start = folder.parent / f"{seed}_start"
-            problem = self.train_one({}, seed, self.epochs(START, share), start)
-            if problem:
+            run = self.training({}, seed, self.epochs(START, share), start)
+            if problem := make_run(run, jobs):
                 return problem
             share, more = 1 - share, {"frame_model": start / "model"}
-        return self.train_one(setting, seed, self.epochs(name, share), folder, more)
-
-    def train_one(self, setting, seed, epochs, folder, more=()):
-        """Run one training, unless it ended before."""
-        if (folder / "metrics.json").is_file():
-            return None
-        command = self.command(setting, seed, epochs, folder, more)
-        problem = runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", self.options.jobs)
-        return problem and f"{folder} {problem}"
+        return make_run(self.training(setting, seed, self.epochs(name, share), folder, more), jobs)
 
     def utterances(self, split):
         """Return the rows of a split that are read, from the manifests of the runs."""
@@ -159,19 +149,19 @@ class Comparison:
 
     def read(self, system, split, folder):
         """Return the figures of a system on a split; kept in a folder."""
-        path = folder / f"{split}.json"
-        if not path.is_file():
+        options = self.options
+        inputs = {"system": features_of(system), "split": split, "data": options.data_folder}
+        inputs |= {"lexicon": options.lexicon, "alignments": options.alignments}
+
+        def read():
             rows, states = self.utterances(split), folder / "states"
             if self.kind == "utterance":
-                given = rows, self.options.lexicon, states
-                figures = method_readings.read_utterances(system, *given)
-            else:
-                alignments = read_alignments(self.options.alignments, rows)
-                given = rows, self.utterances(TRAINING), alignments, states
-                figures = method_readings.read_frames(system, *given)
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_text(path, json.dumps(figures) + "\n")
-        return json.loads(path.read_text(encoding="utf-8"))
+                return method_readings.read_utterances(system, rows, options.lexicon, states)
+            alignments = read_alignments(options.alignments, rows)
+            given = rows, self.utterances(TRAINING), alignments, states
+            return method_readings.read_frames(system, *given)
+
+        return kept_reading(folder / f"{split}.json", inputs, read, [method_readings])
 
     def read_model(self, folder, split):
         """Return the figures of a run's model on a split."""
@@ -192,12 +182,8 @@ class Comparison:
 
         The learning rate is swept with the first seed, and is that one's best with others.
         """
-        folder = self.phones(row, seed)
-        if (folder / "metrics.json").is_file():
-            return None
         given = {
             "data_folder": self.options.data_folder,
-            "output_folder": folder,
             "lexicon": self.options.lexicon,
             "features": features,
             "last_layers": 1,
@@ -205,10 +191,9 @@ class Comparison:
         }
         if seed != self.seeds[0]:
             given["lrs"] = f"[{runner.read_figures(self.phones(row, self.seeds[0]))['lr']}]"
-        command = runner.make_command(["train.py", "hparams/lexicon_tiny.yaml"], given)
         recipe = runner.RECIPES / "LibriSpeech" / "PR"
-        problem = runner.run_logged(command, recipe, folder / "log.txt", self.options.jobs)
-        return problem and f"{folder} {problem}"
+        words = ["train.py", "hparams/lexicon_tiny.yaml"]
+        return make_run(Run(self.phones(row, seed), recipe, words, given), self.options.jobs)
 
     def phones(self, row, seed):
         """Return the folder in which phones are recognised from a row's frames."""
@@ -221,21 +206,15 @@ class Comparison:
         if not path.is_file():
             sys.exit(f"{path} is not there: closed forms need embeddings. Compare utterance first.")
         best = json.loads(path.read_text(encoding="utf-8"))["model"]
-        manifest = self.options.output_folder / "manifest" / f"{TRAINING}.csv"
         given = {
             "model": folder / "model",
-            "utterance": best,
+            "utterance": Path(best),
             "data_folder": self.options.data_folder,
-            "manifest": manifest,
-            "output_folder": made,
+            "manifest": self.options.output_folder / "manifest" / f"{TRAINING}.csv",
             "seed": seed,
         }
-        if not (made / "complete").is_file():
-            command = runner.make_command(["rivals.py"], given)
-            problem = runner.run_logged(command, HERE, folder / "rivals.txt", self.options.jobs)
-            if problem:
-                sys.exit(f"{made} {problem}")
-            replace_text(made / "complete", "")
+        if problem := make_run(Run(made, HERE, ["rivals.py"], given), self.options.jobs):
+            sys.exit(problem)
         return {path.parent.name: path for path in sorted(made.glob("*/model"))}
 
 
@@ -248,6 +227,12 @@ def slug(name):
     'k-means_then_Spin'
     """
     return name.replace(",", "").replace(" ", "_")
+
+
+def features_of(system):
+    """Return what a recipe takes a system as: "fbank", "random:" and a model, or a model's path."""
+    features = {"fbank": "fbank", "random": f"{RANDOM}{system.folder}"}
+    return features.get(system.kind) or Path(system.folder)
 
 
 def seconds_of_children():
@@ -281,6 +266,11 @@ def compare(options):
     return found
 
 
+def given_features(text):
+    """Return features as an option of a run has them: a path where they are a model's."""
+    return text if text == "fbank" or text.startswith(RANDOM) else Path(text)
+
+
 def side_by_side(comparison, run, planned):
     """Do what is missing of all plans, some at a time."""
     jobs = comparison.options.jobs
@@ -301,7 +291,7 @@ def read_others(comparison, chosen):
         run = comparison.run(name, place, seed)
         for system in load_systems([run / "model"], controls=True, seed=seed)[1:]:
             folder = comparison.folder / "controls" / slug(system.name) / str(seed)
-            features = "fbank" if system.folder is None else f"random:{system.folder}"
+            features = str(features_of(system))
             figures = {split: comparison.read(system, split, folder) for split in (DEV, TEST)}
             add_run(found, CONTROLS[system.name], seed, features, figures)
         if comparison.kind == "frame" and START in chosen:
@@ -323,7 +313,9 @@ def add_phone_errors(comparison, found):
     first, *others = comparison.seeds
     for seeds in ([first], others):
         planned = [
-            (name, row["features"][seed], seed) for name, row in found.items() for seed in seeds
+            (name, given_features(row["features"][seed]), seed)
+            for name, row in found.items()
+            for seed in seeds
         ]
         side_by_side(comparison, comparison.recognise, planned)
     for name, row in found.items():

@@ -9,10 +9,10 @@
 `O` holds the runs frame, utterance, joint_beta0 and joint. The tasks on a corpus that is not given
 are left out. With the first seed each cell sweeps the learning rates on validation; further seeds,
 fine-tuning and the control with shuffled labels train at the rate that was best for the frozen
-features. Cross-validation sweeps in each of its folds. Started again, it does what is missing.
+features. Cross-validation sweeps in each of its folds. Started again, it does what is missing, and
+what other code, settings, data or models made.
 """
 
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from recipes.common.data.files import replace_text
 from recipes.experiments import readmes, runner
+from recipes.experiments.provenance import RANDOM, Run, make_run
 
 PATHS = {
     "models": "the folder of the runs frame, utterance, joint_beta0 and joint",
@@ -114,17 +115,29 @@ def columns_named(*starts):
     return [key for key in COLUMNS if key[0].startswith(starts)]
 
 
-# The columns of the tables that each README shows; ".." is that of the whole repository.
-README_TABLES = {
-    "..": [
+FRONT, ALL = "../README.md", "experiments/RESULTS.md"
+# The tables of each page, relative to recipes/: the columns of each. The front page has some.
+PAGES = {
+    FRONT: [
+        [
+            ("PER", "frames"),
+            ("WER", "frames"),
+            ("keyword accuracy", "frames"),
+            ("SID accuracy", "frames"),
+            ("SID accuracy", "utterance"),
+            ("EER, cosine", "utterance"),
+            ("emotion accuracy", "utterance"),
+        ]
+    ],
+    ALL: [
         [key for key in COLUMNS if key[0] not in CLASSIFIED],
         [key for key in COLUMNS if key[0] in CLASSIFIED],
     ],
-    ASR: [columns_named("WER")],
-    "LibriSpeech/PR": [columns_named("PER")],
-    "VoxCeleb/SpeakerID": [columns_named("SID")],
-    HEAD: [columns_named("EER")],
-    **{column.recipe: [columns_named(name)] for name, column in CLASSIFIED.items()},
+    f"{ASR}/README.md": [columns_named("WER")],
+    "LibriSpeech/PR/README.md": [columns_named("PER")],
+    "VoxCeleb/SpeakerID/README.md": [columns_named("SID")],
+    f"{HEAD}/README.md": [columns_named("EER")],
+    **{f"{column.recipe}/README.md": [columns_named(name)] for name, column in CLASSIFIED.items()},
 }
 
 
@@ -176,38 +189,35 @@ def cells(seeds):
     return made
 
 
-def command_line(cell, options, rates):
-    """Return the command of a cell, to be run in its recipe's folder.
+def run_of(cell, options, rates=None):
+    """Return the run of a cell.
 
     Arguments
     ---------
     cell : Cell
     options : argparse.Namespace
         The paths.
-    rates : list of float or None
-        Learning rates to train at; None for those of the hyperparameters file.
+    rates : list of float, optional
+        Learning rates to train at, in the place of those of the hyperparameters file.
 
     Returns
     -------
-    list of str
+    Run
     """
     column = COLUMNS[cell.name, cell.representation]
-    run = ROWS[cell.row]
+    model = options.models / (ROWS[cell.row] or "joint") / "model"
     given = {
         "data_folder": getattr(options, column.needs[0]),
-        "output_folder": options.output_folder / cell.folder,
         "representation": cell.representation,
         "seed": cell.seed,
     }
     if cell.name == "EER, cosine":
-        judged = run or "joint"
-        given["model"] = options.models / judged / "model"
-        given["reference_manifest"] = options.models / judged / "manifest" / "train-clean-100.csv"
+        given["model"] = model
+        given["reference_manifest"] = model.parent / "manifest" / "train-clean-100.csv"
         given["reference_folder"] = options.librispeech
     else:
-        folder = f"{options.models / (run or '')}/model"
-        random = "random:" * (cell.row == "random weights")
-        given["features"] = "fbank" if run is None else f"{random}{folder}"
+        features = {"log-mel": "fbank", "random weights": f"{RANDOM}{model}"}
+        given["features"] = features.get(cell.row, model)
         given["cache_folder"] = options.output_folder / "states"
     if cell.last_layers:
         given["last_layers"] = cell.last_layers
@@ -217,7 +227,8 @@ def command_line(cell, options, rates):
         given["lexicon"] = options.lexicon
     if rates is not None:
         given["lrs"] = json.dumps(rates).replace(" ", "")
-    return runner.make_command(column.command.split(), given)
+    recipe = runner.RECIPES / column.recipe
+    return Run(options.output_folder / cell.folder, recipe, column.command.split(), given)
 
 
 def sweeping_cell(cell):
@@ -230,25 +241,8 @@ def sweeping_cell(cell):
     return cell._replace(row=row, name=cell.name.removesuffix(TUNED), seed=runner.SEEDS[0])
 
 
-def model_digest(cell, options):
-    """Return a digest of what a cell's features depend on: "" for log-mel bands."""
-    run = ROWS[cell.row]
-    if run is None:
-        return ""
-    file = "config.json" if cell.row == "random weights" else "model.safetensors"
-    content = (options.models / run / "model" / file).read_bytes()
-    return hashlib.sha256(content).hexdigest()
-
-
 def run_cell(cell, options):
-    """Run a cell unless its metrics.json is there; return what went wrong, or None."""
-    folder = options.output_folder / cell.folder
-    digest, made_of = model_digest(cell, options), folder / "model.sha256"
-    if (folder / "metrics.json").is_file():
-        if made_of.is_file() and made_of.read_text(encoding="utf-8") == digest:
-            return None
-        model = options.models / (ROWS[cell.row] or "")
-        return f"{folder}: {made_of.name} is not of what {model} holds now: remove the folder."
+    """Run a cell unless it is there as it would be now; return what went wrong, or None."""
     swept = sweeping_cell(cell)
     rates = None
     if swept not in (None, cell):
@@ -258,12 +252,9 @@ def run_cell(cell, options):
             first = first / "metrics.json"
             return f"{cell.folder}: {first} is missing, whose learning rate it takes."
         rates = [figures["lr"]]
-    folder.mkdir(parents=True, exist_ok=True)
-    made_of.write_text(digest, encoding="utf-8")
-    recipe = runner.RECIPES / COLUMNS[cell.name, cell.representation].recipe
-    words = command_line(cell, options, rates)
-    if problem := runner.run_logged(words, recipe, folder / "log.txt", options.jobs):
-        return f"{cell.folder} {problem}"
+    run = run_of(cell, options, rates)
+    if problem := make_run(run, options.jobs):
+        return problem
     print(cell.folder, flush=True)
     return None
 
@@ -376,10 +367,9 @@ def write_readmes(folder):
         for (row, (name, kind)), values in found.items()
     ]
     replace_text(folder / "results.json", json.dumps(listed, indent=2) + "\n")
-    for place, tables in README_TABLES.items():
-        readme = runner.RECIPES / place / "README.md"
+    for page, tables in PAGES.items():
         text = "\n\n".join(make_table(found, columns) for columns in tables)
-        readmes.write_between(readme, "results", text)
+        readmes.write_between(runner.RECIPES / page, "results", text)
 
 
 def main():

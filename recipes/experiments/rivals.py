@@ -12,6 +12,7 @@ any model.
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from lobes.closed_forms.erasure import check_directions
@@ -26,6 +27,7 @@ from recipes.common.closed_forms.rival_models import (
 from recipes.common.data.manifest import validate_manifests
 from recipes.common.report.speech import load_rows
 from recipes.common.training.hparams import read_tree
+from recipes.common.training.record import write_metrics
 
 MIN_SECONDS = 0.5
 
@@ -54,7 +56,8 @@ def read_options(arguments):
 
 
 def make_rivals(options):
-    """Write the rivals that are asked for, and print their folders."""
+    """Write the rivals that are asked for and metrics.json, and print the rivals' folders."""
+    start_time = time.time()
     frame_encoder, utterance_encoder = find_encoders(options.model, options.utterance)
     manifests = options.manifest or training_manifests(options.model)
     validate_manifests({path.stem: path for path in manifests}, options.data_folder, {})
@@ -69,6 +72,9 @@ def make_rivals(options):
         folder = options.output_folder / name / "model"
         save_model(folder, {"frame_encoder": made, "utterance_encoder": utterance_encoder})
         print(folder, flush=True)
+    figures = {"rivals": options.only, "directions": count, "speakers": len(set(evidence.speakers))}
+    given = {"seed": options.seed, "manifests": manifests, "start_time": start_time}
+    write_metrics(options.output_folder / "metrics.json", figures, **given)
 
 
 def training_manifests(model):

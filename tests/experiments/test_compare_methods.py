@@ -33,13 +33,10 @@ def test_every_setting_is_one_that_train_can_be_run_with(kind, tmp_path):
     made = comparison(kind, tmp_path)
     for tried in made.tried.values():
         for setting in tried:
-            command = made.command(setting, 1, 3, tmp_path / "run")
-            file, words = command[2], command[3:]
-            given = dict(zip([word[2:] for word in words[::2]], words[1::2], strict=True))
-            plain = {key: value for key, value in setting.items() if key not in ("file", "start")}
-            plain |= {"data_folder": "D", "output_folder": "O", "seed": 1}
-            hparams = load_hparams(runner.PRETRAIN / file, plain)
-            assert given.keys() <= hparams.keys() and given["number_of_epochs"] == "3"
+            run = made.training(setting, 1, 3, tmp_path / "run")
+            given = {key: str(x) if isinstance(x, Path) else x for key, x in run.given.items()}
+            hparams = load_hparams(run.recipe / run.words[1], {**given, "output_folder": "O"})
+            assert run.given.keys() <= hparams.keys() and hparams["number_of_epochs"] == 3
 
 
 def test_a_run_has_the_epochs_that_the_time_pays_for(tmp_path):

@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 
 from recipes.common.training.hparams import check_options
-from recipes.experiments import pretraining_tables, results, runner
+from recipes.experiments import pretraining_tables, provenance, results, runner
+from recipes.experiments.provenance import digest_input
 from recipes.experiments.results import (
+    ALL,
     CHANCE,
     CLASSIFIED,
     COLUMNS,
     FOLDED,
-    README_TABLES,
+    FRONT,
+    PAGES,
     ROWS,
     SHUFFLED,
     Cell,
     cells,
-    command_line,
     describe,
     make_table,
-    model_digest,
     plan,
     read_results,
     run_all,
     run_cell,
+    run_of,
     sweeping_cell,
     write_readmes,
 )
@@ -40,12 +42,21 @@ EMOTION = ("emotion accuracy", "frames")
 @pytest.fixture
 def options(tmp_path):
     folders = {name: tmp_path / name for name in results.PATHS}
+    for folder in folders.values():
+        folder.mkdir()
     for run in filter(None, ROWS.values()):
         pretrained = folders["models"] / run / "model"
         pretrained.mkdir(parents=True, exist_ok=True)
-        (pretrained / "model.safetensors").write_bytes(f"weights of {run}".encode())
-        (pretrained / "config.json").write_text("{}")
+        write_digests(pretrained, run, "encoders")
+        (pretrained.parent / "manifest").mkdir(exist_ok=True)
+        (pretrained.parent / "manifest" / "train-clean-100.csv").touch()
     return Namespace(**folders, jobs=1, seeds=2)
+
+
+def write_digests(model, weights, encoders):
+    """Write what tells an exported model from another one."""
+    digests = {"weights": weights, "encoders": encoders, "facts": None}
+    (model / "config.json").write_text(json.dumps({"sha256": digests}))
 
 
 def possible(row, column):
@@ -96,19 +107,19 @@ def test_each_cell_has_a_folder_of_its_own():
 @pytest.mark.parametrize("cell", cells([SEEDS[0]]), ids=lambda cell: str(cell.folder.parent))
 def test_the_options_of_each_cell_are_those_of_its_recipe(cell, options):
     rates = None if cell.name == "EER, cosine" else [0.001]
-    python, script, yaml, *words = command_line(cell, options, rates)
-    folder = RECIPES / COLUMNS[cell.name, cell.representation].recipe
-    assert python == sys.executable and (folder / script).is_file()
-    given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    check_options(folder / yaml, given)
-    assert given["representation"] == cell.representation and given["seed"] == str(SEEDS[0])
-    assert given["output_folder"] == str(options.output_folder / cell.folder)
-    assert given.get("lrs") == (None if rates is None else "[0.001]")
-    assert given.get("shuffle_labels") == ("True" if cell.row == SHUFFLED else None)
+    run = run_of(cell, options, rates)
+    script, yaml, *words = run.words
+    assert run.recipe == RECIPES / COLUMNS[cell.name, cell.representation].recipe
+    assert (run.recipe / script).is_file() and words[::2] in ([], ["--upstream"])
+    check_options(run.recipe / yaml, {**run.given, **{word[2:]: 0 for word in words[::2]}})
+    assert run.given["representation"] == cell.representation and run.given["seed"] == SEEDS[0]
+    assert run.folder == options.output_folder / cell.folder
+    assert run.given.get("lrs") == (None if rates is None else "[0.001]")
+    assert run.given.get("shuffle_labels") == (True if cell.row == SHUFFLED else None)
     corpora = {"LibriSpeech": "librispeech", "VoxCeleb": "voxceleb", "EmoDB": "emodb"}
     corpora |= {"SpeechCommands": "speech_commands", "FluentSpeechCommands": "fluent"}
-    corpus = corpora[folder.relative_to(RECIPES).parts[0]]
-    assert given["data_folder"] == str(getattr(options, corpus))
+    corpus = corpora[run.recipe.relative_to(RECIPES).parts[0]]
+    assert run.given["data_folder"] == getattr(options, corpus)
 
 
 def test_the_features_of_a_cell_are_those_of_its_row(options):
@@ -116,19 +127,16 @@ def test_the_features_of_a_cell_are_those_of_its_row(options):
     expected = {
         "log-mel": "fbank",
         "random weights": f"random:{models}/joint/model",
-        "frame only": f"{models}/frame/model",
-        "joint, beta 0": f"{models}/joint_beta0/model",
-        "joint": f"{models}/joint/model",
+        "frame only": models / "frame" / "model",
+        "joint, beta 0": models / "joint_beta0" / "model",
+        "joint": models / "joint" / "model",
     }
     for row, value in expected.items():
-        words = command_line(Cell(row, *PER, SEEDS[0]), options, None)
-        assert words[words.index("--features") + 1] == value
-        assert words[words.index("--lexicon") + 1] == str(options.lexicon)
-        assert "--lrs" not in words
-        assert "--last_layers" not in words
-    words = command_line(Cell("joint", *PER, SEEDS[0], last_layers=1), options, None)
-    assert words[words.index("--last_layers") + 1] == "1"
-    words = command_line(Cell("joint", "WER, fine-tuned", "frames", SEEDS[0]), options, None)
+        given = run_of(Cell(row, *PER, SEEDS[0]), options).given
+        assert given["features"] == value and given["lexicon"] == options.lexicon
+        assert "lrs" not in given and "last_layers" not in given
+    assert run_of(Cell("joint", *PER, SEEDS[0], last_layers=1), options).given["last_layers"] == 1
+    words = run_of(Cell("joint", "WER, fine-tuned", "frames", SEEDS[0]), options).words
     assert words[words.index("--upstream") + 1] == "finetune"
 
 
@@ -167,25 +175,30 @@ print("begun", flush=True)
 if fails == "True":
     sys.exit("no such speaker")
 figures = {"lr": rates[-1] if rates else 0.03, "rates": rates, "test": {"per": 0.5}}
-(folder / "metrics.json").write_text(json.dumps({"figures": figures}))
+(folder / "metrics.json").write_text(json.dumps({"figures": figures, "code": []}))
 """
 
 
 @pytest.fixture
-def fake(monkeypatch):
-    """Let each cell be a small script, and return the cells that were run and what fails."""
-    state = Namespace(ran=[], fails=set())
+def fake(monkeypatch, options):
+    """Let each cell be a small script, and return the folders that were run and what fails."""
+    state = Namespace(ran=[], fails=set(), folder=options.output_folder)
 
-    def command(cell, options, rates):
-        state.ran.append(cell)
+    def fake_run(cell, options, rates=None):
+        run = run_of(cell, options, rates)
         fails = str((cell.row, cell.seed) in state.fails)
-        folder = str(options.output_folder / cell.folder)
-        return [sys.executable, "-S", "-c", RUN, folder, json.dumps(rates), fails]
+        words = ["-S", "-c", RUN, str(run.folder), json.dumps(rates), fails]
+        return run._replace(words=words, recipe=Path("."))
+
+    def logged(command, folder, log, jobs):
+        state.ran.append(log.parent.relative_to(state.folder))
+        return runner.run_logged(command, folder, log, jobs)
 
     few = {PER: COLUMNS[PER]}
     monkeypatch.setattr(results, "COLUMNS", few)
     monkeypatch.setattr(results, "ROWS", {"log-mel": None, "joint": "joint"})
-    monkeypatch.setattr(results, "command_line", command)
+    monkeypatch.setattr(results, "run_of", fake_run)
+    monkeypatch.setattr(provenance, "run_logged", logged)
     return state
 
 
@@ -196,7 +209,7 @@ def figures_of(options, row, seed):
 
 def test_later_seeds_train_at_the_rate_that_was_best_for_the_first(fake, options):
     assert run_all(options) == []
-    assert [cell.seed for cell in fake.ran] == [SEEDS[0]] * 2 + [SEEDS[1]] * 2
+    assert [int(ran.name) for ran in fake.ran] == [SEEDS[0]] * 2 + [SEEDS[1]] * 2
     for row in ("log-mel", "joint"):
         assert figures_of(options, row, SEEDS[0])["rates"] is None
         assert figures_of(options, row, SEEDS[1])["rates"] == [0.03]
@@ -207,34 +220,30 @@ def test_a_finished_cell_is_not_run_again(fake, options):
     (options.output_folder / Cell("joint", *PER, SEEDS[1]).folder / "metrics.json").unlink()
     fake.ran.clear()
     assert run_all(options) == []
-    assert fake.ran == [Cell("joint", *PER, SEEDS[1])]
-
-
-def test_a_finished_cell_of_another_model_is_refused(fake, options):
-    run_all(options)
-    (options.models / "joint" / "model" / "model.safetensors").write_bytes(b"other weights")
-    fake.ran.clear()
-    problems = run_all(options)
-    assert not fake.ran and len(problems) == 2
-    for seed, problem in zip(SEEDS, problems, strict=False):
-        assert str(options.output_folder / Cell("joint", *PER, seed).folder) in problem
-        assert f"{options.models / 'joint'} holds now" in problem
+    assert fake.ran == [Cell("joint", *PER, SEEDS[1]).folder]
 
 
 @pytest.mark.parametrize(
-    "row, file, depends",
+    "row, weights, encoders, depends",
     [
-        ("log-mel", "model.safetensors", False),
-        ("random weights", "model.safetensors", False),
-        ("random weights", "config.json", True),
-        ("joint", "model.safetensors", True),
+        ("log-mel", "other", "other", False),
+        ("random weights", "other", "encoders", False),
+        ("random weights", "joint", "other", True),
+        ("joint", "other", "encoders", True),
     ],
 )
-def test_a_cell_depends_on_what_its_features_are_made_of(row, file, depends, options):
-    cell = Cell(row, *PER, SEEDS[0])
-    before = model_digest(cell, options)
-    (options.models / "joint" / "model" / file).write_bytes(b"other")
-    assert (model_digest(cell, options) != before) == depends
+def test_a_cell_is_run_again_for_what_its_features_are_made_of(
+    row, weights, encoders, depends, fake, options, monkeypatch, capsys
+):
+    monkeypatch.setattr(results, "ROWS", {"log-mel": None, row: ROWS[row]})
+    run_all(options)
+    write_digests(options.models / "joint" / "model", weights, encoders)
+    digest_input.cache_clear()
+    fake.ran.clear()
+    assert run_all(options) == []
+    again = [Cell(row, *PER, seed).folder for seed in SEEDS[:2]] if depends else []
+    assert fake.ran == again
+    assert ("made again: features changed" in capsys.readouterr().out) == depends
 
 
 def test_a_failed_cell_is_reported_with_its_log(fake, options):
@@ -251,7 +260,7 @@ def test_a_failed_cell_is_reported_with_its_log(fake, options):
 
 
 def test_a_cosine_of_a_later_seed_needs_no_rate(options, monkeypatch):
-    monkeypatch.setattr(results, "command_line", lambda *_: [sys.executable, "-S", "-c", ""])
+    monkeypatch.setattr(results, "make_run", lambda run, jobs: run.given.get("lrs"))
     cell = Cell("random weights", "EER, cosine", "frames", SEEDS[1])
     assert run_cell(cell, options) is None
 
@@ -321,19 +330,19 @@ def readmes(tmp_path, monkeypatch):
     """Copies of the READMEs that show results, and no other."""
     copies = tmp_path / "repository" / "recipes"
     monkeypatch.setattr(runner, "RECIPES", copies)
-    for place in README_TABLES:
-        path = copies / place / "README.md"
+    for page in PAGES:
+        path = copies / page
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text((REPOSITORY / "recipes" / place / "README.md").read_text())
+        path.write_text((REPOSITORY / "recipes" / page).read_text())
     return copies
 
 
 def test_results_are_written_into_every_readme(readmes, tmp_path):
     write_figures(tmp_path, Cell("joint", *PER, SEEDS[0]), {"per": 0.123})
     write_readmes(tmp_path)
-    for place, tables in README_TABLES.items():
-        before = (REPOSITORY / "recipes" / place / "README.md").read_text()
-        after = (readmes / place / "README.md").read_text()
+    for page, tables in PAGES.items():
+        before = (REPOSITORY / "recipes" / page).read_text()
+        after = (readmes / page).read_text()
         head, _, rest = after.partition("<!-- results -->\n")
         table, _, tail = rest.partition("\n<!-- /results -->")
         found = {("joint", PER): [0.123]}
@@ -345,12 +354,13 @@ def test_results_are_written_into_every_readme(readmes, tmp_path):
     ]
 
 
-def test_every_column_is_shown_by_the_repository_and_one_recipe():
-    shown = {place: sum(tables, []) for place, tables in README_TABLES.items()}
-    whole = shown.pop("..")
+def test_every_column_is_shown_among_all_results_and_by_one_recipe():
+    shown = {page: sum(tables, []) for page, tables in PAGES.items()}
+    front, whole = shown.pop(FRONT), shown.pop(ALL)
     assert sorted(sum(shown.values(), [])) == sorted(COLUMNS) == sorted(whole)
-    for place, columns in shown.items():
-        assert {COLUMNS[key].recipe for key in columns} == {place}
+    assert set(front) < set(whole)
+    for page, columns in shown.items():
+        assert {f"{COLUMNS[key].recipe}/README.md" for key in columns} == {page}
 
 
 def test_a_folder_without_results_is_refused(readmes, tmp_path):

@@ -4,15 +4,17 @@ import json
 import math
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from recipes.common.data.files import replace_text
+from recipes.common.data.files import REPOSITORY, replace_text
 from recipes.common.data.manifest import count_left_out, fingerprint
 
+CODE = ("lobes", "pretrained", "recipes")  # the folders of this project's own
 PACKAGES = ("torch", "torchaudio", "speechbrain", "numpy")
 
 
@@ -47,10 +49,26 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "seconds": round(time.time() - start_time, 1),
         "threads": torch.get_num_threads(),
+        "code": loaded_code(),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(metrics, indent=2) + "\n")
+
+
+def loaded_code():
+    """Return the files of this project that were loaded: a list of str, relative to its folder.
+
+    Example
+    -------
+    >>> "recipes/common/training/record.py" in loaded_code()
+    True
+    """
+    # Not getattr: a lazy module would be loaded
+    files = (vars(module).get("__file__") for module in list(sys.modules.values()))
+    paths = {Path(file).resolve() for file in files if file}
+    own = [path.relative_to(REPOSITORY) for path in paths if path.is_relative_to(REPOSITORY)]
+    return sorted(path.as_posix() for path in own if path.parts[0] in CODE)
 
 
 def _refuse_nonfinite(value, name):
