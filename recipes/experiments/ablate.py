@@ -7,9 +7,9 @@
 
 O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
 (see align.py). The settings are those of ablations.yaml, each for 4 epochs instead of 6 unless
-it says otherwise. Started again, it does what is missing. `--write` adds what B holds to
-ablations.jsonl, which keeps the figures of all runs, and from it writes the table of RESULTS.md
-and draws ablations.png. Test speakers are not read.
+it says otherwise. Started again, it does what is missing, and what other code, settings, data or
+models made. `--write` writes the table of RESULTS.md from B, and draws ablations.png. Test speakers
+are not read.
 """
 
 import json
@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from ruamel.yaml import YAML
 
 from pretrained.exported import load_model
+from pretrained.plain_files import read_json
 from recipes.common.annotations.alignments import read_alignments
 from recipes.common.closed_forms.rival_models import (
     PLAIN,
@@ -30,16 +30,15 @@ from recipes.common.closed_forms.rival_models import (
     gather_evidence,
     make_rival,
 )
-from recipes.common.data.files import read_text, replace_text
 from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
-from recipes.common.training.hparams import plain_values, read_tree, resolve_hparams
+from recipes.common.training.hparams import read_tree
 from recipes.experiments import readings, readmes, runner
+from recipes.experiments.provenance import Run, changed_reading, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
-DEFAULTS = runner.PRETRAIN / "hparams" / "joint_tiny.yaml"
-KEPT = HERE / "ablations.jsonl"
+READING = "dev.json"  # of a run
 PATHS = {
     "models": "the folder of the runs frame and utterance",
     "data_folder": "the folder LibriSpeech",
@@ -54,12 +53,8 @@ UNERASED = PLAIN
 CLOSED = {title: name for name, title in RIVALS.items() if name not in ("plain", "leace")}
 ERASED = {f"{count} directions erased": count for count in (20, 40, 60, 80, 100)}
 DIRECTIONS = 80  # that the other rivals lose, as joint_tiny.yaml has it
-# Keys that defaults have had since: runs before them are as if they had these values
-ADDED = {"crop_batches": False, "download": False, "frontend": "fbank", "log_steps": 50}
-ADDED |= {"frame_norm": "none", "projection_dim": 128, "short_crops": 0}
-ADDED |= {"short_crop_seconds": 1.0, "reference_seconds": 0}
 EPOCHS = 4
-PROBED = {  # as the table calls a measure, and as ablations.jsonl does
+PROBED = {  # as the table calls a measure, and as dev.json does
     "speaker, pooled z": "speaker_pooled",
     "speaker, deviations": "speaker_deviations",
     "speaker, means and deviations": "speaker_both",
@@ -71,27 +66,29 @@ PLACED = ("speaker_pooled", "phone_frames")  # where a setting is in the picture
 UNPROBED = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
 
 
-def command_line(name, seed, options):
-    """Return the command that trains a setting, to be run in the folder of pretraining.
+def run_of(name, seed, options):
+    """Return the run that trains a setting.
 
     Example
     -------
     >>> from types import SimpleNamespace
     >>> options = SimpleNamespace(
     ...     models=Path("O"), data_folder=Path("D"), output_folder=Path("B"))
-    >>> " ".join(command_line("control", 1, options)[1:7])
-    'train.py hparams/joint_tiny.yaml --number_of_epochs 4 --beta 0.0'
+    >>> run = run_of("control", 1, options)
+    >>> run.folder.as_posix(), run.given["beta"], run.given["number_of_epochs"]
+    ('B/control/1', 0.0, 4)
     """
     given = {
         "number_of_epochs": EPOCHS,
-        **read_tree(SETTINGS)[name],
+        **dict(read_tree(SETTINGS)[name]),
         "seed": seed,
         "data_folder": options.data_folder,
-        "output_folder": run_folder(options.output_folder, name, seed),
         "frame_model": options.models / "frame" / "model",
+        "units_folder": options.models / "frame" / "units",
         "utterance_model": options.models / "utterance" / "model",
     }
-    return runner.make_command(["train.py", "hparams/joint_tiny.yaml"], given)
+    folder = run_folder(options.output_folder, name, seed)
+    return Run(folder, runner.PRETRAIN, ["train.py", "hparams/joint_tiny.yaml"], given)
 
 
 def run_folder(folder, name, seed):
@@ -105,77 +102,42 @@ def run_folder(folder, name, seed):
     return folder / name.replace(",", "").replace(" ", "_") / str(seed)
 
 
-def expected_values(name):
-    """Return what a setting's run has for each key of joint_tiny.yaml that is a plain value.
-
-    Example
-    -------
-    >>> values = expected_values("control")
-    >>> values["beta"], values["number_of_epochs"], "data_folder" in values
-    (0.0, 4, False)
-    """
-    places = {"data_folder": "none", "output_folder": "none"}
-    defaults = YAML().load(resolve_hparams(DEFAULTS, places))
-    values = {"number_of_epochs": EPOCHS, **read_tree(SETTINGS)[name]}
-    parse = YAML(typ="safe").load
-    values = {key: parse(x) if isinstance(x, str) else x for key, x in values.items()}
-    return _setting_values(defaults) | values
-
-
-def _setting_values(tree):
-    """Return numbers, words and lists of a hyperparameters file, without seed and places."""
-    places = ("seed", "_folder", "_model", "_weights")
-    return {key: x for key, x in plain_values(tree).items() if not key.endswith(places)}
-
-
-def _with_added(found, values):
-    """Return a run's values, and what it would have had of the keys that were added since."""
-    return {key: value for key, value in ADDED.items() if key in values} | found
-
-
-def other_values(folder, values):
-    """Return the keys in which a run differs from its setting's values, with both values."""
-    found = _with_added(_setting_values(read_tree(folder / "hyperparams.yaml")), values)
+def inputs_of(name, run, options):
+    """Return what a reading of a setting is made from."""
     return {
-        key: (found.get(key, "nothing"), value)
-        for key, value in values.items()
-        if found.get(key, "nothing") != value
+        "model": run / "model",
+        "data": options.data_folder,
+        "alignments": options.alignments,
+        "setting": json.dumps(dict(read_tree(SETTINGS)[name])),
     }
 
 
 def run_one(name, seed, options):
     """Train a setting and read it, unless that was done; return what went wrong, or None."""
-    folder = run_folder(options.output_folder, name, seed)
-    if (folder / "hyperparams.yaml").is_file():
-        if others := other_values(folder, expected_values(name)):
-            return f"{folder} is of another setting, {describe(others)}. Move it away"
-    if (folder / "dev.json").is_file():
+    run = run_of(name, seed, options)
+    if problem := make_run(run, options.jobs):
+        return f"{name}, seed {seed}: {problem}"
+    path, inputs = run.folder / READING, inputs_of(name, run.folder, options)
+    if path.is_file() and not changed_reading(path, inputs):
         return None
-    paths = {"read": folder, "data_folder": options.data_folder, "alignments": options.alignments}
-    read = runner.make_command([__file__, *(["--ladder"] if name in LADDER else [])], paths)
-    log, trained = folder / "ablate.log", (folder / "metrics.json").is_file()
-    for command in [read] if trained else [command_line(name, seed, options), read]:
-        if problem := runner.run_logged(command, runner.PRETRAIN, log, options.jobs):
-            return f"{name}, seed {seed}, {problem}"
-    print(folder, flush=True)
+    paths = {"read": run.folder, "name": name, "data_folder": options.data_folder}
+    paths["alignments"] = options.alignments
+    command = runner.make_command([__file__], paths)
+    if problem := runner.run_logged(command, runner.PRETRAIN, run.log, options.jobs):
+        return f"{name}, seed {seed}, {problem}"
+    print(run.folder, flush=True)
     return None
-
-
-def describe(others):
-    """Return the differences that `other_values` finds as text.
-
-    Example
-    -------
-    >>> describe({"beta": (0.1, 0.03)})
-    'with beta 0.1 instead of 0.03'
-    """
-    parts = [f"{key} {found} instead of {value}" for key, (found, value) in others.items()]
-    return "with " + ", ".join(parts)
 
 
 def read_run(options):
     """Write dev.json of a run: its figures on development speakers, and the speakers' scores."""
     torch.set_num_threads(1)
+    inputs = inputs_of(options.name, options.read, options)
+    kept_reading(options.read / READING, inputs, lambda: read_figures(options), [readings])
+
+
+def read_figures(options):
+    """Return the figures of a run on development speakers, and the speakers' scores."""
     rows, encoded = readings.encode_run(options.read, "dev-clean", options.data_folder)
     alignments = read_alignments(options.alignments, rows)
     figures = readings.read_frames(*readings.arrays(encoded), rows, alignments)
@@ -183,22 +145,21 @@ def read_run(options):
         figures[name] = readings.read_frames(*frames, rows, alignments)
     figures["eer"] = readings.read_verification(rows, encoded.embeddings)["value"]
     valid = runner.read_figures(options.read)["valid"]
-    figures |= {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
-    replace_text(options.read / "dev.json", json.dumps(figures) + "\n")
+    return figures | {name: valid[name] for name in ("masked_accuracy", "retrieval_accuracy")}
 
 
 def changed_frames(options):
     """Yield how a run's frames are changed in closed form, and `arrays` of them.
 
-    Where directions were erased, the frames without that come first; with `--ladder`, rivals in
-    closed form follow, and more and more directions erased.
+    Where directions were erased, the frames without that come first; of the settings of `LADDER`,
+    rivals in closed form follow, and more and more directions erased.
     """
     run, data_folder = options.read, options.data_folder
     frame_encoder, utterance_encoder = find_encoders(run / "model")
     made = {}
     if load_model(run / "model")["frame_encoder"].erasure is not None:
         made[UNERASED] = frame_encoder
-    if options.ladder:
+    if options.name in LADDER:
         rows = readings.rows_of_run(run, "train-clean-100", data_folder)
         given = (frame_encoder, utterance_encoder, rows, DIRECTIONS, runner.SEEDS[0])
         evidence = gather_evidence(*given)
@@ -213,48 +174,22 @@ def changed_frames(options):
             yield title, readings.arrays(readings.encode_frames(encoder, rows, Path(folder)))
 
 
-def read_kept():
-    """Return the settings of ablations.jsonl by name: `options`, `values` and `runs` by seed."""
-    found = {}
-    for line in read_text(KEPT).splitlines() if KEPT.is_file() else []:
-        run = json.loads(line)
-        shared = {key: run[key] for key in ("options", "values")}
-        runs = found.setdefault(run["setting"], {**shared, "runs": {}})["runs"]
-        runs[run["seed"]] = run["figures"]
-    return found
-
-
-def write_kept(found):
-    """Write what `read_kept` returns, a run a line."""
-    lines = []
-    for name, setting in found.items():
-        head = {"setting": name, "options": setting["options"], "values": setting["values"]}
-        for seed, figures in setting["runs"].items():
-            lines.append(json.dumps({**head, "seed": seed, "figures": figures}) + "\n")
-    replace_text(KEPT, "".join(lines))
-
-
 def collect(folder):
-    """Add the figures of the runs of a folder to ablations.jsonl; return all of them.
-
-    A setting that was changed since it was run, by itself or by the defaults, is forgotten.
-    """
-    kept, found = read_kept(), {}
+    """Return the settings that were run by name: `options` and `runs`, the figures by seed."""
+    found = {}
     for name, options in read_tree(SETTINGS).items():
-        known, values = kept.get(name, {}), expected_values(name)
-        same = known and _with_added(known["values"], values) == values
-        runs, values = (known["runs"], known["values"]) if same else ({}, values)
+        runs = {}
         for seed in runner.SEEDS:
-            run = run_folder(folder, name, seed)
-            if not (run / "dev.json").is_file():
+            path = run_folder(folder, name, seed) / READING
+            if not path.is_file():
                 continue
-            if others := other_values(run, values):
-                print(f"{run} is left out: {describe(others)}")
-                continue
-            runs[str(seed)] = json.loads((run / "dev.json").read_text(encoding="utf-8"))
+            kept = read_json(path)
+            if kept["made_by"]["settings"]["setting"] == json.dumps(dict(options)):
+                runs[str(seed)] = kept["figures"]
+            else:
+                print(f"{path.parent} is left out: it is of another setting.")
         if runs:
-            found[name] = {"options": options, "values": values, "runs": runs}
-    write_kept(found)
+            found[name] = {"options": options, "runs": runs}
     return found
 
 
@@ -264,7 +199,7 @@ def make_table(found):
     Arguments
     ---------
     found : dict
-        As `read_kept` returns them.
+        As `collect` returns them.
 
     Returns
     -------
@@ -354,7 +289,7 @@ def main():
     parser = runner.runs_parser(__doc__, PATHS, seeds=2)
     parser.add_argument("--only", nargs="+", choices=read_tree(SETTINGS), help="settings")
     parser.add_argument("--read", type=Path, metavar="RUN", help="only read this run")
-    parser.add_argument("--ladder", action="store_true", help="read it with more erased, too")
+    parser.add_argument("--name", choices=read_tree(SETTINGS), help="the setting of that run")
     options = parser.parse_args()
     if options.write is not None:
         found = collect(options.write)

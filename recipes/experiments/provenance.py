@@ -151,21 +151,28 @@ def kept_reading(path, inputs, read, modules):
     -------
     dict
     """
-    record = record_of(inputs)
     if path.is_file():
-        kept = read_json(path)
-        now = {**record, "code": digests_of_code(kept["made_by"]["code"])}
-        if not (change := difference(kept["made_by"], now)):
-            return kept["figures"]
+        if not (change := changed_reading(path, inputs)):
+            return read_json(path)["figures"]
         print(f"{path} is read again: {change} changed.", flush=True)
     figures = read()
     own = {Path(module.__file__).name for module in modules}
     files = [Path(file) for file in loaded_code()]
     code = [file.as_posix() for file in files if file.parent != EXPERIMENTS or file.name in own]
     path.parent.mkdir(parents=True, exist_ok=True)
-    made_by = {**record, "code": digests_of_code(code)}
+    made_by = {**record_of(inputs), "code": digests_of_code(code)}
     write_json(path, {"figures": figures, "made_by": made_by})
     return figures
+
+
+def changed_reading(path, inputs):
+    """Return what of a kept reading is not as it was when it was made, or None.
+
+    Arguments are those of `kept_reading`; the file has to be there.
+    """
+    made_by = read_json(path)["made_by"]
+    now = {**record_of(inputs), "code": digests_of_code(made_by["code"])}
+    return difference(made_by, now)
 
 
 def asked(run):

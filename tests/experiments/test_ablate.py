@@ -23,7 +23,6 @@ from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 
 NAMES = list(ablate.read_tree(ablate.SETTINGS))
 CENTRED = RIVALS["mean"]
-PLACES = "data_folder: none\noutput_folder: none\n"
 
 
 def figures(value):
@@ -35,23 +34,19 @@ def figures(value):
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    """Two settings, defaults, and a file of kept figures that is not there yet."""
+    """Two settings."""
     path = tmp_path / "ablations.yaml"
     path.write_text("control: {beta: 0.0}\nhard: {beta: 0.5}\n")
     monkeypatch.setattr(ablate, "SETTINGS", path)
-    monkeypatch.setattr(ablate, "DEFAULTS", tmp_path / "joint_tiny.yaml")
-    ablate.DEFAULTS.write_text(f"{PLACES}seed: 1\nbeta: 0.1\ngamma: 3.0\n")
-    monkeypatch.setattr(ablate, "KEPT", tmp_path / "ablations.jsonl")
     return path
 
 
 def add_run(folder, name, seed, value):
     run = ablate.run_folder(folder, name, seed)
     run.mkdir(parents=True)
-    (run / "dev.json").write_text(json.dumps(figures(value)))
-    beta = ablate.expected_values(name)["beta"]
-    values = f"seed: {seed}\nnumber_of_epochs: 4\nbeta: {beta} # of it\ngamma: 3.0\n"
-    (run / "hyperparams.yaml").write_text(f"{values}module: !ref <beta>\n")
+    setting = json.dumps(dict(ablate.read_tree(ablate.SETTINGS)[name]))
+    kept = {"figures": figures(value), "made_by": {"settings": {"setting": setting}}}
+    (run / "dev.json").write_text(json.dumps(kept))
     return run
 
 
@@ -60,11 +55,11 @@ def test_the_options_of_each_setting_are_those_of_the_stage(name):
     options = argparse.Namespace(
         models=Path("/O"), data_folder=Path("/D"), output_folder=Path("/B")
     )
-    _, script, yaml, *words = ablate.command_line(name, 2408, options)
-    assert (PRETRAIN / script).is_file()
-    given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
-    check_options(PRETRAIN / yaml, given)
-    assert given["seed"] == "2408" and given["frame_model"] == "/O/frame/model"
+    run = ablate.run_of(name, 2408, options)
+    script, yaml = run.words
+    assert (PRETRAIN / script).is_file() and run.recipe == PRETRAIN
+    check_options(PRETRAIN / yaml, run.given)
+    assert run.given["seed"] == 2408 and run.given["frame_model"] == Path("/O/frame/model")
 
 
 def test_settings_differ_and_each_has_a_folder_of_its_own():
@@ -75,19 +70,22 @@ def test_settings_differ_and_each_has_a_folder_of_its_own():
     assert len({ablate.run_folder(Path("B"), name, 1) for name in settings}) == len(settings)
 
 
-def test_what_was_kept_is_joined_with_what_is_new(settings, tmp_path):
-    for part, (name, seed, value) in enumerate(
-        [("control", 2407, 0.5), ("hard", 2407, 0.3), ("hard", 2408, 0.4)]
-    ):
-        add_run(tmp_path / str(part), name, seed, value)
-        found = ablate.collect(tmp_path / str(part))
-    assert ablate.read_kept() == found
-    assert len(ablate.KEPT.read_text().splitlines()) == 3
+def test_a_difference_is_that_of_the_seeds_that_the_control_has(settings, tmp_path):
+    for name, seed, value in [("control", 2407, 0.5), ("hard", 2407, 0.3), ("hard", 2408, 0.4)]:
+        add_run(tmp_path, name, seed, value)
+    found = ablate.collect(tmp_path)
     assert list(found["hard"]["runs"]) == ["2407", "2408"]
     last = ablate.make_table(found).splitlines()[-1]
-    # Only the first seed has a control: the difference is that seed's.
     assert last.startswith("| hard | `--beta 0.5` | 2 | 35.0 (-20.0 [-20.0, -20.0]) |")
     assert last.endswith("| 35.0 [30.0, 40.0] |" + " 35.0 [30.0, 40.0] |" * 2)
+
+
+def test_a_run_of_another_setting_is_left_out(settings, tmp_path, capsys):
+    run = add_run(tmp_path / "B", "hard", 2407, 0.3)
+    assert "hard" in ablate.collect(tmp_path / "B")
+    settings.write_text("control: {beta: 0.0}\nhard: {beta: 0.6}\n")
+    assert ablate.collect(tmp_path / "B") == {}
+    assert f"{run} is left out: it is of another setting" in capsys.readouterr().out
 
 
 def test_changed_frames_are_a_row_of_their_own():
@@ -123,32 +121,6 @@ def test_the_curves_go_from_nothing_erased_to_most(tmp_path, monkeypatch):
     assert len(labels) == 2
 
 
-def test_a_setting_that_was_changed_is_forgotten(settings, tmp_path):
-    add_run(tmp_path / "B", "hard", 2407, 0.3)
-    assert "hard" in ablate.collect(tmp_path / "B")
-    settings.write_text("control: {beta: 0.0}\nhard: {beta: 0.6}\n")
-    assert ablate.collect(tmp_path / "none") == {}
-
-
-def test_a_setting_whose_defaults_were_changed_is_forgotten(settings, tmp_path):
-    add_run(tmp_path / "B", "hard", 2407, 0.3)
-    assert "hard" in ablate.collect(tmp_path / "B")
-    ablate.DEFAULTS.write_text(f"{PLACES}beta: 0.1\ngamma: 4.0\n")
-    assert ablate.collect(tmp_path / "none") == {}
-
-
-def test_a_run_of_before_a_key_was_added_is_kept_as_it_is(settings, tmp_path, monkeypatch):
-    run = add_run(tmp_path / "B", "hard", 2407, 0.3)
-    found = ablate.collect(tmp_path / "B")
-    before = ablate.KEPT.read_bytes()
-    ablate.DEFAULTS.write_text(f"{PLACES}seed: 1\nbeta: 0.1\ngamma: 3.0\nframe_norm: none\n")
-    assert ablate.collect(tmp_path / "none") == found == ablate.collect(tmp_path / "B")
-    assert ablate.KEPT.read_bytes() == before
-    assert ablate.other_values(run, ablate.expected_values("hard")) == {}
-    monkeypatch.setattr(ablate, "ADDED", {"frame_norm": "mean"})  # the control
-    assert ablate.collect(tmp_path / "none") == {}
-
-
 def test_a_column_is_there_where_a_run_was_read_for_it():
     run = figures(0.5)
     found = {"control": {"options": {"beta": 0.0}, "runs": {"1": run}}}
@@ -159,16 +131,6 @@ def test_a_column_is_there_where_a_run_was_read_for_it():
     }
     assert "| 50.0 (+0.0 [+0.0, +0.0]) | - | 50.0" in ablate.make_table(found).splitlines()[-1]
     assert "means and deviations" not in ablate.make_table({"hard": found["hard"]})
-
-
-def test_runs_of_another_setting_are_neither_read_nor_gone_on_with(settings, tmp_path, capsys):
-    run = add_run(tmp_path / "B", "hard", 2407, 0.3)
-    assert ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B")) is None
-    ablate.DEFAULTS.write_text(f"{PLACES}beta: 0.1\ngamma: 4.0\n")
-    assert ablate.collect(tmp_path / "B") == {}
-    assert f"{run} is left out: with gamma 3.0 instead of 4.0" in capsys.readouterr().out
-    problem = ablate.run_one("hard", 2407, argparse.Namespace(output_folder=tmp_path / "B"))
-    assert problem.startswith(f"{run} is of another setting, with gamma 3.0 instead of 4.0.")
 
 
 @pytest.fixture
@@ -194,7 +156,9 @@ def erased_run(librispeech, tmp_path, monkeypatch):
     moments = moments_of_rows(*encoders.values(), rows_of_run(run, split, librispeech))
     encoders["frame_encoder"].erase(3, *moments[:4])
     save_model(run / "model", encoders)
-    return argparse.Namespace(read=run, data_folder=librispeech, alignments=tmp_path, ladder=True)
+    return argparse.Namespace(
+        read=run, data_folder=librispeech, alignments=tmp_path, name=ablate.CONTROL
+    )
 
 
 def sounds(seconds):
@@ -224,16 +188,11 @@ def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
 
 @pytest.mark.long
 def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
-    erased_run.ladder = False
+    erased_run.name = "frames alone"  # whose rivals are not read
     ablate.read_run(erased_run)
-    found = json.loads((erased_run.read / "dev.json").read_text())
+    found = json.loads((erased_run.read / "dev.json").read_text())["figures"]
     assert found.keys() == {*ablate.PROBED.values(), *ablate.UNPROBED.values(), ablate.UNERASED}
     assert found[ablate.UNERASED].keys() == set(ablate.PROBED.values())
     for name in ablate.PROBED.values():
         for figures in (found[name], found[ablate.UNERASED][name]):
             assert 0 <= figures["value"] <= 1 and len(figures["scores"]) == 6
-
-
-def test_the_figures_that_the_repository_keeps_are_of_its_settings(tmp_path):
-    kept = ablate.read_kept()
-    assert kept and ablate.collect(tmp_path).keys() == kept.keys()

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""The study: every figure of this project's pages that tells of results, from audio to tables.
+
+    python study.py --corpora CORPORA --output_folder S [--seeds 3] [--jobs 2] [--only STEP ...]
+    python study.py --write S
+
+CORPORA holds LibriSpeech (train-clean-100, dev-clean, test-clean), lexicon.txt, voxceleb1,
+speech_commands, fluent, emodb and noise, each laid out as its own recipe or study says. The first
+command says what it is going to do and how long that takes on two cores, then runs one step after
+another, each a program of this folder or a recipe, which goes on where it stopped: nothing that is
+there already is made again, unless what made it has changed. The second writes the tables and
+pictures of all pages from S.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from recipes.experiments import runner
+
+HERE = Path(__file__).resolve().parent
+PATHS = {"corpora": "the corpora", "output_folder": "where all runs go"}
+NEEDED = ("LibriSpeech", "lexicon.txt", "voxceleb1", "speech_commands", "fluent", "emodb", "noise")
+FIRST = runner.SEEDS[0]
+
+
+class Step(NamedTuple):
+    """A part of the study.
+
+    Attributes
+    ----------
+    name : str
+    command : str
+        A program, relative to this folder, and its options. In braces: `corpora`, `study` (the
+        output folder), `seeds`, `jobs`, `models` (the runs of the first seed).
+    minutes : tuple of float
+        What it takes on two cores: with one seed, and more with each further one.
+    write : str
+        What writes its tables, if another program does.
+    """
+
+    name: str
+    command: str
+    minutes: tuple
+    write: str = ""
+
+
+SPEECH = "--data_folder {corpora}/LibriSpeech"
+LEXICON = "--lexicon {corpora}/lexicon.txt"
+ALIGNED = "--alignments {study}/alignments"
+RUNS = "--seeds {seeds} --jobs {jobs}"
+METHODS = f"{SPEECH} {LEXICON} {ALIGNED} --output_folder {{study}}/methods {RUNS}"
+STEPS = (
+    Step(
+        "alignments",
+        f"../LibriSpeech/align.py {SPEECH} {LEXICON} --output_folder {{study}}/alignments "
+        "--splits dev-clean test-clean --jobs {jobs}",
+        (6, 0),
+    ),
+    Step(
+        "verdict",
+        f"judge.py {SPEECH} {LEXICON} --output_folder {{study}}/verdict {RUNS}",
+        (60, 60),
+        "judge.py --write {study}/verdict",
+    ),
+    Step(
+        "tasks",
+        "results.py --models {models} --librispeech {corpora}/LibriSpeech "
+        "--voxceleb {corpora}/voxceleb1 --speech_commands {corpora}/speech_commands "
+        "--fluent {corpora}/fluent --emodb {corpora}/emodb "
+        f"{LEXICON} --output_folder {{study}}/tasks {RUNS}",
+        (130, 70),
+        "results.py --write {study}/tasks",
+    ),
+    Step(
+        "leakage",
+        f"evaluate.py hparams/evaluate.yaml {SPEECH} --output_folder {{models}}/leakage "
+        "--model {models}/joint/model --control {models}/joint_beta0/model",
+        (10, 0),
+        "pretraining_tables.py {models}",
+    ),
+    Step(
+        "ablations",
+        f"ablate.py --models {{models}} {SPEECH} {ALIGNED} --output_folder {{study}}/ablations "
+        "--seeds 2 --jobs {jobs}",
+        (100, 0),
+        "ablate.py --write {study}/ablations",
+    ),
+    Step(
+        "utterance methods",
+        f"compare_methods.py utterance {METHODS}",
+        (60, 25),
+        "compare_methods.py utterance --write {study}/methods",
+    ),
+    Step(
+        "frame methods",
+        f"compare_methods.py frame {METHODS}",
+        (60, 40),
+        "compare_methods.py frame --write {study}/methods",
+    ),
+)
+
+
+def main(arguments=None):
+    """Run the steps, or write the pages."""
+    parser = runner.runs_parser(__doc__, PATHS, seeds=3)
+    names = [step.name for step in STEPS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="steps")
+    options = parser.parse_args(arguments)
+    if options.write is not None:
+        write_pages(options.write)
+        return
+    runner.check_paths(parser, options, PATHS)
+    lacking = [name for name in NEEDED if not (options.corpora / name).exists()]
+    if lacking:
+        parser.error(f"--corpora {options.corpora} holds no {', no '.join(lacking)} (see --help)")
+    steps = [step for step in STEPS if step.name in options.only]
+    print(describe(steps, options.seeds), flush=True)
+    for step in steps:
+        run_step(step, options)
+
+
+def describe(steps, seeds):
+    """Return what is going to be run, and how long it takes, in lines.
+
+    Example
+    -------
+    >>> print(describe([Step("a", "a.py", (30, 15)), Step("b", "b.py", (60, 0))], seeds=3))
+    2 steps with 3 seed(s), some 2.0 hours on two cores where nothing is there yet:
+      a: 60 minutes
+      b: 60 minutes
+    """
+    minutes = [step.minutes[0] + (seeds - 1) * step.minutes[1] for step in steps]
+    lines = [
+        f"{len(steps)} steps with {seeds} seed(s), some {sum(minutes) / 60:.1f} hours on two cores "
+        "where nothing is there yet:"
+    ]
+    lines += [f"  {step.name}: {m:.0f} minutes" for step, m in zip(steps, minutes, strict=True)]
+    return "\n".join(lines)
+
+
+def words_of(command, study, options=None):
+    """Return the words of a step's command, with its places filled in.
+
+    Example
+    -------
+    >>> words_of("judge.py --write {study}/verdict", Path("my study"))[1:]
+    ['judge.py', '--write', 'my study/verdict']
+    """
+    places = {"study": study.as_posix(), "models": (study / "verdict" / str(FIRST)).as_posix()}
+    if options is not None:
+        places |= {"corpora": options.corpora, "seeds": options.seeds, "jobs": options.jobs}
+    return [sys.executable, *(word.format(**places) for word in shlex.split(command))]
+
+
+def run_step(step, options):
+    """Run a step, with its output on the screen; leave where it fails."""
+    began = time.monotonic()
+    print(f"== {step.name}", flush=True)
+    words = words_of(step.command, options.output_folder, options)
+    done = subprocess.run(words, cwd=HERE)
+    if done.returncode:
+        sys.exit(
+            f"{step.name} ended with {done.returncode}. What is done is kept: mend what is said "
+            "above, and start the study again."
+        )
+    print(f"== {step.name}: {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
+
+
+def write_pages(study):
+    """Write the tables and pictures of all pages."""
+    for step in STEPS:
+        if step.write:
+            subprocess.run(words_of(step.write, study.resolve()), cwd=HERE, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The study: its steps' commands, what it says before it begins, what it leaves where one fails."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.experiments import study
+from recipes.experiments.study import STEPS, Step, main, run_step, words_of
+
+COMMANDS = [text for step in STEPS for text in (step.command, step.write) if text]
+
+
+@pytest.fixture
+def options(tmp_path):
+    folders = {"corpora": tmp_path / "my corpora", "output_folder": tmp_path / "my study"}
+    return argparse.Namespace(**folders, seeds=2, jobs=1)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_of_a_program_that_knows_its_options(command, options):
+    python, program, *words = words_of(command, options.output_folder, options)
+    path = study.HERE / program
+    assert python == sys.executable and path.is_file()
+    texts = [path.read_text()]
+    texts += [(study.HERE / word).read_text() for word in words if word.endswith(".yaml")]
+    texts.append((study.HERE / "runner.py").read_text())
+    for word in words:
+        if word.startswith("--"):
+            assert any(word[2:] in text for text in texts), word
+    assert not any("{" in word for word in words)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_each_program_takes_its_step_s_options(step, options):
+    """Those that have a parser of their own refuse what is not there, after they read it all."""
+    _, program, *words = words_of(step.command, options.output_folder, options)
+    if program.startswith("evaluate"):
+        pytest.skip("its options are keys of its hyperparameters file")
+    done = subprocess.run(
+        [sys.executable, program, *words], cwd=study.HERE, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "unrecognized arguments" not in done.stderr and "invalid choice" not in done.stderr
+    assert str(options.corpora) in done.stderr or str(options.output_folder) in done.stderr
+
+
+def test_the_time_is_told_before_anything_is_run(options, monkeypatch, capsys):
+    for name in study.NEEDED:
+        (options.corpora / name).mkdir(parents=True)
+    ran = []
+    monkeypatch.setattr(study, "run_step", lambda step, options: ran.append(step.name))
+    given = ["--corpora", options.corpora, "--output_folder", options.output_folder]
+    main([*map(str, given), "--only", "tasks", "--seeds", "1"])
+    assert ran == ["tasks"]
+    [tasks] = [step for step in STEPS if step.name == "tasks"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 steps with 1 seed(s), some ")
+    assert second == f"  tasks: {tasks.minutes[0]} minutes"
+
+
+def test_a_corpus_that_is_missing_is_named(options, capsys):
+    for name in study.NEEDED[1:]:
+        (options.corpora / name).mkdir(parents=True)
+    given = ["--corpora", options.corpora, "--output_folder", options.output_folder]
+    with pytest.raises(SystemExit):
+        main([*map(str, given)])
+    assert f"{options.corpora} holds no LibriSpeech" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_stops_the_study_and_is_named(options, monkeypatch, tmp_path):
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(study, "HERE", Path(tmp_path))
+    with pytest.raises(SystemExit, match="^a step ended with 3. What is done is kept"):
+        run_step(Step("a step", "fails.py", (1, 0)), options)
