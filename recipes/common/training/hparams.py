@@ -59,7 +59,8 @@ def load_hparams(path, overrides=None):
     Raises
     ------
     ValueError
-        Where an override names a key that the file does not have, or nothing can be built so.
+        Where an override names a key that the file does not have, a value is missing, or nothing
+        can be built so.
 
     Example
     -------
@@ -70,10 +71,15 @@ def load_hparams(path, overrides=None):
     {'layers': 3, 'name': 'big 3'}
     """
     check_options(path, overrides or {})
+    tree = read_tree(path, overrides)
+    needed = [key for key, value in tree.items() if _tag(value) == "!PLACEHOLDER"]
+    missing = [f"--{key}" for key in needed if key not in (overrides or {})]
+    if missing:
+        raise ValueError(f"{path} needs a value for {' and for '.join(missing)}, missing here.")
     try:
-        return load_hyperpyyaml(_dump(read_tree(path, overrides)), overrides)
-    except ValueError:
-        raise
+        return load_hyperpyyaml(_dump(tree), overrides)
+    except ValueError as error:
+        raise ValueError(str(error)) from error
     except Exception as error:  # whatever is built may raise whatever it likes
         given = " ".join(f"--{name} {value}" for name, value in (overrides or {}).items())
         raise ValueError(
