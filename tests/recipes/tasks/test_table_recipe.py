@@ -165,7 +165,7 @@ def test_many_missing_files_are_told_by_the_first_and_their_number(audio, tmp_pa
     assert all(why in line for line in lines[:-1])
 
 
-@pytest.mark.parametrize("other", ["LOW", " low", "low ", "l ow"])
+@pytest.mark.parametrize("other", ["LOW", " low "])
 def test_labels_that_are_nearly_alike_are_told_of(other, audio, tmp_path, caplog):
     rows = rows_of()
     with caplog.at_level("WARNING"):
