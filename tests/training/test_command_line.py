@@ -316,12 +316,13 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize("said", REFUSALS)
-def test_a_refusal_ends_a_command_with_its_message_alone(said, monkeypatch, tmp_path):
+def test_a_refusal_ends_a_command_with_its_message_alone(said, monkeypatch, tmp_path, caplog):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(SystemExit) as end:
+    with caplog.at_level("DEBUG"), pytest.raises(SystemExit) as end:
         run_recipe(REFUSALS[said])
     assert isinstance(end.value.code, str) and said in end.value.code  # which is status 1
+    assert end.value.code in caplog.text  # for the run's log
     monkeypatch.setattr(sys, "argv", ["train.py", "--debug"])
     with pytest.raises((ValueError, TrainingError, OSError), match=said):
         run_recipe(REFUSALS[said])

@@ -1,14 +1,13 @@
 """How a recipe's command ends where it refuses its input: with one message, and no traceback."""
 
 import linecache
+import logging
 import sys
 import traceback
 
-from speechbrain.utils.logger import get_logger
-
 from recipes.common.training.brain import TrainingError
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)  # SpeechBrain's own leaves out what is below info
 PROJECT = {"lobes", "pretrained", "recipes", "__main__"}  # the last is a recipe's train.py
 
 
