@@ -1,4 +1,7 @@
-"""Files: found in folders, written whole or not at all, and text that is told from what is none."""
+"""Files: found in folders, written whole or not at all, and text that is told from what is none.
+
+Also how a message lists many of them.
+"""
 
 import hashlib
 import json
@@ -154,6 +157,28 @@ def read_json(path):
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         what = getattr(error, "msg", "it nests too deeply, or a number has too many digits")
         raise ValueError(f"{path}{line}: cannot be read as JSON: {what}.") from None
+
+
+def first_few(lines, most):
+    """Return the first lines of many, and how many more there are.
+
+    Arguments
+    ---------
+    lines : list of str
+        What a message is to list.
+    most : int
+        How many of them it shows.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> first_few(["a is missing.", "b is missing.", "c is missing."], 1)
+    ['a is missing.', 'and 2 more']
+    """
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
 
 
 def digest_file(path):

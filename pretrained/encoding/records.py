@@ -50,7 +50,7 @@ class Record:
         self.out, self.path = out, out / NAME
         self.header = {"format": FORMAT, **settings}
         self.entries = self._read() if self.path.is_file() else {}
-        self.file = None
+        self.file, self.is_new = None, not out.exists()
 
     def __enter__(self):
         """Write the record anew, without a line that a killed command left unfinished; open it."""
@@ -62,7 +62,12 @@ class Record:
         return self
 
     def __exit__(self, *error):
+        """Close the record; where nothing was made, leave none."""
         self.file.close()
+        if not self.entries:
+            self.path.unlink()
+            if self.is_new and not any(self.out.iterdir()):
+                self.out.rmdir()
 
     def holds(self, source, place):
         """Return whether the results of a file are there as they were made, and the file is too.
@@ -92,6 +97,7 @@ class Record:
             "bytes": _sizes(place, suffixes),
         }
         self.file.write(_line(entry))
+        self.entries[entry["place"]] = entry
 
     def _name(self, place):
         return place.relative_to(self.out).as_posix()
@@ -104,7 +110,7 @@ class Record:
         if header.get("format") != FORMAT:
             raise ValueError(f"{self.path} is not a record of encoded files: {self._remedy()}")
         other = [name for name, value in self.header.items() if header.get(name) != value]
-        if other:
+        if other and entries:
             raise ValueError(
                 f"{self.path}: the files beside it were made with another {' and '.join(other)}: "
                 f"{self._remedy()}"

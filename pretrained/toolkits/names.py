@@ -8,6 +8,8 @@ import re
 
 import torch
 
+from pretrained.plain_files import first_few
+
 # Our prefix, then Hugging Face transformers' and torchaudio's. The first that fits applies.
 NAME_RULES = (
     ("mask_embedding", "masked_spec_embed", "mask_generator.mask_embedding"),
@@ -225,10 +227,9 @@ def _load(places, source):
     for name in sorted(source.keys() - places.keys()):
         problems.append(f"{name}: no such tensor in the encoder, shape {tuple(source[name].shape)}")
     if problems:
-        shown = problems[:MAX_SHOWN] + [f"and {len(problems) - MAX_SHOWN} more"]
         raise ValueError(
             "the weights do not fit the encoder, which is left as it was:\n  "
-            + "\n  ".join(shown if len(problems) > MAX_SHOWN else problems)
+            + "\n  ".join(first_few(problems, MAX_SHOWN))
         )
     with torch.no_grad():
         for name in places.keys() & source.keys():

@@ -8,11 +8,9 @@ http://emodb.bilderbar.info.
 import re
 from pathlib import Path
 
-from pretrained.plain_files import is_of_macos
-from recipes.common.data.files import CorpusError
+from recipes.common.data.files import CorpusError, find_files
 from recipes.common.data.preparation import check_splits, prepare_splits
 
-SPLITS = ("train", "valid", "test")
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])[a-z]?")
 EMOTIONS = {  # by the first letter of the German word
     "W": "anger",
@@ -66,7 +64,7 @@ def prepare_emodb(data_folder, save_folder, splits, test_fold, **options):
         ...
     ValueError: test_fold is 0: expected a fold, 1 to 5.
     """
-    check_splits(splits, SPLITS)
+    check_splits(splits)
     if test_fold not in FOLDS:
         raise ValueError(f"test_fold is {test_fold}: expected a fold, 1 to {len(FOLDS)}.")
     options["listing"] = {"test_fold": test_fold}
@@ -76,7 +74,7 @@ def prepare_emodb(data_folder, save_folder, splits, test_fold, **options):
 def list_utterances(data_folder, split, test_fold):
     """Return a split's rows, with speaker and label, and its problems; `wav` is a Path."""
     folder, rows, problems = Path(data_folder) / "wav", [], []
-    wavs = sorted(path for path in folder.glob("*.wav") if not is_of_macos(path))
+    wavs = find_files(folder, "*.wav")
     if not wavs:
         raise CorpusError(f"{folder} holds no *.wav: expected Emo-DB as its authors lay it out.")
     speakers = speakers_of(split, test_fold)

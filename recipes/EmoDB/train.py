@@ -9,11 +9,10 @@ tests each fold of two speakers in turn, with a training each, and writes the me
 several GPUs, a fold at a time: torchrun --nproc_per_node=4 train.py ... --test_fold 1
 """
 
-import sys
-
 from recipes.common.downstream import classification
 from recipes.common.downstream.cross_validation import cross_validate
+from recipes.common.training.refusals import run_recipe
 from recipes.EmoDB.emodb_prepare import FOLDS
 
 if __name__ == "__main__":
-    cross_validate(sys.argv[1:], classification.main, "test_fold", FOLDS)
+    run_recipe(cross_validate, classification.main, "test_fold", FOLDS)

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from recipes.common.data.files import CorpusError, read_text
 from recipes.common.data.preparation import check_splits, prepare_splits
 
-SPLITS = ("train", "valid", "test")
 SLOTS = ("action", "object", "location")
 BETWEEN = ", "  # the values of an intent's slots, in a label
 NAMELESS = ("", "unknown")  # what stands for a speaker who is not known
@@ -48,7 +47,7 @@ def prepare_fluent(data_folder, save_folder, splits, **options):
         ...
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
-    check_splits(splits, SPLITS)
+    check_splits(splits)
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 

@@ -8,10 +8,10 @@
 the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
-import sys
 from itertools import product
 
 from recipes.common.downstream.classification import ClassificationBrain, main
+from recipes.common.training.refusals import run_recipe
 from recipes.FluentSpeechCommands.fluent_prepare import BETWEEN
 
 
@@ -45,4 +45,4 @@ def slot_values(labels):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], IntentBrain)
+    run_recipe(main, IntentBrain)

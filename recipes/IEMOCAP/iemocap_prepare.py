@@ -8,11 +8,9 @@ asked for at https://sail.usc.edu/iemocap.
 import re
 from pathlib import Path
 
-from pretrained.plain_files import is_of_macos
-from recipes.common.data.files import CorpusError, read_lines
+from recipes.common.data.files import CorpusError, find_files, read_lines
 from recipes.common.data.preparation import check_splits, draw_splits, prepare_splits
 
-SPLITS = ("train", "valid", "test")
 SESSIONS = range(1, 6)
 VALID = 0.2  # of the utterances that are not tested
 # The annotators' codes; those without an emotion here are left out.
@@ -63,7 +61,7 @@ def prepare_iemocap(data_folder, save_folder, splits, test_session, **options):
         ...
     ValueError: test_session is 6: expected a session, 1 to 5.
     """
-    check_splits(splits, SPLITS)
+    check_splits(splits)
     if test_session not in SESSIONS:
         raise ValueError(f"test_session is {test_session}: expected a session, 1 to 5.")
     options["listing"] = {"test_session": test_session}
@@ -92,7 +90,7 @@ def list_session(folder):
         table = tables / f"{dialog.name}.txt"
         if not table.is_file():
             problems.append(f"{table} is missing: the emotions of the audio in {dialog}.")
-    for table in sorted(path for path in tables.glob("*.txt") if not is_of_macos(path)):
+    for table in find_files(tables, "*.txt"):
         own, wrong = list_dialog(table, wavs / table.stem)
         rows, problems = rows + own, problems + wrong
     return rows, problems

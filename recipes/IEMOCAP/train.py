@@ -9,11 +9,10 @@ tests each session in turn, with a training each, and writes the means to metric
 On several GPUs, a session at a time: torchrun --nproc_per_node=4 train.py ... --test_session 1
 """
 
-import sys
-
 from recipes.common.downstream import classification
 from recipes.common.downstream.cross_validation import cross_validate
+from recipes.common.training.refusals import run_recipe
 from recipes.IEMOCAP.iemocap_prepare import SESSIONS
 
 if __name__ == "__main__":
-    cross_validate(sys.argv[1:], classification.main, "test_session", SESSIONS)
+    run_recipe(cross_validate, classification.main, "test_session", SESSIONS)

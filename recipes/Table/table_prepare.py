@@ -7,18 +7,20 @@ alone. Audio may be of any rate, number of channels and container that soundfile
 import csv
 import io
 import os
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
 from pretrained.audio_files import why_absent
 from pretrained.facts import is_line
+from pretrained.plain_files import first_few
 from recipes.common.data.files import CorpusError, read_text
-from recipes.common.data.preparation import draw_splits, prepare_splits, utterance_id
+from recipes.common.data.preparation import SPLITS, draw_splits, prepare_splits, utterance_id
 
 logger = get_logger(__name__)
 REQUIRED = ("wav", "label")
-SPLITS = ("train", "valid", "test")
+LISTED = 10  # problems that an error spells out
 HELD = {"valid": 0.1, "test": 0.2}  # where splits are drawn: the rest is "train"
 HOW = {
     "split": "its column split",
@@ -49,7 +51,7 @@ def prepare_table(data_folder, save_folder, splits, table, **options):
     Raises
     ------
     CorpusError
-        With all that is wrong with the table, each with its line. No manifest is written then.
+        With what is wrong with the table, each with its line. No manifest is written then.
 
     Example
     -------
@@ -118,7 +120,7 @@ def read_table(table, data_folder):
     Raises
     ------
     CorpusError
-        With all that is wrong, each with its line.
+        With what is wrong, each with its line, and how much more there is.
     """
     lines, rows, problems = _read_lines(table), [], []
     by, first = split_by(table), {}
@@ -134,11 +136,38 @@ def read_table(table, data_folder):
         _add_splits([row for _, row in rows], by, table)
         problems = [f"{table}{problem}" for problem in _what_splits_lack(rows)]
     if problems:
-        raise CorpusError("\n".join(problems))
+        raise CorpusError("\n".join(first_few(problems, LISTED)))
+    warn_of_likes([row["label"] for _, row in rows], table)
     splits = {split: [] for split in SPLITS}
     for _, row in rows:
         splits[row.pop("split")].append(row)
     return splits
+
+
+def warn_of_likes(labels, table):
+    """Warn of labels that differ in case or in blanks alone, each of which is a class of its own.
+
+    Arguments
+    ---------
+    labels : list of str
+        The label of each utterance.
+    table : str or Path
+        Where they stand, for the message.
+
+    Example
+    -------
+    >>> warn_of_likes(["yes", "no", "yes"], "my.csv")
+    """
+    counts, alike = Counter(labels), defaultdict(list)
+    for label in sorted(counts):
+        alike["".join(label.split()).casefold()].append(label)
+    for own in alike.values():
+        if len(own) > 1:
+            told = " and ".join(f"{label!r} ({counts[label]} times)" for label in own)
+            logger.warning(
+                f"{table}: the labels {told} count as {len(own)} classes, although they differ in "
+                "case or in blanks alone: write them alike if they are one."
+            )
 
 
 def _read_lines(table):
@@ -177,7 +206,8 @@ def _read_row(row, data_folder, by):
         return None, f"{path} lies outside of data_folder {data_folder}: name one that holds all."
     wav = data_folder / place
     if (absent := why_absent(wav)) is not None:
-        return None, f"{wav} {absent}"
+        hint = " Expected / between folders, not \\." if "\\" in place else ""
+        return None, f"{wav} {absent} Paths are relative to data_folder {data_folder}.{hint}"
     if by == "split" and split not in SPLITS:
         return None, f"split is {split!r}: expected {', '.join(SPLITS)}."
     name = row.get("ID") or utterance_id(Path(place))

@@ -9,11 +9,10 @@ ID. `--features` is an exported model folder, fbank, or random:<folder>; `--upst
 trains the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
-import sys
-
 from speechbrain import Stage
 
 from recipes.common.downstream.classification import ClassificationBrain, main
+from recipes.common.training.refusals import run_recipe
 
 
 class TableBrain(ClassificationBrain):
@@ -28,4 +27,4 @@ class TableBrain(ClassificationBrain):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], TableBrain)
+    run_recipe(main, TableBrain)

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from pretrained.plain_files import is_of_macos
-from recipes.common.data.files import CorpusError
+from recipes.common.data.files import CorpusError, find_files
 from recipes.common.data.preparation import check_splits, draw_splits, prepare_splits
 
 logger = get_logger(__name__)
-SPLITS = ("train", "valid", "test")
 DEV = "dev"  # the folder of what is tested
 VALID = 0.05  # of the videos of each language
 AFTER_VIDEO = "__U__"  # in a file's name
@@ -52,7 +50,7 @@ def prepare_voxlingua107(data_folder, save_folder, splits, **options):
         ...
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
     """
-    check_splits(splits, SPLITS)
+    check_splits(splits)
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 
@@ -100,10 +98,7 @@ def list_tested(tested, trained, folder):
 def list_languages(folder):
     """Return the audio of each language, a folder of that name, as far as it has any."""
     folders = sorted(path for path in Path(folder).glob("*/") if path.name != DEV)
-    found = {
-        path.name: sorted(wav for wav in path.glob("*.wav") if not is_of_macos(wav))
-        for path in folders
-    }
+    found = {path.name: find_files(path, "*.wav") for path in folders}
     return {language: wavs for language, wavs in found.items() if wavs}
 
 

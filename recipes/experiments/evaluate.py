@@ -9,7 +9,6 @@ intervals over speakers. Masked accuracies are those of the two runs' own metric
 accuracies are means over `crop_draws` draws of crops, made as the control's run made its own.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from recipes.common.evaluation.leakage import encode_pairs, read_leakage, split_
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.limits import check_limits
+from recipes.common.training.refusals import run_recipe
 from recipes.common.training.run import claim, report, split_datasets
 from recipes.experiments.runner import read_figures
 from recipes.LibriSpeech.pretrain.utterance import crops_of_run
@@ -161,4 +161,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

@@ -104,13 +104,14 @@ def test_batches_are_those_of_the_slow_version(case, monkeypatch):
 
 
 @pytest.mark.long
-def test_an_epoch_of_ten_million_utterances_is_planned_in_seconds():
-    seconds = np.random.default_rng(0).uniform(1, 30, 10_000_000)
+def test_an_epoch_of_millions_of_utterances_is_planned_in_seconds():
+    """Ten million may take 10 s and 256 MiB."""
+    seconds = np.random.default_rng(0).uniform(1, 30, 2_500_000)
     sampler = LengthSortedBatches(seconds, 100.0, 0, Clock(), ranks=8)
     began = time.process_time()
     sampler.set_epoch(1)
-    assert time.process_time() - began < 10
-    assert sum(value.nbytes for value in vars(sampler).values() if hasattr(value, "nbytes")) < 2**28
+    assert time.process_time() - began < 2.5
+    assert sum(value.nbytes for value in vars(sampler).values() if hasattr(value, "nbytes")) < 2**26
 
 
 def test_in_evaluation_the_ranks_share_the_batches_of_one_process():

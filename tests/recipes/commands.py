@@ -153,6 +153,9 @@ def run(script, words, point, log):
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
         return end.code or 0
     except BaseException:
         traceback.print_exc()

@@ -92,3 +92,12 @@ def test_a_profiled_run_leaves_its_trace_and_goes_on_without(runs):
     (trace,) = (runs / "profiled" / "profiler_logs").glob("*.json")
     assert trace.stat().st_size > 1000
     assert os.path.exists(runs / "profiled" / "metrics.json")
+
+
+@pytest.mark.parametrize("options", [[], ["--debug"]])
+def test_a_refusal_has_a_traceback_with_debug_alone(options, commands, tmp_path):
+    none, output = tmp_path / "none", tmp_path / "output"
+    words = ["hparams/frame_tiny.yaml", "--data_folder", none, "--output_folder", output]
+    code, said = commands.run(PRETRAIN / "train.py", *words, *options)
+    assert code == 1 and said.endswith(f"data_folder {none} is missing or empty.\n")
+    assert ("Traceback" in said) == bool(options) and not output.exists()

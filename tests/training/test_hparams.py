@@ -54,6 +54,25 @@ def test_a_base_may_have_a_base_and_includes_stay_where_they_are(chain):
     assert load_hparams(chain, {"seed": 9})["made"] == "size 5, seed 9"
 
 
+def test_a_setting_of_another_choice_is_refused(files):
+    (files / "sizes.yaml").write_text("heat: 1\nshared: 2\n")
+    (files / "way_a.yaml").write_text("made: !ref <heat>\n")
+    (files / "way_b.yaml").write_text("made: !ref <size> + <shared>\nsize: 3\nheats: [heat]\n")
+    (files / "way_c.yaml").write_text("made: 1\nshared: 5\n")
+    path = files / "choice.yaml"
+    path.write_text("base: [sizes.yaml, way_<way>.yaml]\nway: b\n")
+    assert load_hparams(path, {"size": 4, "shared": 6})["made"] == 10
+    assert load_hparams(path, {"way": "c", "shared": 6})["shared"] == 6  # a key beside the choice
+    with pytest.raises(ValueError, match="heat is 2, which way b .* only size of .* is for a.$"):
+        load_hparams(path, {"heat": 2})
+    with pytest.raises(ValueError, match="size is 2, which way c .* has none of .* is for b.$"):
+        load_hparams(path, {"way": "c", "size": 2})
+    (files / "outer.yaml").write_text("base: choice.yaml\nsize: 7\n")
+    assert load_hparams(files / "outer.yaml")["size"] == 7
+    with pytest.raises(ValueError, match="size is 7, which way a does not use"):
+        load_hparams(files / "outer.yaml", {"way": "a"})
+
+
 def test_a_base_is_named_by_a_key(files):
     for lr in (1, 2):
         (files / f"method_{lr}.yaml").write_text(f"lr: {lr}\nonly_{lr}: True\n")

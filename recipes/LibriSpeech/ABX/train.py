@@ -7,7 +7,6 @@
 `--features` is an exported model folder, fbank, or random:<folder>. Nothing is trained.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from recipes.common.report.measures import read_abx
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.limits import check_limits
+from recipes.common.training.refusals import run_recipe
 from recipes.common.training.run import claim, report
 
 
@@ -97,4 +97,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

@@ -8,7 +8,6 @@
 the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
-import sys
 from pathlib import Path
 
 import recipes  # noqa: F401, before torch is loaded
@@ -23,6 +22,7 @@ from recipes.common.downstream.decoding import BeamDecoder
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.metrics import cer
+from recipes.common.training.refusals import run_recipe
 
 
 class WordBrain(CTCBrain):
@@ -104,4 +104,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

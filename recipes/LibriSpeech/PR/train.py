@@ -8,13 +8,12 @@
 the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
-import sys
-
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.annotations.text import check_words, read_lexicon, transcribe_phones
 from recipes.common.downstream.ctc import CTCBrain, add_tokens, read_transcripts
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
+from recipes.common.training.refusals import run_recipe
 
 
 class PhonemeBrain(CTCBrain):
@@ -56,4 +55,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

@@ -8,7 +8,6 @@ The centres are in O/units/units/quantizer.safetensors, by which other files' un
 text: python -m pretrained units *.flac --model O/joint/model --layer 3 --centroids ... --out U.txt
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pretrained.commands.runtime import keep_freed_memory
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.limits import check_limits
+from recipes.common.training.refusals import run_recipe
 from recipes.common.training.run import claim, prepare, report, split_datasets
 from recipes.common.units.unit_array import UnitArray, columns
 from recipes.common.units.unit_making import make_units
@@ -59,4 +59,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

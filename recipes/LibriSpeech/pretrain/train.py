@@ -9,7 +9,6 @@
 On several GPUs: torchrun --nproc_per_node=8 train.py ...
 """
 
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +24,7 @@ from recipes.common.training import run
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
 from recipes.common.training.limits import check_limits
+from recipes.common.training.refusals import run_recipe
 
 HERE = Path(__file__).resolve()
 
@@ -88,4 +88,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

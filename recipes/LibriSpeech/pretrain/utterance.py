@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from speechbrain import Stage
+from speechbrain.utils.logger import get_logger
 
 from lobes.distributed import SharedCounts, unwrap
 from lobes.methods.base import Views
@@ -23,6 +24,8 @@ from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import Meter, UtteranceMeter
 from recipes.common.units.lines import line_directions
 from recipes.common.units.passes import share_moments
+
+logger = get_logger(__name__)
 
 
 class UtteranceBrain(PretrainingBrain):
@@ -41,6 +44,7 @@ class UtteranceBrain(PretrainingBrain):
     @staticmethod
     def make_loaders(hparams, datasets, device):
         """Make a loader for each split, and one of plain training utterances."""
+        warn_of_queue(hparams.get("queue_size", 0), len(datasets["train"]))
         plain = plain_loader(datasets["train"], hparams)
         return {**stage_loaders(hparams, datasets, augment=hparams["augment"]), "plain": plain}
 
@@ -113,6 +117,21 @@ class UtteranceBrain(PretrainingBrain):
         count = self.hparams.line_directions
         if count:
             encoder.project_out(line_directions(encoder, self.loaders["plain"], folder, count))
+
+
+def warn_of_queue(size, utterances):
+    """Warn of a method's queue that holds more than there are training utterances.
+
+    Example
+    -------
+    >>> warn_of_queue(100, 5000)
+    """
+    if size > utterances:
+        logger.warning(
+            f"queue_size is {size}, more than the {utterances} training utterances, which the "
+            "queue then holds several times each, an utterance's own crops among what it is told "
+            "from. Lower queue_size."
+        )
 
 
 def short_names(batch):

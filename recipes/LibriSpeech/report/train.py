@@ -8,9 +8,8 @@ Writes report.html, a page that opens from disk, and report.json. Run again, it 
 stopped; models that were measured before are not measured again.
 """
 
-import sys
-
 from recipes.common.report.report import run
+from recipes.common.training.refusals import run_recipe
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    run_recipe(run)

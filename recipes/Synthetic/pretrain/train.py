@@ -4,9 +4,8 @@
 python train.py hparams/frame_tiny.yaml --data_folder DATA --output_folder O/frame
 """
 
-import sys
-
+from recipes.common.training.refusals import run_recipe
 from recipes.LibriSpeech.pretrain.train import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

@@ -8,9 +8,8 @@
 the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
-import sys
-
 from recipes.common.downstream.classification import main
+from recipes.common.training.refusals import run_recipe
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

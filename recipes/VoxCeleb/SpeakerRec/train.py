@@ -10,7 +10,6 @@
 the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from recipes.common.evaluation.drawing import draw_det, draw_scores
 from recipes.common.evaluation.metrics import eer, eer_threshold
 from recipes.common.evaluation.scoring import as_norm, cohort_means, score_trials
 from recipes.common.evaluation.verification import MAX_REFERENCE, compare_systems
+from recipes.common.training.refusals import run_recipe
 from recipes.common.training.run import manifest_paths
 from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
 
@@ -246,4 +246,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

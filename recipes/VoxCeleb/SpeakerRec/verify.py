@@ -8,7 +8,6 @@ Nothing is trained here. Baselines on the same trials: mean and deviation of log
 same encoder with random weights.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from recipes.common.evaluation.scoring import statistics_of
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.hparams import load_hparams
 from recipes.common.training.limits import check_limits
+from recipes.common.training.refusals import run_recipe
 from recipes.common.training.run import claim, report
 from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
 
@@ -110,4 +110,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe(main)

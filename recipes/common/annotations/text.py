@@ -6,6 +6,7 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
+from pretrained.plain_files import first_few
 from recipes.common.data.files import CorpusError, read_lines
 
 logger = get_logger(__name__)
@@ -147,15 +148,13 @@ def _describe_missing(places, path):
     """Say which words have no pronunciation, the most frequent first."""
     words = sorted(places, key=lambda word: (-len(places[word]), word))
     lines = []
-    for word in words[:MAX_LISTED]:
+    for word in words:
         splits = " and ".join(dict.fromkeys(split for split, _ in places[word]))
         first = places[word][0][1]
-        lines.append(f"  {word}: {len(places[word])} time(s) in {splits}, first in {first}")
-    if len(words) > MAX_LISTED:
-        lines.append(f"  and {len(words) - MAX_LISTED} more")
+        lines.append(f"{word}: {len(places[word])} time(s) in {splits}, first in {first}")
     return (
-        f"{path} has no pronunciation of {len(words)} word(s):\n"
-        + "\n".join(lines)
+        f"{path} has no pronunciation of {len(words)} word(s):\n  "
+        + "\n  ".join(first_few(lines, MAX_LISTED))
         + "\nadd them to the lexicon, or leave these utterances out with --skip_bad True."
     )
 
@@ -179,10 +178,9 @@ def check_transcripts(texts, where):
     """
     empty = [name for name, text in texts.items() if not text.strip()]
     if empty:
-        more = ", ..." if len(empty) > MAX_LISTED else ""
         raise CorpusError(
             f"{where}: {len(empty)} utterance(s) have no transcript: "
-            f"{', '.join(empty[:MAX_LISTED])}{more}."
+            f"{', '.join(first_few(empty, MAX_LISTED))}."
         )
 
 

@@ -182,15 +182,15 @@ def add_crops(dataset, hparams, clock, augment, change_voice=None):
     """Give each utterance its crops, augmented apart; return the names of the items.
 
     These are `first` and `second`, `short_0` and so on where `short_crops` asks for them, and
-    `reference`, which is not augmented, where `reference_seconds` is above 0.
+    `reference`, which is not augmented, where `reference_seconds` is there and above 0.
 
     Arguments
     ---------
     dataset : Utterances
         With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
-        `min_crop_seconds`, `max_crop_seconds`, `short_crops`, `short_crop_seconds`,
-        `reference_seconds`, `seed`.
+        `min_crop_seconds`, `max_crop_seconds`, `seed`; where the method has them `short_crops` with
+        `short_crop_seconds`, and `reference_seconds`.
     clock : Clock
         The epoch that crops and their augmentation are drawn for.
     augment : callable
@@ -203,13 +203,14 @@ def add_crops(dataset, hparams, clock, augment, change_voice=None):
     list of str
     """
     short = hparams.get("short_crops", 0)
+    short_seconds = hparams["short_crop_seconds"] if short else 0
     reference = round(hparams.get("reference_seconds", 0) * SAMPLE_RATE)
     items = partial(
         crop_items,
         clock=clock,
         shortest=round(hparams["min_crop_seconds"] * SAMPLE_RATE),
         longest=round(hparams["max_crop_seconds"] * SAMPLE_RATE),
-        short=[round(hparams.get("short_crop_seconds", 1.0) * SAMPLE_RATE)] * short,
+        short=[round(short_seconds * SAMPLE_RATE)] * short,
         reference=reference,
         augment=augment,
         change_voice=change_voice,

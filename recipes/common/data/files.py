@@ -59,6 +59,20 @@ def read_lines(path):
     return [(number, line.removesuffix("\r")) for number, line in lines if line.strip()]
 
 
+def find_files(folder, pattern):
+    """Return the files in a folder whose names match, sorted; what macOS leaves is none of them.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in ("b.wav", "a.wav", "._a.wav", "a.txt"):
+    ...     _ = (folder / name).write_bytes(b"")
+    >>> [path.name for path in find_files(folder, "*.wav")]
+    ['a.wav', 'b.wav']
+    """
+    return sorted(path for path in Path(folder).glob(pattern) if not plain_files.is_of_macos(path))
+
+
 def list_files(folder):
     """Return the files in a folder as `pretrained.plain_files.list_files` does.
 

@@ -31,6 +31,7 @@ from recipes.common.data.utterances import complete_path
 
 logger = get_logger(__name__)
 
+SPLITS = ("train", "valid", "test")  # of a corpus whose recipe divides it so
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 FOLDERS = 50  # that a thread looks through at a time
 
@@ -83,12 +84,12 @@ def draw_splits(speakers, held):
     return {**drawn, **dict.fromkeys(names, "train")}
 
 
-def check_splits(splits, known):
+def check_splits(splits, known=SPLITS):
     """Raise CorpusError where a split is none of those that a corpus has.
 
     Example
     -------
-    >>> check_splits(["train", "dev"], ["train", "valid", "test"])
+    >>> check_splits(["train", "dev"])
     Traceback (most recent call last):
         ...
     recipes.common.data.files.CorpusError: No split dev. There are: train, valid, test.

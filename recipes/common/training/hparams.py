@@ -6,6 +6,8 @@ same tag, or under none, single keys are replaced; anything else is replaced who
 have a base itself. Of several bases, a list, each changes those before it. A base may be named by a
 key, of the file or of a base before it, in angle brackets: with `method: moco` and the base
 methods/<method>.yaml, the option `--method dino` takes methods/dino.yaml in the place of moco.yaml.
+A setting that other files of such a choice refer to by `!ref`, and the chosen one does not, is
+refused where it is given: it would do nothing.
 """
 
 import io
@@ -24,6 +26,7 @@ from pretrained.plain_files import read_utf8
 
 INCLUDE = "!include:"
 KEY_IN_BASE = re.compile("<(.+?)>")
+REFERRED_TO = re.compile(r"!ref <(\w+)>")
 # What may change between the parts of a run: how long and how it is computed, and where things lie.
 FREE = {
     *("number_of_epochs", "num_workers", "max_batch_seconds", "ckpt_interval_minutes", "log_steps"),
@@ -59,7 +62,8 @@ def load_hparams(path, overrides=None):
     Raises
     ------
     ValueError
-        Where an override names a key that the file does not have, or nothing can be built so.
+        Where an override names a key that the file does not have, a value is missing, or nothing
+        can be built so.
 
     Example
     -------
@@ -70,10 +74,15 @@ def load_hparams(path, overrides=None):
     {'layers': 3, 'name': 'big 3'}
     """
     check_options(path, overrides or {})
+    tree = read_tree(path, overrides)
+    needed = [key for key, value in tree.items() if _tag(value) == "!PLACEHOLDER"]
+    missing = [f"--{key}" for key in needed if key not in (overrides or {})]
+    if missing:
+        raise ValueError(f"{path} needs a value for {' and for '.join(missing)}, missing here.")
     try:
-        return load_hyperpyyaml(_dump(read_tree(path, overrides)), overrides)
-    except ValueError:
-        raise
+        return load_hyperpyyaml(_dump(tree), overrides)
+    except ValueError as error:
+        raise ValueError(str(error)) from error
     except Exception as error:  # whatever is built may raise whatever it likes
         given = " ".join(f"--{name} {value}" for name, value in (overrides or {}).items())
         raise ValueError(
@@ -229,24 +238,50 @@ def read_tree(path, given=None):
     given = {**tree, **(given or {})}
     merged = None
     for base in bases:
-        base = _named_base(base, {**(merged or {}), **given}, path)
+        base = _named_base(base, merged or {}, given, path)
         added = read_tree(folder / base, given)
         merged = added if merged is None else _merge(merged, added)
     return tree if merged is None else _merge(merged, tree)
 
 
-def _named_base(base, given, path):
-    """Return the name of a base with the values of keys in the place of `<key>`."""
+def _named_base(base, before, given, path):
+    """Return the name of a base with the values of keys in the place of `<key>`.
+
+    Arguments
+    ---------
+    base : str
+    before : dict
+        What the bases before it say.
+    given : dict
+        What counts in the place of that.
+    path : Path
+        The file that names the base.
+    """
     for key in KEY_IN_BASE.findall(base):
-        if not isinstance(given.get(key), str):
+        word = given.get(key, before.get(key))
+        if not isinstance(word, str):
             raise ValueError(f"{path}: base: {base}: expected a key {key} that is a word.")
-        word, (before, after) = given[key], Path(base).name.split(f"<{key}>")
-        files = (path.resolve().parent / base).parent.glob(f"{before}*{after}")
-        words = sorted(file.name[len(before) : len(file.name) - len(after)] for file in files)
-        if word not in words:
-            raise ValueError(f"{key} is {word!r}: expected one of {', '.join(words)}.")
+        start, end = Path(base).name.split(f"<{key}>")
+        files = sorted((path.resolve().parent / base).parent.glob(f"{start}*{end}"))
+        choice = {file.name[len(start) : len(file.name) - len(end)]: file for file in files}
+        if word not in choice:
+            raise ValueError(f"{key} is {word!r}: expected one of {', '.join(choice)}.")
+        _check_use(key, word, choice, given)
         base = base.replace(f"<{key}>", word)
     return base
+
+
+def _check_use(key, word, choice, given):
+    """Raise ValueError where a value is given that only others of the files to choose from use."""
+    used = {name: set(REFERRED_TO.findall(read_utf8(file))) for name, file in choice.items()}
+    for name in sorted(set().union(*used.values()) - used[word]):
+        if name in given:
+            own = f"only {', '.join(sorted(used[word]))}" if used[word] else "none"
+            users = ", ".join(other for other in used if name in used[other])
+            raise ValueError(
+                f"{name} is {given[name]}, which {key} {word} does not use: it has {own} of such "
+                f"settings. {name} is for {users}."
+            )
 
 
 def _read_mapping(path):

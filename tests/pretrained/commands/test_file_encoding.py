@@ -275,6 +275,21 @@ def test_bad_files_do_not_stop_good_ones(encode, bad_audio, recording, tmp_path,
     assert text.endswith(f"0 were there already; {len(BAD_AUDIO)} failed\n")
 
 
+def test_where_no_file_is_audio_nothing_is_left(encode, bad_audio, recording, tmp_path, capsys):
+    bad = bad_audio(next(iter(BAD_AUDIO)))
+    assert encode(bad) == 2 and not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    assert encode(bad) == 2 and results(tmp_path / "out") == ["mine.txt"]
+    good = written(tmp_path / "a.wav", recording(1))
+    assert encode(bad, good) == 2 and encode(bad) == 2  # what there is stays recorded
+    record = tmp_path / "out" / "encoded.jsonl"
+    assert record.is_file() and results(tmp_path / "out") == ["a.npz", "mine.txt"]
+    header = record.read_text().partition("\n")[0]
+    record.write_text(header + "\n")  # as a command leaves it that is killed before the first file
+    assert encode(good, "--float16") == 0 and len(record.read_text().splitlines()) == 2
+
+
 def test_a_warning_is_one_line(encode, recording, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", recording(1)[::2], 8000)
     assert encode(tmp_path / "a.wav") == 0

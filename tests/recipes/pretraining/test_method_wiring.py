@@ -7,8 +7,47 @@ from torch.nn import functional as F
 
 from recipes.common.data.crops import SpeechBatch, both_crops
 from recipes.common.training.brain import TrainingError
+from recipes.common.training.hparams import check_options, read_tree
+from recipes.experiments.runner import PRETRAIN, RECIPES
+from recipes.LibriSpeech.pretrain import utterance
+from recipes.LibriSpeech.pretrain.utterance import UtteranceBrain
 from tests.training import distributed_gradients as steps
 from tests.training.test_brain import make_brain, same, weights
+
+UTTERANCE = PRETRAIN / "hparams" / "utterance_tiny.yaml"
+METHODS = [path.stem for path in (RECIPES.parent / "hparams" / "methods").glob("*.yaml")]
+UNUSED = {  # by method, options that do nothing with it
+    "simclr": {"queue_size": 9, "short_crops": 2, "reference_seconds": 1.0, "prototypes": 5},
+    "dino": {"temperature": 0.1, "queue_size": 9, "reference_seconds": 1.0},
+    "vicreg": {"temperature": 0.1, "short_crops": 2},
+    "moco": {"expanded_dim": 5, "positives_from": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [(method, name) for method, own in UNUSED.items() for name in own]
+)
+def test_a_setting_that_a_method_does_not_use_is_refused(method, name):
+    given = {"method": method, name: UNUSED[method][name]}
+    with pytest.raises(ValueError, match=f"{name} is .* does not use|no key for the .*--{name}"):
+        check_options(UTTERANCE, given)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_of_a_method_and_of_all_are_taken(method):
+    own = read_tree(RECIPES.parent / "hparams" / "methods" / f"{method}.yaml")
+    given = {**own, "max_crop_seconds": 1.5, "projection_dim": 64, "line_directions": 3}
+    check_options(UTTERANCE, {"method": method, **given})
+
+
+def test_a_queue_beyond_the_corpus_is_warned_of(caplog, monkeypatch):
+    monkeypatch.setattr(utterance, "stage_loaders", lambda *given, **more: {})
+    monkeypatch.setattr(utterance, "plain_loader", lambda *given: None)
+    for size in (None, 20, 21):
+        hparams = {"augment": None} | ({} if size is None else {"queue_size": size})
+        with caplog.at_level("WARNING"):
+            UtteranceBrain.make_loaders(hparams, {"train": range(20)}, "cpu")
+        assert ("queue_size is 21, more than the 20" in caplog.text) == (size == 21)
 
 
 @pytest.mark.parametrize("name", ["moco", "dino"])

@@ -154,6 +154,30 @@ def test_all_that_is_wrong_is_told_at_once(audio, tmp_path):
         prepared(written(audio / "my.csv", rows), tmp_path / "out")
 
 
+def test_many_missing_files_are_told_by_the_first_and_their_number(audio, tmp_path):
+    rows = [row | {"wav": "C:\\speech\\" + row["wav"]} for row in rows_of()]
+    with pytest.raises(CorpusError) as caught:
+        prepared(written(audio / "my.csv", rows), tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 11 and lines[-1] == "and 50 more"
+    assert f"my.csv, line 11: {audio}/C:" in lines[9]
+    why = f"is missing. Paths are relative to data_folder {audio}. Expected / between folders, not"
+    assert all(why in line for line in lines[:-1])
+
+
+@pytest.mark.parametrize("other", ["LOW", " low "])
+def test_labels_that_are_nearly_alike_are_told_of(other, audio, tmp_path, caplog):
+    rows = rows_of()
+    with caplog.at_level("WARNING"):
+        prepared(written(audio / "my.csv", rows), tmp_path / "out")
+        assert "classes" not in caplog.text
+        for row in rows[1:60:20]:
+            row["label"] = other
+        prepared(written(audio / "my.csv", rows), tmp_path / "out")
+    [said] = [record.getMessage() for record in caplog.records]
+    assert f"{other!r} (3 times)" in said and "'low' (27 times)" in said and "2 classes" in said
+
+
 @pytest.mark.long
 def test_the_command_learns_the_labels_of_a_table(audio, tmp_path):
     table, out = written(audio / "my.csv", rows_of(), ALL[:2]), tmp_path / "out"
