@@ -41,12 +41,12 @@ FRAMES = 4  # drawn of each utterance
 DIM, VOICE = 8, 3
 OPTIONS = {"seed": 1, "seeds": [1], "frames_per_utterance": FRAMES, "max_items": 3}
 OPTIONS |= {"max_speakers": 2, "hidden_dim": 16, "num_workers": 0, "num_units": 4}
+OPTIONS |= {"probes": ["linear"], "information": True}
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Linear probes alone, and short fits: what is planted here is found at once."""
-    monkeypatch.setattr(measurement, "KINDS", ["linear"])
+    """Short fits: what is planted here is found at once."""
     monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
     monkeypatch.setattr(information, "INFORMATION_BATCH", 256)
     brief = partial(measurement.measure_information, steps=200)
@@ -458,6 +458,7 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
         "hidden_dim": 8,
         "num_units": 8,
         "num_workers": 0,
+        "probes": "[linear]",
         "controls": False,
     }
 
@@ -479,6 +480,7 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
         ("control", 0.0, 7),
     ]
     assert both["read_on"]["speakers"] == 5 and both["read_on"]["utterances"] == 20
+    assert {figure["probe"] for figure in both["figures"]} == {"linear", None}
     told = {(f["representation"], f["factor"], f["measure"]) for f in both["figures"]}
     for key in (
         ("frame, layer 1", "phone", "balanced accuracy"),
