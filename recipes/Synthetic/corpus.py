@@ -36,7 +36,7 @@ SPEAKERS = {"train": 32, "valid": 8, "test": 8}
 SENTENCES = {"train": range(0, 160), "valid": range(160, 200), "test": range(200, 240)}
 SESSIONS = 4
 SHARED = 2  # sentences of a session that all speakers of the split say in it
-OWN = 5  # sentences of a session that are drawn for the speaker, none twice
+OWN = 3  # sentences of a session that are drawn for the speaker, none twice
 LEAD = SAMPLE_RATE // 20  # silence before and after a sentence, samples
 TRAITS = {  # each is spread evenly over the speakers of a split
     "pitch": (85, 245),  # Hz
