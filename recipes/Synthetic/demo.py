@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from recipes.common.data.files import CorpusError
 from recipes.common.data.table import ROOT, read_manifest
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.Synthetic.synthetic_prepare import prepare_synthetic
@@ -26,7 +27,7 @@ RUNS = (
     {"frame": ("frame", []), "utterance": ("utterance", [])},
     {"joint": ("joint", []), "joint_beta0": ("joint", ["--beta", "0.0"])},
 )
-REPORT = {  # options by corpus; on the synthetic one a quick look
+REPORT = {  # options by corpus; on the synthetic one a quick look, without the slowest parts
     "Synthetic": [
         *("--seeds", "[1]", "--read_utterances", "96", "--train_utterances", "96"),
         *("--frames_per_utterance", "5", "--hidden_dim", "32", "--max_items", "3"),
@@ -61,7 +62,10 @@ def main(arguments=None):
     claim(results, data)
     say("corpus")
     prepare, splits = PREPARE[corpus]
-    prepare(data, results / "manifest", splits)
+    try:
+        prepare(data, results / "manifest", splits)
+    except CorpusError as error:
+        sys.exit(str(error))
     common = ["--data_folder", data, "--manifest_folder", results / "manifest"]
     for runs in RUNS:
         train_side_by_side(corpus, runs, results, common)
