@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOTEBOOK = ROOT / "recipes" / "Synthetic" / "tutorial.ipynb"
 SYSTEMS = {"log-mel", "random", "control", "joint"}
 PICTURES = 5
