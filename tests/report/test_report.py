@@ -235,6 +235,16 @@ def test_what_is_the_label_itself_reads_100_percent(quick, monkeypatch):
     assert found["frame, pooled", "sentence", "same sentence nearer"]["value"] > 0.99
 
 
+def test_critics_are_left_out_where_that_is_asked_for_and_it_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(measurement.Measurement, "miss", lambda self, *what: told.append(what))
+    for step in ("leak", "retrieve"):
+        monkeypatch.setattr(measurement.Measurement, step, lambda *_: None)
+    monkeypatch.setitem(OPTIONS, "information", False)
+    assert not measure(monkeypatch, make_speech(), noise(1), "cluster", "discriminate", "draw")
+    assert told == [("mutual information of z and u", "It was left out (--information False).")]
+
+
 @pytest.mark.long
 def test_noise_reads_chance_and_intervals_cover_it(quick, monkeypatch):
     runs = []
