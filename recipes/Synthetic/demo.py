@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The three stages at the tiny size, from nothing to a report: eight minutes on two cores.
+"""The three stages at the tiny size, from nothing to a report: about ten minutes on two cores.
 
     python recipes/Synthetic/demo.py                             # or: make demo
     python recipes/Synthetic/demo.py --data_folder LibriSpeech   # real speech: hours
