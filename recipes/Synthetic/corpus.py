@@ -28,7 +28,7 @@ from scipy.signal import fftconvolve, firwin2, resample_poly
 from tqdm import tqdm
 
 from lobes.signal import SAMPLE_RATE
-from recipes.common.data.files import CorpusError, replace_text
+from recipes.common.data.files import CorpusError, read_text, replace_text
 from recipes.common.data.seeding import derive_rng, derive_seed
 
 SEED = 2407
@@ -36,7 +36,7 @@ SPEAKERS = {"train": 32, "valid": 8, "test": 8}
 SENTENCES = {"train": range(0, 160), "valid": range(160, 200), "test": range(200, 240)}
 SESSIONS = 4
 SHARED = 2  # sentences of a session that all speakers of the split say in it
-OWN = 5  # sentences of a session that are drawn for the speaker, none twice
+OWN = 3  # sentences of a session that are drawn for the speaker, none twice
 LEAD = SAMPLE_RATE // 20  # silence before and after a sentence, samples
 TRAITS = {  # each is spread evenly over the speakers of a split
     "pitch": (85, 245),  # Hz
@@ -49,7 +49,7 @@ TRAITS = {  # each is spread evenly over the speakers of a split
 }
 
 
-def make_corpus(folder, num_workers=None, speakers=SPEAKERS):
+def make_corpus(folder, num_workers=None, speakers=None):
     """Make the corpus, or what is missing of it.
 
     Arguments
@@ -58,8 +58,9 @@ def make_corpus(folder, num_workers=None, speakers=SPEAKERS):
         New, empty, or a corpus that was begun before.
     num_workers : int, optional
         Processes; as many as cores if None.
-    speakers : dict
-        How many of each split. Other numbers give other voices.
+    speakers : dict, optional
+        How many of each split. Other numbers give other voices. None: as many as in the corpus that
+        was begun in the folder, or else `SPEAKERS`.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def make_corpus(folder, num_workers=None, speakers=SPEAKERS):
         Where the folder holds something else, or eSpeak NG is not installed.
     """
     folder = Path(folder)
+    speakers = speakers or speakers_of(folder)
     claim(folder, {"seed": SEED, "speakers": dict(speakers)})
     missing = [
         (folder, split, number, count)
@@ -78,6 +80,31 @@ def make_corpus(folder, num_workers=None, speakers=SPEAKERS):
         synthesise(missing, num_workers or os.cpu_count())
     if missing or not (folder / "utterances.csv").is_file():
         write_tables(folder, speakers)
+
+
+def speakers_of(folder):
+    """Return how many speakers each split of the corpus in a folder has; `SPEAKERS` of a new one.
+
+    Raises
+    ------
+    CorpusError
+        Where the folder's corpus.json does not tell it.
+
+    Example
+    -------
+    >>> speakers_of(getfixture("tmp_path"))
+    {'train': 32, 'valid': 8, 'test': 8}
+    """
+    marker = folder / "corpus.json"
+    if not marker.is_file():
+        return SPEAKERS
+    try:
+        speakers = json.loads(read_text(marker))["speakers"]
+        return {split: int(count) for split, count in speakers.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(
+            f"{marker} does not tell how many speakers each split has: use a new folder."
+        ) from error
 
 
 def claim(folder, settings):

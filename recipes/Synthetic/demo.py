@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The three stages at the tiny size, from nothing to a report: twenty minutes on two cores.
+"""The three stages at the tiny size, from nothing to a report: about ten minutes on two cores.
 
     python recipes/Synthetic/demo.py                             # or: make demo
     python recipes/Synthetic/demo.py --data_folder LibriSpeech   # real speech: hours
@@ -9,29 +9,36 @@ Without `--data_folder`, on the synthetic corpus. What is done is not done again
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from recipes.common.data.files import CorpusError
 from recipes.common.data.table import ROOT, read_manifest
-from recipes.Synthetic.corpus import make_corpus
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from recipes.Synthetic.synthetic_prepare import prepare_synthetic
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RUNS = {  # folder: the stage that runs there, and its options
-    "frame": ("frame", []),
-    "utterance": ("utterance", []),
-    "joint": ("joint", []),
-    "joint_beta0": ("joint", ["--beta", "0.0"]),
-}
-REPORT = {  # options by corpus; on the synthetic one a quick look
+# Runs that do not need each other stand together; folder: the stage that runs there, its options
+RUNS = (
+    {"frame": ("frame", []), "utterance": ("utterance", [])},
+    {"joint": ("joint", []), "joint_beta0": ("joint", ["--beta", "0.0"])},
+)
+REPORT = {  # options by corpus; on the synthetic one a quick look, without the slowest parts
     "Synthetic": [
         *("--seeds", "[1]", "--read_utterances", "96", "--train_utterances", "96"),
         *("--frames_per_utterance", "5", "--hidden_dim", "32", "--max_items", "3"),
+        *("--probes", "[linear]", "--information", "False"),
     ],
     "LibriSpeech": [],
 }
-TEST_SPLITS = {"Synthetic": "test", "LibriSpeech": "test-clean"}
+PREPARE = {  # the function, and the splits that the stages use; the last is the test split
+    "Synthetic": (prepare_synthetic, ("train", "valid", "test")),
+    "LibriSpeech": (prepare_librispeech, ("train-clean-100", "dev-clean", "test-clean")),
+}
 COLUMNS = {  # of the table: representation, factor and measure in report.json
     "phone from frames": ("frame, weighted sum", "phone", "balanced accuracy"),
     "speaker from pooled frames": ("frame, pooled", "speaker", "balanced accuracy"),
@@ -53,16 +60,19 @@ def main(arguments=None):
     )
     data = (options.data_folder or results / "corpus").resolve()
     claim(results, data)
-    if corpus == "Synthetic":
-        say("corpus")
-        make_corpus(data)
+    say("corpus")
+    prepare, splits = PREPARE[corpus]
+    try:
+        prepare(data, results / "manifest", splits)
+    except CorpusError as error:
+        sys.exit(str(error))
     common = ["--data_folder", data, "--manifest_folder", results / "manifest"]
-    for name, (stage, settings) in RUNS.items():
-        run(f"{corpus}/pretrain", f"{stage}_tiny.yaml", results / name, [*common, *settings])
+    for runs in RUNS:
+        train_side_by_side(corpus, runs, results, common)
     models = ",".join(str(results / name / "model") for name in ("joint", "joint_beta0"))
     settings = ["--models", f"[{models}]", *REPORT[corpus]]
     run(f"{corpus}/report", "report.yaml", results / "report", [*common, *settings])
-    encode_one(results, data, TEST_SPLITS[corpus])
+    encode_one(results, data, splits[-1])
     report = json.loads((results / "report" / "report.json").read_text(encoding="utf-8"))
     print("", make_table(report), "", *report["verdict"]["sentences"], sep="\n")
     print(f"All figures: {results / 'report' / 'report.html'}; took {time.time() - began:.0f} s.")
@@ -78,20 +88,36 @@ def claim(results, data):
     marker.write_text(str(data), encoding="utf-8")
 
 
-def run(recipe, hparams, folder, options):
+def train_side_by_side(corpus, runs, results, common):
+    """Train runs that do not need each other at the same time, each on its share of the cores."""
+    cores = os.cpu_count() or 1
+    workers = min(len(runs), cores)
+    quiet = [*common, "--noprogressbar"] if workers > 1 else common  # two bars overwrite each other
+
+    def train(name):
+        stage, settings = runs[name]
+        recipe, hparams = f"{corpus}/pretrain", f"{stage}_tiny.yaml"
+        run(recipe, hparams, results / name, [*quiet, *settings], cores // workers)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(train, runs))
+
+
+def run(recipe, hparams, folder, options, threads=None):
     """Run a recipe's train.py in its own folder, unless its metrics.json is there."""
     if (folder / "metrics.json").is_file():
         return
     say(folder.name)
     folder.mkdir(exist_ok=True)  # or FOLDER/../frame, where the joint stage starts, is nowhere
     words = ["train.py", f"hparams/{hparams}", "--output_folder", folder, *options]
-    start(words, REPOSITORY / "recipes" / recipe)
+    start(words, REPOSITORY / "recipes" / recipe, threads)
 
 
-def start(words, folder):
+def start(words, folder, threads=None):
     """Run Python in a folder without what it prints to stdout; stop where it fails."""
     command = [sys.executable, *map(str, words)]
-    code = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode
+    env = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    code = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.DEVNULL).returncode
     if code:
         sys.exit(f"{' '.join(command)} ended with code {code}.")
 

@@ -2,6 +2,7 @@
 
 import csv
 import filecmp
+import threading
 from collections import defaultdict
 
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 from recipes.common.data.files import CorpusError
 from recipes.common.data.table import read_manifest
 from recipes.common.training.hparams import check_options
-from recipes.Synthetic import corpus, demo
+from recipes.Synthetic import corpus, demo, synthetic_prepare
 
 pytestmark = pytest.mark.long
 
@@ -74,7 +75,7 @@ def test_what_is_there_is_kept_and_what_is_missing_made_again(synthetic, tmp_pat
         (again / "wav" / name).symlink_to(synthetic / "wav" / name)
     (again / "wav" / ".test00").mkdir()  # begun and interrupted
     corpus.make_corpus(again, num_workers=1, speakers=SPEAKERS)
-    for name in ("utterances.csv", "alignments/test.ctm", "wav/test00/3/006.flac"):
+    for name in ("utterances.csv", "alignments/test.ctm", "wav/test00/3/004.flac"):
         assert (again / name).read_bytes() == (synthetic / name).read_bytes()
     before = (again / "utterances.csv").stat().st_mtime_ns
     corpus.make_corpus(again, speakers=SPEAKERS)
@@ -87,6 +88,10 @@ def test_a_folder_of_something_else_is_refused(synthetic, tmp_path):
         corpus.make_corpus(tmp_path)
     with pytest.raises(CorpusError, match="other settings"):
         corpus.make_corpus(synthetic, speakers={"train": 3})
+    (tmp_path / "corpus.json").write_text("[]")
+    with pytest.raises(CorpusError, match="how many speakers"):
+        corpus.make_corpus(tmp_path)
+    (tmp_path / "corpus.json").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -161,11 +166,9 @@ def test_sessions_of_a_speaker_have_channels_of_their_own(synthetic, table):
     assert means.std(0).mean() > within
 
 
-def test_manifest(synthetic, tmp_path, monkeypatch):
-    from recipes.Synthetic import synthetic_prepare
-
-    monkeypatch.setattr(synthetic_prepare, "make_corpus", lambda *_: None)
+def test_manifest_of_a_corpus_of_another_size(synthetic, tmp_path):
     synthetic_prepare.prepare_synthetic(synthetic, tmp_path, ["train", "test"])
+    assert len(list((synthetic / "wav").iterdir())) == sum(SPEAKERS.values())
     rows = read_manifest(tmp_path / "train.csv")
     assert len(rows) == 2 * EACH and {row["spk_id"] for row in rows} == {"train00", "train01"}
     assert rows[0]["wrd"] == corpus.words(corpus.read_sentences()[0])
@@ -192,7 +195,7 @@ def test_the_options_of_the_report_are_those_of_its_file(name):
     given = dict(zip([w.removeprefix("--") for w in words[::2]], words[1::2], strict=True))
     yaml = demo.REPOSITORY / "recipes" / name / "report" / "hparams" / "report.yaml"
     check_options(yaml, given)
-    assert demo.TEST_SPLITS[name] in yaml.read_text()
+    assert demo.PREPARE[name][1][-1] in yaml.read_text()
 
 
 def test_a_run_that_has_ended_is_left_alone_and_one_that_fails_stops_the_demo(tmp_path):
@@ -201,6 +204,30 @@ def test_a_run_that_has_ended_is_left_alone_and_one_that_fails_stops_the_demo(tm
     demo.run("Synthetic/pretrain", "frame_tiny.yaml", tmp_path / "done", ["--unknown", "1"])
     with pytest.raises(SystemExit, match="ended with code 3"):
         demo.start(["-c", "raise SystemExit(3)"], tmp_path)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (5, 2)])
+def test_runs_share_the_cores_and_one_that_fails_stops_the_demo(
+    tmp_path, monkeypatch, cores, threads
+):
+    together, seen = threading.Barrier(min(cores, 2)), []
+
+    def start(words, folder, threads):
+        together.wait(timeout=10)  # broken unless as many runs as there are cores are at work
+        seen.append((words[1], "--beta" in words, "--noprogressbar" in words, threads))
+
+    monkeypatch.setattr(demo, "start", start)
+    monkeypatch.setattr(demo.os, "cpu_count", lambda: cores)
+    demo.train_side_by_side("Synthetic", demo.RUNS[1], tmp_path, ["--data_folder", "D"])
+    file, quiet = "hparams/joint_tiny.yaml", cores > 1
+    assert sorted(seen) == [(file, beta, quiet, threads) for beta in (False, True)]
+
+    def fail(*_):
+        raise SystemExit("ended with code 3")
+
+    monkeypatch.setattr(demo, "start", fail)
+    with pytest.raises(SystemExit, match="ended with code 3"):
+        demo.train_side_by_side("Synthetic", demo.RUNS[1], tmp_path, [])
 
 
 def test_results_of_other_data_are_refused(tmp_path):

@@ -41,12 +41,12 @@ FRAMES = 4  # drawn of each utterance
 DIM, VOICE = 8, 3
 OPTIONS = {"seed": 1, "seeds": [1], "frames_per_utterance": FRAMES, "max_items": 3}
 OPTIONS |= {"max_speakers": 2, "hidden_dim": 16, "num_workers": 0, "num_units": 4}
+OPTIONS |= {"probes": ["linear"], "information": True}
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Linear probes alone, and short fits: what is planted here is found at once."""
-    monkeypatch.setattr(measurement, "KINDS", ["linear"])
+    """Short fits: what is planted here is found at once."""
     monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
     monkeypatch.setattr(information, "INFORMATION_BATCH", 256)
     brief = partial(measurement.measure_information, steps=200)
@@ -248,6 +248,16 @@ def test_what_is_the_label_itself_reads_100_percent(quick):
     assert 0.9 < found["frame, pooled", "phone", "R2"]["value"] <= 1
     # Below 1 only where two sentences have the same phones in another order.
     assert found["frame, pooled", "sentence", "same sentence nearer"]["value"] > 0.99
+
+
+def test_critics_are_left_out_where_that_is_asked_for_and_it_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(measurement.Measurement, "miss", lambda self, *what: told.append(what))
+    for step in ("leak", "retrieve"):
+        monkeypatch.setattr(measurement.Measurement, step, lambda *_: None)
+    monkeypatch.setitem(OPTIONS, "information", False)
+    assert not measure(monkeypatch, make_speech(), noise(1), "cluster", "discriminate", "draw")
+    assert told == [("mutual information of z and u", "It was left out (--information False).")]
 
 
 @pytest.mark.long
@@ -473,6 +483,7 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
         "hidden_dim": 8,
         "num_units": 8,
         "num_workers": 0,
+        "probes": "[linear]",
         "controls": False,
     }
 
@@ -497,6 +508,7 @@ def test_the_command_writes_a_report_and_goes_on_where_it_was(corpus, quick, tmp
         ("control", 0.0, 7),
     ]
     assert both["read_on"]["speakers"] == 5 and both["read_on"]["utterances"] == 20
+    assert {figure["probe"] for figure in both["figures"]} == {"linear", None}
     told = {(f["representation"], f["factor"], f["measure"]) for f in both["figures"]}
     for key in (
         ("frame, layer 1", "phone", "balanced accuracy"),

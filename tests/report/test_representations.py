@@ -182,6 +182,22 @@ def test_random_weights_are_of_the_same_architecture_once_and_by_the_seed(folder
     assert shapes[0] == shapes[1]
 
 
+def test_random_weights_are_shared_by_models_that_differ_in_what_was_erased(rows, tmp_path):
+    control, erased = tmp_path / "control" / "model", tmp_path / "erased" / "model"
+    encoders = load_model(make_model(control))
+    axes = torch.eye(16)[:12]
+    encoders["frame_encoder"].erase(4, axes.mean(0), torch.eye(16), axes, torch.eye(12))
+    save_model(erased, encoders)
+    *models, _, random = load_systems([control, erased], controls=True, seed=0)
+    assert [system.name for system in [*models, random]] == ["control", "erased", "random weights"]
+    assert random.folder == str(control)
+    other = load_systems([erased], controls=True, seed=0)[-1]
+    frames = [encode(system, rows, 3, tmp_path / "states").frames for system in (random, other)]
+    np.testing.assert_array_equal(*frames)
+    before, after = (encode(system, rows, 3, tmp_path / "states").means for system in models)
+    assert np.abs(before - after).max() > 1e-3
+
+
 @pytest.mark.long
 def test_layer_weights_find_the_layer_that_tells_and_not_the_largest_one():
     rng = np.random.default_rng(0)

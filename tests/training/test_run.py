@@ -97,6 +97,9 @@ def test_a_number_of_epochs_that_is_none_is_refused(epochs):
         {"quantizer": "k-means"},
         {"tokenizer": "words"},
         {"train_splits": []},
+        {"probes": []},
+        {"probes": ["linear", "cubic"]},
+        {"probes": "linear"},
         {"valid_splits": "dev"},
     ],
 )

@@ -23,7 +23,6 @@ from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.abx import DISTANCES, MODES
 from recipes.common.evaluation.information import measure_information
 from recipes.common.evaluation.leakage import split_utterances
-from recipes.common.evaluation.probe_fitting import HIDDEN
 from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
 from recipes.common.report import measures
 from recipes.common.report.phone_errors import read_phone_errors
@@ -36,10 +35,9 @@ logger = get_logger(__name__)
 POINTS, MAP_SPEAKERS = 1000, 8
 POOLED, WEIGHTED, PAIR = "frame, pooled", "frame, weighted sum", "z and u"
 SPREAD, RANDOM = "frame, means and deviations", "frame, pooled random features"
-KINDS = list(HIDDEN)
 # Of what a figure is made, beside data and weights: a change has models measured again.
 OPTIONS = ("seed", "seeds", "frames_per_utterance", "max_items", "max_speakers", "hidden_dim")
-OPTIONS += ("num_units",)
+OPTIONS += ("num_units", "probes", "information")
 CODE = ("lobes", "recipes/common/evaluation", "recipes/common/report", "recipes/common/units")
 WANTED = {  # high: the representation is for the factor; what is not listed is to be low
     ("frame", "phone"): "high",
@@ -172,8 +170,10 @@ class Measurement:
             del vectors[representation]
             if not self.of_rival:
                 self.miss(f"{self.system.name}: {representation}", "Its folder lacks the encoder.")
-        if len(vectors) == 2:
+        if len(vectors) == 2 and self.hparams["information"]:
             self.inform()
+        elif len(vectors) == 2:
+            self.miss("mutual information of z and u", "It was left out (--information False).")
         self.leak({name: own for name, (own, _) in vectors.items()})
         if POOLED in vectors and self.speech.alignments:
             self.cluster()
@@ -224,7 +224,7 @@ class Measurement:
         for representation, factor, x, target in inputs:
             own = x.reshape(-1, x.shape[-1])[target.items]
             take = partial(self.add, "leakage", representation, factor)
-            self.jobs.append((take, read_target, own, target, self.seeds))
+            self.jobs.append((take, read_target, own, target, self.hparams["probes"], self.seeds))
 
     def frame_inputs(self):
         """Yield representation, factor, vectors of all drawn frames and target."""
@@ -360,11 +360,11 @@ class Measurement:
         self.maps.append({**entry, "points": points, "phone": phones, "speaker": speakers})
 
 
-def read_target(x, target, seeds):
+def read_target(x, target, kinds, seeds):
     """Return the readings of a target by each kind of probe, from its items' vectors."""
     if target.y.ndim == 2:
-        return measures.read_mix(x, target.y, target.groups, KINDS, seeds)
-    return measures.read_probes(x, target.y, target.groups, target.speakers, KINDS, seeds)
+        return measures.read_mix(x, target.y, target.groups, kinds, seeds)
+    return measures.read_probes(x, target.y, target.groups, target.speakers, kinds, seeds)
 
 
 def read_information(given, hidden_dim, seeds):

@@ -92,7 +92,8 @@ def load_systems(folders, controls, seed):
     folders : list of str
         Exported models. A model is called as its run: as the folder that its "model" folder is in.
     controls : bool
-        Add "FBANK" and, of each different architecture, "random weights".
+        Add "FBANK" and, of each different architecture, "random weights". Models that differ in how
+        many directions were erased share them.
     seed : int
         Seed of random weights.
 
@@ -117,8 +118,7 @@ def load_systems(folders, controls, seed):
             raise ValueError(f"{folder}: there is a model {name} already: rename its run's folder.")
         encoders = load_model(folder)
         systems.append(make_system(name, "model", folder, encoders))
-        config = repr([(key, encoders[key].config) for key in sorted(encoders)])
-        architectures.setdefault(config, (name, folder, encoders))
+        architectures.setdefault(_architecture(encoders), (name, folder, encoders))
     if not controls:
         return systems
     bands = [Upstream(fbank_states(name), frozen=True) for name in ("frames", "utterance")]
@@ -128,6 +128,15 @@ def load_systems(folders, controls, seed):
         random = {key: fresh(encoder, seed) for key, encoder in encoders.items()}
         systems.append(make_system(title, "random", folder, random))
     return systems
+
+
+def _architecture(encoders):
+    """Return a text that is the same for encoders that are the same with random weights.
+
+    Directions are erased after training: of random weights, none are.
+    """
+    configs = {key: {**encoders[key].config, "erased_directions": 0} for key in sorted(encoders)}
+    return repr(configs)
 
 
 def _run_name(folder):

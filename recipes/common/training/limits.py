@@ -84,6 +84,7 @@ LISTS = (
     "seeds",
     "critic_seeds",
 )
+CHOSEN = {"probes": ("linear", "mlp")}  # of which a list is to have some
 RISING = (
     ("min_seconds", "max_seconds"),
     ("min_crop_seconds", "max_crop_seconds"),
@@ -117,6 +118,10 @@ def check_limits(hparams):
         value = hparams.get(name, [name])
         if not isinstance(value, list) or not value:
             raise ValueError(f"{name} is {value!r}: expected a list, such as [a, b].")
+    for name in CHOSEN.keys() & hparams.keys():
+        value, words = hparams[name], CHOSEN[name]
+        if not isinstance(value, list) or not value or any(word not in words for word in value):
+            raise ValueError(f"{name} is {value!r}: expected a list of {' or '.join(words)}.")
     for low, high in RISING:
         if hparams.get(high, NO_END) < hparams.get(low, 0):
             raise ValueError(f"{high} is {hparams[high]}, less than {low}, {hparams[low]}.")
