@@ -51,6 +51,7 @@ PAGES = (
     "recipes/Synthetic/README.md",
     "recipes/speechocean762/README.md",
     "recipes/experiments/README.md",
+    "recipes/QUESTIONS.md",
     "CONTRIBUTING.md",
 )
 # Made before all else: models and alignments that commands above those that make them need.
