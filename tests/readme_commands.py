@@ -77,7 +77,8 @@ TASKS = {  # the folder in CORPORA of what the READMEs of tasks name
 DATA = ("LibriSpeech", "voxceleb1", *TASKS, "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
-    r"tests\.(digests|fuzzing|mutation)": "takes long, and is run by itself",
+    r"python -m pretrained$": "names the command line",
+    r"tests\.(digests|fuzzing|mutation|readme_commands)": "takes long, and is run by itself",
     r"\.\.\.": "is cut short in the text",
     r"\.item\b": "needs an item file, which a benchmark brings",
     r"organisation/name": "needs a Hub and a name there",
