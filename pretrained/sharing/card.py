@@ -151,7 +151,7 @@ def _facts_texts(facts):
 def _training_text(file, metrics):
     """Return what is told of the training: the hyperparameters file and what the run kept."""
     by = "By a recipe of the project" if file is None else f"By `{file}` of the project"
-    kept = {key: value for key, value in metrics.items() if key != "figures"}
+    kept = {key: value for key, value in metrics.items() if key not in ("figures", "code")}
     return TRAINING_TEXT.format(by=by, table=_table("what", kept))
 
 

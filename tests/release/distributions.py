@@ -50,8 +50,13 @@ def main():
 
 
 def called(command, **options):
-    """Run a command and return what it prints; its whole output is shown where it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    """Run a command and return what it prints; its whole output is shown where it fails.
+
+    PYTHONPATH is left out: what lies there would pass for installed.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    options |= {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, **options)
     text = done.stdout.decode()
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{text}")
@@ -120,11 +125,10 @@ def use(python, work):
     RuntimeError
         Where a command fails, or another version or no encoding comes out.
     """
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-m", "pretrained"]
-    if "encode" not in called([*command, "--help"], cwd=work, env=env):
+    if "encode" not in called([*command, "--help"], cwd=work):
         raise RuntimeError("The help of the installed package does not name its commands.")
-    version = called([*command, "--version"], cwd=work, env=env).strip()
+    version = called([*command, "--version"], cwd=work).strip()
     if version != f"learn2diss {pretrained.__version__}":
         raise RuntimeError(f"The installed package says that it is {version!r}.")
     soundfile.write(work / "noise.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 16000), 16000)
@@ -132,7 +136,7 @@ def use(python, work):
     utterances = UtteranceEncoder("tdnn", channels=16, embedding_dim=12)
     save_model(work / "model", {"frame_encoder": frames, "utterance_encoder": utterances})
     words = ["encode", "noise.wav", "--model", "model", "--out", "encoded"]
-    called([*command, *words], cwd=work, env=env)
+    called([*command, *words], cwd=work)
     with np.load(work / "encoded" / "noise.npz") as encoding:
         found = {name: encoding[name].shape for name in encoding.files}
     if (49, 32) not in found.values() or (12,) not in found.values():

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.common.data.files import REPOSITORY
 from recipes.common.data.manifest import fingerprint
 from recipes.common.training import record
 from recipes.common.training.description import describe_run
-from recipes.common.training.hparams import REPOSITORY, read_source, save_hparams
+from recipes.common.training.hparams import read_source, save_hparams
 from recipes.common.training.record import write_metrics
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb
 

@@ -21,9 +21,9 @@ from ruamel.yaml.tag import Tag
 from speechbrain.utils.distributed import main_process_only
 
 from pretrained.plain_files import read_utf8
+from recipes.common.data.files import REPOSITORY
 
 INCLUDE = "!include:"
-REPOSITORY = Path(__file__).resolve().parents[3]
 KEY_IN_BASE = re.compile("<(.+?)>")
 # What may change between the parts of a run: how long and how it is computed, and where things lie.
 FREE = {
