@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test unit lowest lint bench gpu demo results clean
+.PHONY: install test unit lowest lint bench gpu demo results dist clean
 
 install: .venv/installed
 
@@ -44,5 +44,10 @@ demo: install
 results: install
 	$(BIN)/python recipes/experiments/results.py --write $(RESULTS)
 
+# Wheel and source distribution in dist/, checked, and each used in an empty environment: needs the network
+dist: install
+	rm -rf dist
+	$(BIN)/python -m tests.release.distributions dist
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

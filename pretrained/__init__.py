@@ -5,6 +5,7 @@ A name's module is imported when the name is first asked for.
 
 from importlib import import_module
 
+__version__ = "0.1.0"  # also in CITATION.cff and CHANGELOG.md
 PLACES = {
     "Classification": "pretrained.tasks.classifier",
     "Classifier": "pretrained.tasks.classifier",

@@ -20,6 +20,7 @@ import os
 import sys
 import warnings
 
+from pretrained import __version__
 from pretrained.commands import (
     classifying,
     diarizing,
@@ -64,6 +65,7 @@ def main(arguments=None):
 def make_parser():
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser("python -m pretrained", description=__doc__.partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"learn2diss {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)

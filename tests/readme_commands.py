@@ -51,6 +51,7 @@ PAGES = (
     "recipes/Synthetic/README.md",
     "recipes/speechocean762/README.md",
     "recipes/experiments/README.md",
+    "recipes/QUESTIONS.md",
     "CONTRIBUTING.md",
 )
 # Made before all else: models and alignments that commands above those that make them need.
@@ -76,7 +77,8 @@ TASKS = {  # the folder in CORPORA of what the READMEs of tasks name
 DATA = ("LibriSpeech", "voxceleb1", *TASKS, "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
-    r"tests\.(digests|fuzzing|mutation)": "takes long, and is run by itself",
+    r"python -m pretrained$": "names the command line",
+    r"tests\.(digests|fuzzing|mutation|readme_commands)": "takes long, and is run by itself",
     r"\.\.\.": "is cut short in the text",
     r"\.item\b": "needs an item file, which a benchmark brings",
     r"organisation/name": "needs a Hub and a name there",

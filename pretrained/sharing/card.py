@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what it is, how to load it, what was measured.
+"""The README.md of an exported folder: what it is for, how to load it, what it was made from.
 
 Its first lines are what the Hugging Face Hub shows and searches models by.
 """
@@ -6,8 +6,9 @@ Its first lines are what the Hugging Face Hub shows and searches models by.
 import json
 from pathlib import Path
 
-from pretrained.facts import CLASSIFIER, TRANSCRIBER, VERIFIER, kind_of
+from pretrained.facts import kind_of
 from pretrained.plain_files import write_whole
+from pretrained.sharing.card_texts import ENCODER_USES, FEATURES_TEXT, NOT_FOR, PRIVACY, TEXTS
 
 TEMPLATE = """---
 library_name: learn2diss
@@ -22,8 +23,6 @@ tags:
 
 Exported by a recipe of Learn2Diss for SpeechBrain (arXiv 2407.02543): {what}
 
-{modules}
-
 ## Load
 
 With that project installed:
@@ -34,96 +33,62 @@ On the Hugging Face Hub, `organisation/name` stands for the folder. It is comple
 code: `model.safetensors` are the weights, `config.json` the architecture and the checksums. Who
 trained the weights says under which licence they are: in the first lines of this file.
 
+## What it is for
+
+{uses}
+
+## What it is not for
+
+{not_for}
+
+## Voices and privacy
+
+{privacy}
+
+## Data
+
+{data}
+
+## Training
+
+{training}
+
 ## Figures
 
 {figures}
 
-These are figures of one run with one seed, on the data below. {caveat}
+These are figures of one run with one seed, on the data above. {caveat}
 None is taken from the method's paper, whose authors withdrew theirs.
 
-## Made from
+## Limits
 
-{origin}
+{limits}
+
+## Architecture
+
+{modules}
+
+## Settings
+
+{settings}
 """
-ENCODERS_TEXT = {
-    "task": "feature-extraction",
-    "tag": "self-supervised",
-    "title": "{encoders}",
-    "what": """encoders of 16 kHz speech,
-trained without labels.""",
-    "load": """    from pretrained import Learn2Diss
-    model = Learn2Diss.from_pretrained("<this folder>")
-    encoding = model.encode_file("speech.flac")
+DATA_TEXT = """Speech as the recipe of {corpus} lists it:
 
-`encoding.frames` is (1, frames, d_model) at 50 Hz, `encoding.utterance` (1, E); the output of an
-encoder that is not in the folder is None.""",
-    "caveat": """They say how its training went by
-its own measures. They do not tell how good the representations are for another task or on other
-recordings, and figures of runs on other data cannot be compared with them.""",
-}
-HEADS_CAVEAT = """They do not tell how
-many errors there are on other recordings, and can be compared only with figures on the same"""
-TRANSCRIBER_TEXT = {
-    "task": "automatic-speech-recognition",
-    "tag": "ctc",
-    "title": "Transcriber",
-    "what": """16 kHz speech to
-{tokenizer[kind]}, by a CTC head on {features}.""",
-    "load": """    from pretrained import Transcriber
-    transcriber = Transcriber.from_pretrained("<this folder>")
-    text = transcriber.transcribe_file("speech.flac")
+{table}
 
-Or `python -m pretrained transcribe speech.flac --model <this folder>`. The text is that of the
-best symbol of each frame, without a language model.""",
-    "caveat": f"{HEADS_CAVEAT} data,\ndecoded likewise.",
-}
-VERIFIER_TEXT = {
-    "task": "audio-classification",
-    "tag": "speaker-verification",
-    "title": "Speaker verifier",
-    "what": """whether two
-recordings have the same speaker, by the cosine ({scoring}) of embeddings of {features}.""",
-    "load": """    from pretrained import SpeakerVerifier
-    verifier = SpeakerVerifier.from_pretrained("<this folder>")
-    verification = verifier.verify_files("a.flac", "b.flac")
+`data` under Training is the fingerprint of these lists: runs with the same one had the same
+utterances. A licence of the data may bind the use of the weights.
 
-Or `python -m pretrained verify a.flac b.flac --model <this folder>`. `verification.score` is the
-cosine; `verification.same_speaker` tells whether it is at least the threshold, {threshold:.6g}.
-That was set on: {threshold_set_on}. Other recordings need another one.""",
-    "caveat": f"{HEADS_CAVEAT}\ntrials.",
-}
-CLASSIFIER_TEXT = {
-    "task": "audio-classification",
-    "tag": "utterance-classification",
-    "title": "Classifier of utterances",
-    "what": """which of
-{number_of_labels} classes an utterance of 16 kHz speech belongs to, by a linear classifier of the
-mean over time of {features}. The classes: {labels}.""",
-    "load": """    from pretrained import Classifier
-    classifier = Classifier.from_pretrained("<this folder>")
-    found = classifier.classify_file("speech.flac")
+*To be filled in by whoever publishes this folder: languages, ages and accents of the speakers, how
+they were recorded, what they agreed to, and the licence of the recordings.*"""
+TRAINING_TEXT = """{by}. The settings are at the end of this page.
+`commit` and `versions` tell the code: a commit that ends with + had changes.
 
-Or `python -m pretrained classify speech.flac --model <this folder>`. `found.label` is the most
-probable class, `found.score` its posterior, and `found.scores` has the posterior of each class. It
-names one of its classes whatever it hears.""",
-    "caveat": f"{HEADS_CAVEAT}\nutterances.",
-}
-TEXTS = {
-    None: ENCODERS_TEXT,
-    TRANSCRIBER: TRANSCRIBER_TEXT,
-    VERIFIER: VERIFIER_TEXT,
-    CLASSIFIER: CLASSIFIER_TEXT,
-}
+{table}"""
 SHOWN_LABELS = 50
-FEATURES_TEXT = {
-    "frame_encoder": "all layers of the frame encoder",
-    "utterance_encoder": "the utterance encoder",
-    "fbank": "log-mel bands",
-    "fbank_statistics": "log-mel bands' mean and deviation over time",
-}
 
 
-def write_card(folder, metrics):
+def write_card(folder, metrics, run):
     """Write the model card of an exported folder.
 
     Arguments
@@ -132,6 +97,10 @@ def write_card(folder, metrics):
         As `pretrained.exported.save_model` leaves it.
     metrics : dict
         The content of the run's metrics.json.
+    run : dict
+        `corpus`, whose recipe read the data; `splits`, a list of dicts with `split`, `hours`,
+        `utterances` and `speakers` (None where they are not known); `file`, the hyperparameters
+        file, or None; `settings`, plain values by name.
 
     Example
     -------
@@ -139,32 +108,61 @@ def write_card(folder, metrics):
     >>> from pretrained.exported import save_model
     >>> folder = getfixture("tmp_path") / "model"
     >>> save_model(folder, {"utterance_encoder": UtteranceEncoder("tdnn", channels=8)})
-    >>> write_card(folder, {"figures": {"test": {"loss": 1.5}}, "seed": 7})
-    >>> "| test.loss | 1.5 |" in (folder / "README.md").read_text()
+    >>> run = {"corpus": "LibriSpeech", "splits": [], "file": None, "settings": {"lr": 0.1}}
+    >>> write_card(folder, {"figures": {"test": {"loss": 1.5}}, "seed": 7}, run)
+    >>> text = (folder / "README.md").read_text()
+    >>> "| test.loss | 1.5 |" in text and "| lr | 0.1 |" in text
     True
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     modules = {name: config[name] for name in config if name.endswith(("_encoder", "_head"))}
-    origin = {key: value for key, value in metrics.items() if key != "figures"}
-    values = {"encoders": " and ".join(modules).replace("_", " ").capitalize()}
     facts = config.get("facts")
-    if facts is not None:
-        values = {**facts, "features": FEATURES_TEXT[facts["features"]]}
-        values |= _shown_labels(facts.get("labels", []))
+    values = _encoder_texts(modules) if facts is None else _facts_texts(facts)
     text = TEMPLATE.format(
-        modules=_table("argument", modules),
+        not_for=NOT_FOR,
+        privacy=PRIVACY,
+        data=DATA_TEXT.format(corpus=run["corpus"], table=_splits_table(run["splits"])),
+        training=_training_text(run["file"], metrics),
         figures=_table("figure", metrics["figures"]),
-        origin=_table("what", origin),
+        modules=_table("argument", modules),
+        settings=_table("key", run["settings"]),
         **{key: text.format(**values) for key, text in TEXTS[kind_of(facts)].items()},
     )
     write_whole(folder / "README.md", text.encode())
 
 
-def _shown_labels(labels):
-    """Return how many labels there are, and the first of them, as texts of the card."""
+def _encoder_texts(modules):
+    """Return the words for a folder of encoders."""
+    return {
+        "encoders": " and ".join(modules).replace("_", " ").capitalize(),
+        "encoder_uses": "\n".join(ENCODER_USES[name] for name in modules if name in ENCODER_USES),
+    }
+
+
+def _facts_texts(facts):
+    """Return the words for a folder with a head: its facts, the first of many labels."""
+    labels = facts.get("labels", [])
     shown = ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")
-    return {"number_of_labels": len(labels), "labels": shown}
+    features = FEATURES_TEXT[facts["features"]]
+    return {**facts, "features": features, "number_of_labels": len(labels), "labels": shown}
+
+
+def _training_text(file, metrics):
+    """Return what is told of the training: the hyperparameters file and what the run kept."""
+    by = "By a recipe of the project" if file is None else f"By `{file}` of the project"
+    kept = {key: value for key, value in metrics.items() if key not in ("figures", "code")}
+    return TRAINING_TEXT.format(by=by, table=_table("what", kept))
+
+
+def _splits_table(splits):
+    """Return the table of how much speech there is, and of how many people."""
+    rows = ["| split | hours | utterances | speakers |", "|---|--:|--:|--:|"]
+    for split in splits:
+        speakers = "not known" if split["speakers"] is None else split["speakers"]
+        numbers = f"{split['hours']:.2f} | {split['utterances']} | {speakers}"
+        rows.append(f"| {_cell(split['split'])} | {numbers} |")
+    return "\n".join(rows)
 
 
 def _table(heading, values):
@@ -178,5 +176,9 @@ def _flat(values, prefix=""):
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            text = f"{value:.6g}" if isinstance(value, float) else str(value)
-            yield f"{prefix}{key}", text.replace("|", "\\|").replace("\n", " ")
+            yield f"{prefix}{key}", _cell(f"{value:.6g}" if isinstance(value, float) else value)
+
+
+def _cell(value):
+    """Return the text of a value as a cell of a table holds it."""
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pretrained.plain_files import write_whole
+from pretrained.sharing.card_texts import NOT_FOR, PRIVACY
 
 TEMPLATE = """---
 library_name: transformers
@@ -40,6 +41,16 @@ trained the weights says under which licence they are: in the first lines of thi
 Encode files one by one, or batches of one length. transformers normalises the first convolution's
 output over a row's padding too, attention mask or not, so that a shorter row of a padded batch gets
 other frames than alone; Learn2Diss itself gives a row the same frames in every batch.
+
+## What it is not for
+
+{not_for}
+
+## Voices and privacy
+
+{privacy}
+
+The card of the folder that this one was written from tells more: data, training, figures, limits.
 """
 PLAIN = """    frames = output.last_hidden_state
 """
@@ -73,5 +84,5 @@ def write_huggingface_card(folder, encoder):
     'library_name: transformers'
     """
     frames = PLAIN if encoder.erasure is None else APART.format(**encoder.config)
-    text = TEMPLATE.format(**encoder.config, frames=frames)
+    text = TEMPLATE.format(**encoder.config, frames=frames, not_for=NOT_FOR, privacy=PRIVACY)
     write_whole(Path(folder) / "README.md", text.encode())

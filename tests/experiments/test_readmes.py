@@ -1,13 +1,8 @@
-"""Text between markers of a README, and links of the experiments' pages."""
-
-import re
+"""Text between markers of a README."""
 
 import pytest
 
 from recipes.experiments.readmes import write_between
-from recipes.experiments.runner import RECIPES
-
-EXPERIMENTS = RECIPES / "experiments"
 
 TABLE = "In `<!-- a -->`:\n<!-- a -->\nold\nlines\n<!-- /a -->\n<!-- b -->\n<!-- /b -->\nafter"
 
@@ -39,15 +34,3 @@ def test_markers_in_the_wrong_order_are_refused(tmp_path):
     path.write_text("<!-- /a -->\n<!-- a -->\n")
     with pytest.raises(ValueError, match="lacks the line <!-- /a -->"):
         write_between(path, "a", "new")
-
-
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.md")), ids=lambda path: path.name)
-def test_links_lead_somewhere(path):
-    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8"))
-    assert links
-    for place, heading in links:
-        target = path.parent / place if place else path
-        assert target.exists(), place
-        if heading:
-            heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-            assert heading in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads]

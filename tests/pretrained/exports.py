@@ -25,6 +25,17 @@ LETTERS = SymbolTokenizer(["A", "B"])
 LETTERS_FACTS = {"features": "fbank", "tokenizer": LETTERS.to_config()}
 
 
+RUN = {  # what a model card tells of it
+    "corpus": "LibriSpeech",
+    "splits": [
+        {"split": "train-clean-100", "hours": 100.589, "utterances": 28539, "speakers": 251},
+        {"split": "dev-clean", "hours": 5.388, "utterances": 2703, "speakers": None},
+    ],
+    "file": "recipes/LibriSpeech/pretrain/hparams/joint_tiny.yaml",
+    "settings": {"lr": 0.0005, "train_splits": ["train-clean-100"], "frame_weights": "(a path)"},
+}
+
+
 PLAIN = {"scoring": "plain", "threshold": 0.5, "threshold_set_on": "trials of dev-clean"}
 
 

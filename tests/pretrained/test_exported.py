@@ -16,6 +16,7 @@ from pretrained import Learn2Diss
 from pretrained.exported import load_folder, load_model, save_model
 from recipes.common.data.utterances import load_dataset
 from recipes.common.training.run import finish
+from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from tests.pretrained.exports import PLAIN, frame_encoder, modules_of, utterance_encoder, wavs_of
 
 
@@ -65,6 +66,7 @@ def test_a_run_leaves_a_folder_that_stands_alone(encoders, tmp_path):
     )
     hparams = {"output_folder": str(tmp_path / "run"), "manifest_folder": str(tmp_path), "seed": 3}
     hparams |= {"train_splits": ["some"], "valid_splits": [], "test_splits": []}
+    hparams["prepare"] = prepare_librispeech
     finish(brain, hparams, began=0.0)
     folder = (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
     text = (folder / "README.md").read_text()
@@ -72,6 +74,8 @@ def test_a_run_leaves_a_folder_that_stands_alone(encoders, tmp_path):
     for name, value in {"test.loss": 5.5, "valid.loss": 4, "epochs": 2, "seed": 3}.items():
         assert f"| {name} | {value} |" in text
     assert metrics["versions"]["torch"] in text and "| data" in text
+    assert "recipe of LibriSpeech" in text and "| some | 0.00 | 1 | not known |" in text
+    assert "| output_folder | (a path) |" in text and str(tmp_path) not in text
     model = Learn2Diss.from_pretrained(folder)
     assert model.encode(wavs_of()).utterance.shape == (1, 12)
 

@@ -1,5 +1,6 @@
-"""The record of a run holds finite figures and what they were made from, whole or not at all."""
+"""The record of a run: finite figures and what they were made from; what model cards tell of it."""
 
+import functools
 import json
 import os
 import shutil
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.common.data.files import REPOSITORY
 from recipes.common.data.manifest import fingerprint
 from recipes.common.training import record
+from recipes.common.training.description import describe_run
+from recipes.common.training.hparams import read_source, save_hparams
 from recipes.common.training.record import write_metrics
+from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb
 
 
 @pytest.fixture
@@ -30,7 +35,8 @@ def test_metrics_tell_what_they_were_made_from(tmp_path, manifest):
     assert written["data"] == fingerprint([manifest])
     assert 2 <= written["seconds"] < 60 and written["threads"] == torch.get_num_threads()
     assert written["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert set(written["versions"]) == {"python", "torch", "torchaudio", "speechbrain", "numpy"}
+    packages = {"learn2diss", "python", "torch", "torchaudio", "speechbrain", "numpy"}
+    assert set(written["versions"]) == packages
     assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
 
 
@@ -75,3 +81,54 @@ def test_the_commit_tells_of_changes(tmp_path, monkeypatch):
     assert len(commit) == 40
     (tmp_path / "changed.py").write_text("")
     assert record._commit() == f"{commit}+"
+
+
+def listed(path, speakers):
+    """Write a manifest of utterances of half an hour each."""
+    rows = [f"u{n},1800.0,$data_root/u{n}.wav,{name}\n" for n, name in enumerate(speakers)]
+    path.write_text("ID,duration,wav,spk_id\n" + "".join(rows))
+    return path
+
+
+def test_a_run_is_described_by_its_manifests_and_settings(tmp_path):
+    manifests = [listed(tmp_path / "a.csv", "xxy"), listed(tmp_path / "b.csv", "xyz")]
+    hparams = {
+        "prepare": functools.partial(prepare_voxceleb, data_folder="somewhere"),
+        "output_folder": str(tmp_path),
+        "__set_seed": None,
+        "modules": {"encoder": object()},
+        "number_of_epochs": 3,
+        "lrs": [0.1, 0.2],
+        "train_splits": ["a"],
+        "frame_weights": "hubert",
+        "noise_folder": None,
+        "odd": "/home/anna/notes",
+        "dev_trials": "veri_dev",
+    }
+    described = describe_run(hparams, manifests)
+    assert described == {
+        "corpus": "VoxCeleb",
+        "file": None,
+        "splits": [
+            {"split": "a", "hours": 1.5, "utterances": 3, "speakers": 2},
+            {"split": "b", "hours": 1.5, "utterances": 3, "speakers": None},
+        ],
+        "settings": {
+            "output_folder": "(a path)",
+            "number_of_epochs": 3,
+            "lrs": [0.1, 0.2],
+            "train_splits": ["a"],
+            "frame_weights": "(a path)",
+            "noise_folder": None,
+            "odd": "(a path)",
+            "dev_trials": "(a path)",
+        },
+    }
+
+
+def test_a_file_of_the_repository_is_named_from_its_root(tmp_path):
+    name = "recipes/Table/hparams/linear_tiny.yaml"
+    save_hparams(
+        REPOSITORY / name, {"table": "t.csv", "output_folder": "O", "features": "fbank"}, tmp_path
+    )
+    assert read_source(tmp_path) == name

@@ -23,6 +23,7 @@ from ruamel.yaml.tag import Tag
 from speechbrain.utils.distributed import main_process_only
 
 from pretrained.plain_files import read_utf8
+from recipes.common.data.files import REPOSITORY
 
 INCLUDE = "!include:"
 KEY_IN_BASE = re.compile("<(.+?)>")
@@ -205,6 +206,36 @@ def save_hparams(path, overrides, folder):
     header = f"# Generated {date.today()} from:\n# {Path(path).resolve()}\n# yamllint disable\n"
     file = Path(folder) / "hyperparams.yaml"
     file.write_text(header + resolve_hparams(path, overrides), encoding="utf-8")
+
+
+def read_source(folder):
+    """Return the hyperparameters file of a run, as it is named in the repository.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the run, with the hyperparams.yaml that `save_hparams` writes.
+
+    Returns
+    -------
+    str or None
+        Its path in the repository, or its name where it lies elsewhere; None without a
+        hyperparams.yaml.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "own.yaml").write_text("lr: 0.1\\n")
+    >>> save_hparams(folder / "own.yaml", {}, folder)
+    >>> read_source(folder)
+    'own.yaml'
+    """
+    file = Path(folder) / "hyperparams.yaml"
+    if not file.is_file():
+        return None
+    source = Path(read_utf8(file).splitlines()[1].removeprefix("# "))
+    inside = source.is_relative_to(REPOSITORY)
+    return source.relative_to(REPOSITORY).as_posix() if inside else source.name
 
 
 def resolve_hparams(path, overrides):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pretrained import __version__
 from recipes.common.data.files import REPOSITORY, replace_text
 from recipes.common.data.manifest import count_left_out, fingerprint
 
@@ -46,7 +47,11 @@ def write_metrics(path, figures, *, seed, manifests, start_time):
         "data": fingerprint(manifests),
         "left_out": count_left_out(manifests),
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "versions": {
+            "learn2diss": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
         "seconds": round(time.time() - start_time, 1),
         "threads": torch.get_num_threads(),
         "code": loaded_code(),

@@ -20,6 +20,7 @@ from pretrained.sharing.card import write_card
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, validate_manifests
 from recipes.common.data.table import open_table
+from recipes.common.training.description import describe_run
 from recipes.common.training.history import read_history
 from recipes.common.training.record import write_metrics
 
@@ -207,7 +208,8 @@ def report(hparams, figures, began, manifests=None, modules=None, facts=None):
     path = output / "metrics.json"
     write_metrics(path, figures, seed=hparams["seed"], manifests=manifests, start_time=began)
     if modules is not None:
-        write_card(output / "model", json.loads(path.read_text(encoding="utf-8")))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        write_card(output / "model", metrics, describe_run(hparams, manifests))
     print(json.dumps(figures, indent=2))
 
 

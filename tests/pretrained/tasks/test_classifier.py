@@ -12,7 +12,7 @@ from pretrained.exported import load_folder
 from pretrained.file_states import make_states
 from pretrained.interfaces import EncoderClassifier
 from pretrained.sharing.card import write_card
-from tests.pretrained.exports import RATE, modules_of, saved, seeded, tones, written
+from tests.pretrained.exports import RATE, RUN, modules_of, saved, seeded, tones, written
 from tests.pretrained.toolkits.comparing import OFFLINE
 
 FEATURES = ["fbank", "fbank_statistics", "utterance_encoder", "frame_encoder"]
@@ -98,7 +98,7 @@ def test_the_command_prints_a_table(tmp_path, bad_audio, capsys):
 
 def test_the_card_names_the_classes(tmp_path):
     folder = classifier_folder(tmp_path / "model")
-    write_card(folder, {"figures": {"test": {"accuracy": 0.25}}, "seed": 7})
+    write_card(folder, {"figures": {"test": {"accuracy": 0.25}}, "seed": 7}, RUN)
     text = (folder / "README.md").read_text()
     assert "\n# Classifier of utterances\n" in text and "Classifier.from_pretrained" in text
     assert "which of\n3 classes" in text and "over time of log-mel bands" in text
@@ -111,7 +111,7 @@ def test_many_classes_are_not_all_on_the_card(tmp_path):
     labels = [f"speaker{n}" for n in range(80)]
     modules = {"classification_head": ClassificationHead(num_classes=80)}
     folder = saved(tmp_path / "model", modules, {"features": "fbank", "labels": labels})
-    write_card(folder, {"figures": {}, "seed": 7})
+    write_card(folder, {"figures": {}, "seed": 7}, RUN)
     text = (folder / "README.md").read_text()
     assert "80 classes" in text and "speaker49, ..." in text and "speaker50" not in text
 

@@ -160,6 +160,7 @@ def test_the_card_of_the_hub_tells_how_to_get_our_frames(erased, recording, tmp_
     metadata = yaml.safe_load(text.split("---\n")[1])
     assert metadata["library_name"] == "transformers" and metadata["license"] == "unknown"
     assert metadata["pipeline_tag"] == "feature-extraction" and "hubert" in metadata["tags"]
+    assert "Frames still carry some of the speaker" in text and "who have not agreed" in text
     code = [line[4:] for line in text.splitlines() if line.startswith("    ")]
     written(tmp_path / "speech.wav", recording(1), subtype="FLOAT")
     monkeypatch.chdir(tmp_path)
