@@ -81,10 +81,10 @@ def test_the_other_frames_count_by_their_weight(weight, tmp_path):
     logits = brain.modules.frame_encoder(*batch.sig, mask=mask, return_logits=True)[1]
     expected = 0.0
     for factor, chosen in ((1.0, mask), (weight, ~mask & (units != IGNORED_UNIT))):
-        expected += factor * float(F.cross_entropy(logits[chosen], units[chosen]))
+        expected += factor * F.cross_entropy(logits[chosen], units[chosen]).item()
     outputs = brain.compute_forward(batch, Stage.TRAIN)
     loss = brain.compute_objectives(outputs, batch, Stage.TRAIN)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def same_crops(**changes):
