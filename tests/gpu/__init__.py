@@ -1,1 +1,1 @@
-"""What a GPU makes of the base size: agreement with the CPU, speed, and training by the recipes."""
+"""What a GPU makes of the recipes: agreement with the CPU, speed, training by their commands."""

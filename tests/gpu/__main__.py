@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""What a GPU makes of the base size.
+"""What a GPU makes of the base size, and of the small one's steps.
 
     make gpu                # or make gpu DEVICE=cpu: the same at the tiny size, as a rehearsal
+    python -m tests.gpu --size small    # all parts at the small size
 
 Agreement with the CPU; speed and memory of the stages beside other toolkits; encoding; units; the
-three stages by the recipes' own command; a profile. Nothing is downloaded. Writes metrics.json,
+stages by the recipes' own command; a profile. Nothing is downloaded. Writes metrics.json,
 after every step, and table.md. Exits with 1 where a part failed.
 """
 
@@ -39,7 +40,8 @@ def main(arguments):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda, where it is")
-    parser.add_argument("--size", choices=["base", "tiny"], help="default: base on cuda, else tiny")
+    sizes = ["base", "small", "tiny"]
+    parser.add_argument("--size", choices=sizes, help="default: base on cuda, else tiny")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
     parser.add_argument("--audio", type=Path, help="a folder of speech; default: synthetic voices")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu")

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from lobes.distributed import unwrap
-from tests.gpu.made_up import STAGES, make_batch, make_brain, make_ready, one_forward
+from tests.gpu.made_up import OTHERS, STAGES, make_batch, make_brain, make_ready, one_forward
 from tests.training.distributed_gradients import drop_nothing
 
 LENGTHS = (2.0, 1.2, 1.6, 1.8) * 2  # of the batch's rows, s
@@ -21,7 +21,7 @@ OVERRIDES = {"joint": {"critic_ridge": 1.0}}
 
 def steps(settings, folder):
     """Yield a comparison for each stage."""
-    for stage in STAGES:
+    for stage in (*STAGES, *OTHERS):
         yield stage, partial(compare, stage, settings, folder)
 
 

@@ -13,7 +13,8 @@ from tests.peers import HAS_TRANSFORMERS
 from tests.voices import voice
 
 BATCH_SIZE = 16
-CLIPS = {"base": (64, 1.0, 20.0), "tiny": (8, 1.0, 2.0)}  # how many, shortest and longest (s)
+CLIPS = dict.fromkeys(("base", "small"), (64, 1.0, 20.0))  # how many, shortest and longest (s)
+CLIPS["tiny"] = (8, 1.0, 2.0)
 WHO = ["ours, frames", "ours, frames and embeddings"] + ["transformers, frames"] * HAS_TRANSFORMERS
 
 

@@ -9,7 +9,6 @@ import torch
 from speechbrain import Stage
 from torch.utils.data import DataLoader
 
-from lobes.frame_encoder import FrameEncoder
 from lobes.signal import SAMPLE_RATE, num_frames
 from recipes.common.data.crops import SpeechBatch, span_mask, two_crops
 from recipes.common.data.sampler import LengthSortedBatches
@@ -20,7 +19,8 @@ from tests.voices import voice
 
 PRETRAIN = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / "hparams"
 SEED = 2407
-STAGES = ("frame", "utterance", "joint")
+STAGES = ("frame", "utterance", "joint")  # of the method
+OTHERS = ("codes", "spin")  # that may take their places
 NUM_TARGETS = 100
 STEPS_OF_EPOCH = 10_000  # more than are ever taken, so that no epoch ends
 SHORTEST = 0.8  # row of a padded batch, beside the longest
@@ -34,7 +34,7 @@ def make_brain(stage, settings, folder, front_end=None, device=None, **overrides
     Arguments
     ---------
     stage : str
-        "frame", "utterance" or "joint".
+        Of `STAGES` or `OTHERS`.
     settings : Settings
         Of these `size`, and `device` where none is given.
     folder : Path
@@ -49,18 +49,15 @@ def make_brain(stage, settings, folder, front_end=None, device=None, **overrides
     -------
     PretrainingBrain
     """
-    ending = "" if settings.size == "base" else "_tiny"
     output = tempfile.mkdtemp(dir=folder)
     torch.manual_seed(SEED)
     overrides = {"data_folder": "none", "output_folder": output, **overrides}
-    hparams = load_hparams(PRETRAIN / f"{stage}{ending}.yaml", overrides)
-    modules = hparams["modules"]
-    if front_end and "frame_encoder" in modules:
-        config = modules["frame_encoder"].config
-        modules["frame_encoder"] = FrameEncoder(**{**config, "frontend": front_end})
+    if front_end:
+        overrides["frontend"] = front_end
+    hparams = load_hparams(PRETRAIN / file_of(stage, settings.size), overrides)
     sampler = LengthSortedBatches([1.0] * STEPS_OF_EPOCH, 1.0, seed=SEED)
     brain = stage_brain(stage)(
-        modules,
+        hparams["modules"],
         hparams["optimizer"],
         hparams,
         {"device": device or settings.device},
@@ -69,6 +66,17 @@ def make_brain(stage, settings, folder, front_end=None, device=None, **overrides
     )
     begin(brain)
     return brain
+
+
+def file_of(stage, size):
+    """Return the name of a stage's YAML.
+
+    Example
+    -------
+    >>> file_of("frame", "base"), file_of("frame", "small")
+    ('frame.yaml', 'frame_small.yaml')
+    """
+    return f"{stage}.yaml" if size == "base" else f"{stage}_{size}.yaml"
 
 
 def begin(brain):
@@ -100,7 +108,9 @@ def one_step(brain, batch):
 
 
 def make_batch(lengths):
-    """Return a batch of utterances of so many seconds each: units random, spans masked, crops.
+    """Return a batch of utterances of so many seconds each, with what any stage takes of them.
+
+    Units are random, spans are masked; the other voice says something else.
 
     Example
     -------
@@ -118,14 +128,16 @@ def long_voice(number):
 
 
 def make_example(number, seconds):
-    """Return the items of an utterance of both encoders' stages."""
+    """Return the items of an utterance of all stages."""
     rng = derive_rng(SEED, "utterance", number)
-    wav = long_voice(number % VOICES)[: round(seconds * SAMPLE_RATE)]
+    samples = round(seconds * SAMPLE_RATE)
+    wav, other = (long_voice(n % VOICES)[:samples] for n in (number, number + 1))
     frames = num_frames(len(wav))
     crops = [wav[start:stop] for start, stop in two_crops(len(wav), 16000, 32000, rng)]
     return {
         "id": f"utterance-{number}",
         "sig": wav,
+        "other_voice": other,
         "units": torch.from_numpy(rng.integers(NUM_TARGETS, size=frames)),
         "mask": span_mask(frames, rng=rng),
         "first": crops[0],

@@ -13,8 +13,8 @@ from tests.gpu import made_up
 from tests.gpu.speed import time_steps
 from tests.voices import voice
 
-FRAMES = {"base": 200_000, "tiny": 5_000}
-CLIPS = {"base": (32, 12.5), "tiny": (2, 4.0)}  # how many, of what length (s)
+FRAMES = {"base": 200_000, "small": 200_000, "tiny": 5_000}
+CLIPS = {"base": (32, 12.5), "small": (32, 12.5), "tiny": (2, 4.0)}  # how many, of what length (s)
 CHUNK = 50_000  # frames that are labelled at a time
 
 

@@ -32,7 +32,7 @@ class Settings:
     device : str
         "cuda" or "cpu".
     size : str
-        "base" or "tiny".
+        "base", "small" or "tiny".
     audio : Path, optional
         A folder of speech for the stages of pretraining; synthetic voices without it.
     out : Path

@@ -19,7 +19,8 @@ from recipes.common.training.hparams import read_tree
 from tests.gpu import made_up
 from tests.peers import HAS_TRANSFORMERS, hugging_face_hubert, torchaudio_hubert
 
-LONGEST = {"frame": 12.5, "utterance": 4.0, "joint": 12.5}  # row of a batch, s
+LONGEST = {"utterance": 4.0}  # row of a batch, s
+LONGEST |= dict.fromkeys(("frame", "joint", "codes", "spin"), 12.5)
 SHORT = 2.0  # where a CPU rehearses
 PEERS = {"torchaudio": torchaudio_hubert}
 if HAS_TRANSFORMERS:
@@ -38,11 +39,13 @@ class Case:
     Arguments
     ---------
     stage : str
-        "frame", "utterance" or "joint".
+        Of `made_up.STAGES` or `made_up.OTHERS`.
     who : str
         "ours" or one of `PEERS`.
-    front_end : str
-        Of the frame encoder.
+    size : str, optional
+        Ours, in the place of the run's.
+    front_end : str, optional
+        Of the frame encoder, in the place of the size's own.
     padded : bool
         Whether the rows of the batch differ in length.
     compiled : bool
@@ -51,23 +54,26 @@ class Case:
 
     stage: str = "frame"
     who: str = "ours"
-    front_end: str = "waveform"
+    size: str | None = None
+    front_end: str | None = None
     padded: bool = True
     compiled: bool = False
 
     def __str__(self):
-        front_end = () if self.stage == "utterance" else (self.front_end,)
+        own = filter(None, (self.size, self.front_end))
         words = "padded" if self.padded else "cut", "compiled" if self.compiled else "eager"
-        return ", ".join((self.stage, self.who, *front_end, *words))
+        return ", ".join((self.stage, self.who, *own, *words))
 
 
-def eager_cases(device):
+def eager_cases(settings):
     """Return what is not compiled, what tells most first; on a CPU, a rehearsal, each kind once."""
-    stages, cut = [Case(stage) for stage in LONGEST], Case(padded=False)
+    stages, cut = [Case(stage) for stage in made_up.STAGES], Case(padded=False)
     peers = [Case(who=who) for who in PEERS]
-    cases = [stages[0], *peers, *stages[1:], cut]
-    if device == "cpu":
+    others = [Case(stage) for stage in made_up.OTHERS]
+    cases = [stages[0], *peers, *stages[1:], cut, *others]
+    if settings.device == "cpu":
         return cases
+    cases += [replace(case, size="small") for case in stages if settings.size != "small"]
     cases += [replace(case, padded=False) for case in peers]
     cases += [Case(front_end="fbank"), Case(front_end="fbank", padded=False)]
     return [*cases, *(replace(case, padded=False) for case in stages[1:])]
@@ -77,14 +83,15 @@ def compiled_cases(device):
     """Return what is compiled: nothing on a CPU, where that takes minutes."""
     if device == "cpu":
         return []
-    cases = [Case(padded=False), *map(Case, LONGEST), Case(front_end="fbank", padded=False)]
+    cases = [Case(padded=False), *map(Case, made_up.STAGES)]
+    cases += [Case(front_end="fbank", padded=False), Case(size="small", padded=False)]
     return [replace(case, compiled=True) for case in cases]
 
 
 def steps(settings, folder):
     """Yield the card's own rate, and each case that is not compiled."""
     yield "matrix product", partial(matrix_product, settings.device)
-    yield from measurements(eager_cases(settings.device), settings, folder)
+    yield from measurements(eager_cases(settings), settings, folder)
 
 
 def compiled_steps(settings, folder):
@@ -110,7 +117,8 @@ def batch_seconds(case, settings):
     """Return how much audio the YAML of a case has in a batch, s; little on a CPU."""
     if settings.device == "cpu":
         return 2 * SHORT
-    return read_tree(made_up.PRETRAIN / f"{case.stage}.yaml")["max_batch_seconds"]
+    file = made_up.file_of(case.stage, case.size or settings.size)
+    return read_tree(made_up.PRETRAIN / file)["max_batch_seconds"]
 
 
 def measure(case, seconds, settings, folder):
@@ -145,6 +153,7 @@ def measure(case, seconds, settings, folder):
 
 def our_step(case, batch, settings, folder):
     """Return the operations of a step of our Brain, and a function that takes one."""
+    settings = replace(settings, size=case.size or settings.size)
     brain = made_up.make_brain(case.stage, settings, folder, case.front_end)
     if case.stage != "utterance":
         brain.modules.frame_encoder.transformer.layer_drop = 0.0

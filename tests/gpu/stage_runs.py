@@ -13,14 +13,14 @@ import numpy as np
 import soundfile
 
 from recipes.AudioFolder.audio_folder_prepare import list_audio
-from tests.gpu.made_up import SEED, STAGES
+from tests.gpu.made_up import SEED, STAGES, file_of
 from tests.voices import write_audio
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "AudioFolder" / "pretrain"
 KILLED = "frame"
 # Of the corpus: seconds of audio, and of the shortest and the longest file
-CORPUS = {"base": (1500, 3.0, 8.0), "tiny": (100, 1.5, 3.0)}
+CORPUS = dict.fromkeys(("base", "small"), (1500, 3.0, 8.0)) | {"tiny": (100, 1.5, 3.0)}
 OPTIONS = {
     "base": {
         "frame": {"number_of_epochs": 4, "max_batch_seconds": 40},
@@ -33,6 +33,7 @@ OPTIONS = {
         "joint": {"number_of_epochs": 2, "max_batch_seconds": 20, "erased_directions": 8},
     },
 }
+OPTIONS["small"] = OPTIONS["base"]
 
 
 def steps(settings, folder):
@@ -98,8 +99,7 @@ def run_stage(stage, settings, corpus, runs):
 
 def command_of(stage, settings, corpus, output):
     """Return the recipe's command for a stage."""
-    ending = "" if settings.size == "base" else "_tiny"
-    words = ["train.py", f"hparams/{stage}{ending}.yaml", "--device", settings.device]
+    words = ["train.py", f"hparams/{file_of(stage, settings.size)}", "--device", settings.device]
     options = {"data_folder": corpus, "output_folder": output, "skip_bad": True}
     options |= OPTIONS[settings.size][stage]
     words += [str(word) for key, value in options.items() for word in (f"--{key}", value)]

@@ -19,6 +19,7 @@ HPARAMS = Path(__file__).parents[2] / "hparams"
 BASE = [("frame_base", attention) for attention in ("hubert", "wavlm")]
 FRAGMENTS = [
     ("frame_tiny", "hubert"),
+    ("frame_small", "hubert"),
     *(pytest.param(*one, marks=pytest.mark.long) for one in BASE),
 ]
 SMALL = {

@@ -275,7 +275,10 @@ def test_bfloat16_autocast_is_close_to_float32(backbone):
     assert torch.cosine_similarity(out, expected).min() > 0.99
 
 
-@pytest.mark.parametrize("name, width", [("utterance_tiny", 128), ("utterance_base", 192)])
+WIDTHS = {"utterance_tiny": 128, "utterance_small": 192, "utterance_base": 192}
+
+
+@pytest.mark.parametrize("name, width", WIDTHS.items())
 def test_fragments_build_by_themselves_and_included(name, width, request):
     path = request.config.rootpath / "hparams" / f"{name}.yaml"
     encoder = load_hyperpyyaml(path.read_text())["utterance_encoder"]

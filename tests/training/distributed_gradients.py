@@ -4,7 +4,8 @@
     torchrun --nproc_per_node=2 distributed_gradients.py OUTPUT_FOLDER OUT.pt "STAGE; WHAT" ...
 
 OUT.pt receives what is found of each STAGE, by name. STAGE is frame, codes, spin, utterance, joint,
-"joint network" or "utterance moco": the kind of the critic or the method after the stage. WHAT is
+"joint network" or "utterance moco": the kind of the critic or the method after the stage; or
+"frame visible", which predicts the units of frames without masks too. WHAT is
 "gradients", or "cut": those of utterances that are cut to the shortest. With "accumulated 4" the
 changes of the weights in an epoch of five batches are written, of which four make a step, and with
 "evaluated" the figures of an evaluation, whose batches the ranks share.
@@ -71,9 +72,11 @@ def build(stage, output):
     stage, _, kind = stage.partition(" ")
     overrides |= {} if stage == "utterance" else {"num_targets": UNITS}
     if kind:
-        overrides |= (
-            {"critic_kind": kind} if stage == "joint" else {"method": kind, **SMALL.get(kind, {})}
-        )
+        overrides |= {
+            "frame": {"visible_weight": 0.5},
+            "joint": {"critic_kind": kind},
+            "utterance": {"method": kind, **SMALL.get(kind, {})},
+        }[stage]
     overrides |= {"gamma": 0.5} if stage == "joint" else {}
     hparams = load_hparams(
         ROOT / "recipes" / "LibriSpeech" / "pretrain" / "hparams" / f"{stage}_tiny.yaml", overrides

@@ -22,6 +22,7 @@ def run(*words, seconds=None):
 
 CASES = [
     "frame; gradients",
+    "frame visible; gradients",
     "codes; accumulated 2",
     "spin; gradients",
     "joint; cut",

@@ -72,6 +72,21 @@ def test_the_loss_is_of_the_masked_frames_alone(stage, tmp_path):
         assert loss_of(brain, outputs, batch).item() != before
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_other_frames_count_by_their_weight(weight, tmp_path):
+    brain, batch = make_brain("frame", tmp_path)
+    brain.hparams.visible_weight = weight
+    brain.modules.eval()
+    units, mask = batch.units.data, batch.mask.data.bool()
+    logits = brain.modules.frame_encoder(*batch.sig, mask=mask, return_logits=True)[1]
+    expected = 0.0
+    for factor, chosen in ((1.0, mask), (weight, ~mask & (units != IGNORED_UNIT))):
+        expected += factor * F.cross_entropy(logits[chosen], units[chosen]).item()
+    outputs = brain.compute_forward(batch, Stage.TRAIN)
+    loss = brain.compute_objectives(outputs, batch, Stage.TRAIN)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def same_crops(**changes):
     """Return a batch in which the second crop of each utterance is the first."""
     rows = list(steps.examples())

@@ -1,6 +1,7 @@
 """Stage A: the frame encoder learns to predict the units of the frames that it does not see.
 
-HuBERT (https://arxiv.org/abs/2106.07447), equation 1, on masked frames alone.
+HuBERT (https://arxiv.org/abs/2106.07447), equation 1 at the masked frames, and, with a weight, at
+the others, equation 2.
 """
 
 from pathlib import Path
@@ -41,21 +42,26 @@ class FrameBrain(PretrainingBrain):
         return stage_loaders(hparams, datasets, units=units)
 
     def compute_forward(self, batch, stage):
-        """Return the frames, the logits of `predicted_frames`, and the count of masked ones."""
+        """Return the frames, the logits of `predicted_frames`, and the counts of these."""
         batch = batch.to(self.device, non_blocking=True)
-        counts = SharedCounts(hidden=len(batch.hidden))
+        counts = SharedCounts(hidden=len(batch.hidden), visible=len(batch.visible))
         frames, logits = self.modules.frame_encoder(
             *batch.sig,
             mask=batch.mask.data.bool(),
             return_logits=True,
-            logits_at=predicted_frames(batch, stage),
+            logits_at=predicted_frames(batch, stage, self.hparams.visible_weight > 0),
         )
         return frames, logits, counts
 
     def compute_objectives(self, predictions, batch, stage):
-        """Return the cross-entropy at the masked frames."""
+        """Return the cross-entropy at the masked frames, and `visible_weight` times the others'."""
         _, logits, counts = predictions
-        return masked_loss(logits, batch, counts)
+        loss = masked_loss(logits, batch, counts)
+        if not self.hparams.visible_weight:
+            return loss
+        of_visible, units = logits[len(batch.hidden) :], batch.units_at(batch.visible)
+        visible_loss = prediction_loss(of_visible, units, counts.total("visible"))
+        return loss + self.hparams.visible_weight * visible_loss
 
     def make_meters(self, all_ranks):
         """Return the meter of the frame encoder."""
@@ -67,20 +73,22 @@ class FrameBrain(PretrainingBrain):
         self.meters["frame"].update(frames, logits, batch)
 
 
-def predicted_frames(batch, stage):
+def predicted_frames(batch, stage, also_visible=False):
     """Return the frames whose units are predicted: the masked ones, then in evaluation the others.
 
     Arguments
     ---------
     batch : SpeechBatch
     stage : Stage
+    also_visible : bool
+        Whether the others are predicted in training too.
 
     Returns
     -------
     torch.Tensor
         Shape (n,), int64, see `SpeechBatch`.
     """
-    if stage == Stage.TRAIN:
+    if stage == Stage.TRAIN and not also_visible:
         return batch.hidden
     return torch.cat([batch.hidden, batch.visible])
 

@@ -54,6 +54,7 @@ RANGES = {
     "min_crop_seconds": (0.1, NO_END),
     "short_crop_seconds": (0.1, NO_END),
     "reference_seconds": (0, NO_END),
+    "visible_weight": (0, NO_END),
     "plain_weight": (0, NO_END),
     "alpha": (0, NO_END),
     "beta": (0, NO_END),
