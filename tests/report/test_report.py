@@ -256,7 +256,7 @@ def test_critics_are_left_out_where_that_is_asked_for_and_it_is_told(monkeypatch
     for step in ("leak", "retrieve"):
         monkeypatch.setattr(measurement.Measurement, step, lambda *_: None)
     monkeypatch.setitem(OPTIONS, "information", False)
-    assert not measure(monkeypatch, make_speech(), noise(1), "cluster", "discriminate", "draw")
+    assert not measure(make_speech(), noise(1), "cluster", "discriminate", "draw")
     assert told == [("mutual information of z and u", "It was left out (--information False).")]
 
 
