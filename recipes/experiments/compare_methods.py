@@ -26,6 +26,7 @@ from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import method_readings, readmes, runner
+from recipes.experiments.judging.recognition import recognise
 
 HERE = Path(__file__).resolve().parent
 SETTINGS, RESULTS = HERE / "methods.yaml", HERE / "RESULTS.md"
@@ -189,23 +190,8 @@ class Comparison:
 
         The learning rate is swept with the first seed, and is that one's best with others.
         """
-        folder = self.phones(row, seed)
-        if (folder / "metrics.json").is_file():
-            return None
-        given = {
-            "data_folder": self.options.data_folder,
-            "output_folder": folder,
-            "lexicon": self.options.lexicon,
-            "features": features,
-            "last_layers": 1,
-            "seed": seed,
-        }
-        if seed != self.seeds[0]:
-            given["lrs"] = f"[{runner.read_figures(self.phones(row, self.seeds[0]))['lr']}]"
-        command = runner.make_command(["train.py", "hparams/lexicon_tiny.yaml"], given)
-        recipe = runner.RECIPES / "LibriSpeech" / "PR"
-        problem = runner.run_logged(command, recipe, folder / "log.txt", self.options.jobs)
-        return problem and f"{folder} {problem}"
+        folders = [self.phones(row, number) for number in (seed, self.seeds[0])]
+        return recognise(folders[0], features, seed, 1, folders[1], self.options)
 
     def phones(self, row, seed):
         """Return the folder in which phones are recognised from a row's frames."""
@@ -337,21 +323,14 @@ def make_table(kind, found):
         words = " ".join(f"{key} {value}" for key, value in row["setting"].items())
         cells = [name, words, str(row.get("epochs", "")), str(len(row["runs"]))]
         dev = [run[DEV][CRITERIA[kind]] for run in row["runs"].values()]
-        cells.append(percent(dev))
+        cells.append(method_readings.percent(dev))
         for figure in COLUMNS[kind].values():
             own = [run[TEST].get(figure) for run in row["runs"].values()]
-            cells.append(percent(own) if all(own) else "-")
+            cells.append(method_readings.percent(own) if all(own) else "-")
         rows.append(cells)
     first = next(head for head, figure in COLUMNS[kind].items() if figure == CRITERIA[kind])
     heads = ["method", "setting", "epochs", "seeds", f"{first}, dev", *COLUMNS[kind]]
     return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
-
-
-def percent(figures):
-    """Return the mean of figures over seeds in per cent, with its interval."""
-    value, interval = method_readings.pool(figures)
-    text = f"{100 * value:.1f}"
-    return text if interval is None else f"{text} [{', '.join(f'{100 * x:.1f}' for x in interval)}]"
 
 
 def keep_best(options, found):
