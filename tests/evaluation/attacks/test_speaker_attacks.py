@@ -27,7 +27,7 @@ FINDS = {  # the first of the attackers that finds the speaker, in the order of 
 @pytest.fixture
 def small(monkeypatch):
     """Make attackers and probes small enough for a few seconds."""
-    for name, value in {"CHANNELS": 16, "BATCH": 32, "MAX_STEPS": 100, "CHECK_EVERY": 25}.items():
+    for name, value in {"CHANNELS": 16, "BATCH": 32, "MAX_STEPS": 75, "CHECK_EVERY": 25}.items():
         monkeypatch.setattr(xvector_attacker, name, value)
     monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
 
@@ -36,7 +36,7 @@ def frames_of(voice, place, rng):
     """Return frames of a voice, (FRAMES, DIM), in which it is heard in one place alone."""
     x = rng.normal(size=(FRAMES, DIM))
     if place == "third moment":
-        x = np.exp(x / 2) * np.sign(voice)
+        x = x + voice * np.square(x)
     if place == "order":
         memory = 0.8 * np.tanh(voice)
         for time in range(1, FRAMES):
@@ -112,7 +112,7 @@ def test_the_strongest_is_chosen_on_development_speakers(small, monkeypatch):
 def test_the_control_of_an_attack_is_at_chance(small):
     heard = halves("a", slice(0, 3))
     reading = attacks.read_names(attacks.pool_means(heard.whole), heard, seed=1)
-    assert reading["value"] > 0.9 and reading["control"] < 0.4
+    assert reading["value"] > 0.8 and reading["control"] < 0.4
     assert reading["chance"] == pytest.approx(1 / 6)
 
 

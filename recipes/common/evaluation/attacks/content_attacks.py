@@ -58,12 +58,13 @@ def content_attacks(dev, test, seed):
     """
     found = {}
     for factor in FACTORS:
-        readings = [read_factor(factor, part, seed) for part in (dev, test)]
-        if None in readings:
+        on_test = read_factor(factor, test, seed)
+        on_dev = on_test and read_factor(factor, dev, seed)
+        if not on_dev:
             continue
         attackers = {
-            on_dev["probe"]: {"dev": on_dev["value"], "test": on_test}
-            for on_dev, on_test in zip(*readings, strict=True)
+            first["probe"]: {"dev": first["value"], "test": second}
+            for first, second in zip(on_dev, on_test, strict=True)
         }
         best = max(attackers, key=lambda kind: attackers[kind]["dev"])
         found[factor] = {"attackers": attackers, "best": best}
