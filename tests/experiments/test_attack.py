@@ -26,9 +26,9 @@ def arguments_of(manifests, librispeech, folder, *more):
 
 @pytest.mark.long
 def test_log_mel_bands_are_attacked_once(manifests, librispeech, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(xvector_attacker, "MAX_STEPS", 25)
-    monkeypatch.setattr(xvector_attacker, "CHECK_EVERY", 25)
-    monkeypatch.setattr(probe_fitting, "MAX_STEPS", 40)
+    for name, value in {"CHANNELS": 8, "BATCH": 8, "MAX_STEPS": 5, "CHECK_EVERY": 5}.items():
+        monkeypatch.setattr(xvector_attacker, name, value)
+    monkeypatch.setattr(probe_fitting, "MAX_STEPS", 10)
     arguments = arguments_of(manifests, librispeech, tmp_path)
     attack.main(arguments)
     table = capsys.readouterr().out

@@ -7,7 +7,7 @@ from recipes.common.evaluation import probe_fitting
 from recipes.common.evaluation.attacks import content_attacks as attacks
 from recipes.common.report import measures
 
-SPEAKERS, EACH = 8, 12
+SPEAKERS, EACH = 8, 20
 WORDS = ("ONE", "TWO", "THREE", "FOUR", "FIVE")
 SENTENCES = ("ONE TWO", "THREE FOUR", "FIVE")
 
