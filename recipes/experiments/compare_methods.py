@@ -27,6 +27,7 @@ from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import method_readings, readmes, runner
+from recipes.experiments.judging.recognition import recognise
 from recipes.experiments.provenance import RANDOM, Run, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
@@ -182,18 +183,8 @@ class Comparison:
 
         The learning rate is swept with the first seed, and is that one's best with others.
         """
-        given = {
-            "data_folder": self.options.data_folder,
-            "lexicon": self.options.lexicon,
-            "features": features,
-            "last_layers": 1,
-            "seed": seed,
-        }
-        if seed != self.seeds[0]:
-            given["lrs"] = f"[{runner.read_figures(self.phones(row, self.seeds[0]))['lr']}]"
-        recipe = runner.RECIPES / "LibriSpeech" / "PR"
-        words = ["train.py", "hparams/lexicon_tiny.yaml"]
-        return make_run(Run(self.phones(row, seed), recipe, words, given), self.options.jobs)
+        folders = [self.phones(row, number) for number in (seed, self.seeds[0])]
+        return recognise(folders[0], features, seed, 1, folders[1], self.options)
 
     def phones(self, row, seed):
         """Return the folder in which phones are recognised from a row's frames."""
@@ -266,11 +257,6 @@ def compare(options):
     return found
 
 
-def given_features(text):
-    """Return features as an option of a run has them: a path where they are a model's."""
-    return text if text == "fbank" or text.startswith(RANDOM) else Path(text)
-
-
 def side_by_side(comparison, run, planned):
     """Do what is missing of all plans, some at a time."""
     jobs = comparison.options.jobs
@@ -313,9 +299,7 @@ def add_phone_errors(comparison, found):
     first, *others = comparison.seeds
     for seeds in ([first], others):
         planned = [
-            (name, given_features(row["features"][seed]), seed)
-            for name, row in found.items()
-            for seed in seeds
+            (name, row["features"][seed], seed) for name, row in found.items() for seed in seeds
         ]
         side_by_side(comparison, comparison.recognise, planned)
     for name, row in found.items():
@@ -332,21 +316,14 @@ def make_table(kind, found):
         words = " ".join(f"{key} {value}" for key, value in row["setting"].items())
         cells = [name, words, str(row.get("epochs", "")), str(len(row["runs"]))]
         dev = [run[DEV][CRITERIA[kind]] for run in row["runs"].values()]
-        cells.append(percent(dev))
+        cells.append(method_readings.percent(dev))
         for figure in COLUMNS[kind].values():
             own = [run[TEST].get(figure) for run in row["runs"].values()]
-            cells.append(percent(own) if all(own) else "-")
+            cells.append(method_readings.percent(own) if all(own) else "-")
         rows.append(cells)
     first = next(head for head, figure in COLUMNS[kind].items() if figure == CRITERIA[kind])
     heads = ["method", "setting", "epochs", "seeds", f"{first}, dev", *COLUMNS[kind]]
     return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
-
-
-def percent(figures):
-    """Return the mean of figures over seeds in per cent, with its interval."""
-    value, interval = method_readings.pool(figures)
-    text = f"{100 * value:.1f}"
-    return text if interval is None else f"{text} [{', '.join(f'{100 * x:.1f}' for x in interval)}]"
 
 
 def keep_best(options, found):

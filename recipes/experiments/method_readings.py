@@ -121,13 +121,15 @@ def plain(figure):
     return {**kept, "evidence": evidence}
 
 
-def pool(figures):
+def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
     """Return the mean of a figure over seeds, and its 95 % interval over speakers and seeds.
 
     Arguments
     ---------
     figures : list of dict
         As `read_utterances` and `read_frames` return them, one of each seed.
+    paired_use : float
+        See `bootstrap_groups`: 1 where no probe was fitted.
 
     Returns
     -------
@@ -149,9 +151,22 @@ def pool(figures):
         return value, bootstrap.bootstrap_trials(rate, **shared, seed=SEEDS[0])
     if "group_scores" in evidence:
         scores = np.concatenate([f["evidence"]["group_scores"] for f in figures])
-        low, high = bootstrap.bootstrap_groups(scores, SEEDS[0])
+        low, high = bootstrap.bootstrap_groups(scores, SEEDS[0], paired_use)
         return value, (low, min(high, 1.0))
     return value, None
+
+
+def percent(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
+    """Return what `pool` does as text, in per cent.
+
+    Example
+    -------
+    >>> percent([{"value": 0.25, "evidence": {}}])
+    '25.0'
+    """
+    value, interval = pool(figures, paired_use)
+    text = f"{100 * value:.1f}"
+    return text if interval is None else f"{text} [{', '.join(f'{100 * x:.1f}' for x in interval)}]"
 
 
 def mean_eer(figures, rng, weights):

@@ -21,7 +21,8 @@ from recipes.common.training.hparams import resolve_hparams
 from recipes.common.training.record import CODE, loaded_code
 from recipes.experiments.runner import make_command, run_logged
 
-OUTPUTS = ("output_folder", "cache_folder", "manifest_folder")  # options that name no input
+# Options that name no input: places of outputs, and manifests, which follow from the data
+OUTPUTS = ("output_folder", "cache_folder", "manifest_folder", "manifests")
 RANDOM = "random:"  # before a model of which the architecture counts alone
 RECORD = "made_by.json"
 EXPERIMENTS = Path("recipes/experiments")
@@ -217,6 +218,19 @@ def record_of(given):
         "settings": {name: str(value) for name, value in given.items() if name not in inputs},
         "inputs": {name: digest_input(str(value)) for name, value in inputs.items()},
     }
+
+
+def as_features(text):
+    """Return features as an option of a run: a path where they are a model's.
+
+    Example
+    -------
+    >>> as_features("fbank"), as_features("random:O/joint/model")
+    ('fbank', 'random:O/joint/model')
+    >>> as_features("O/joint/model") == Path("O/joint/model")
+    True
+    """
+    return text if text == "fbank" or text.startswith(RANDOM) else Path(text)
 
 
 def is_input(value):

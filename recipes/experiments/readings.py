@@ -2,14 +2,8 @@
 
 import numpy as np
 
-from recipes.common.report.measures import (
-    make_trials,
-    often_enough,
-    pool_deviations,
-    pool_random_features,
-    read_eer,
-    read_probes,
-)
+from recipes.common.evaluation.attacks.pooling import RandomFeatures, pool_deviations
+from recipes.common.report.measures import make_trials, often_enough, read_eer, read_probes
 from recipes.common.report.representations import encode, load_systems, make_system
 from recipes.common.report.speech import drawn_phones, load_rows
 from recipes.experiments.runner import SEEDS
@@ -97,7 +91,7 @@ def read_frames(means, frames, whole, rows, alignments):
     known = np.flatnonzero(phones != np.array(None))
     known = known[often_enough(phones[known], owners[known])]
     deviations = pool_deviations(whole)
-    features = pool_random_features(whole)
+    features = RandomFeatures(whole)(whole)
     inputs = {
         "speaker_pooled": (means, speakers, utterances, speakers),
         "speaker_deviations": (deviations, speakers, utterances, speakers),

@@ -1,21 +1,26 @@
 """The verdict on stage C: what meets an aim, what does not, and where there is nothing to judge."""
 
 import csv
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recipes.common.training.hparams import check_options
-from recipes.experiments import judge
+from recipes.experiments import judge, runner
+from recipes.experiments.judging import aims, recognition
 from recipes.experiments.runner import PRETRAIN
 
 SPEAKERS = 20
 
 
-def reading(value, seed, spread=0.05, shuffled=0.0):
+def reading(value, seed, spread=0.05, shuffled=0.0, dev=None):
     noise = np.random.default_rng(seed).normal(0, spread, SPEAKERS)
     scores = value + noise - noise.mean()
-    return {"value": value, "scores": scores.tolist(), "shuffled": shuffled}
+    evidence = {"group_scores": [scores.tolist()]}
+    dev = value if dev is None else dev
+    return {"value": value, "evidence": evidence, "control": shuffled, "dev": dev}
 
 
 def verification(noise, seed):
@@ -25,14 +30,14 @@ def verification(noise, seed):
     second = np.where(rng.random(2000) < 0.5, first, second)
     labels = (first == second).astype(int)
     scores = labels + noise * np.random.default_rng(seed + 1).normal(size=2000)
-    value = judge.eer(scores, labels)
     speakers = np.stack([first, second], 1).astype(str).tolist()
-    return {"value": value, "scores": scores, "labels": labels, "speakers": speakers}
+    evidence = {"scores": scores, "labels": labels, "speakers": speakers}
+    return {"value": aims.eer(scores, labels), "evidence": evidence}
 
 
 def run(seed, speaker, phones, last_phones, noise, content, spread=0.05):
     return {
-        "speaker": reading(speaker, seed, spread),
+        "speaker": {**reading(speaker, seed, spread), "attacker": "x-vector"},
         "phones": reading(phones, seed + 1, 0.01),
         "last_phones": reading(last_phones, seed + 3, 0.01),
         "eer": verification(noise, seed=5),
@@ -45,7 +50,7 @@ def verdict(joint, control=(0.8, 0.7, 0.75, 0.3, 0.2), seeds=3, **options):
         {"joint": run(s, *joint, **options), "joint_beta0": run(s + 50, *control, **options)}
         for s in range(seeds)
     ]
-    return judge.judge(pairs)
+    return aims.judge(pairs)
 
 
 def met(*args, **options):
@@ -89,7 +94,7 @@ def test_seeds_that_disagree_widen_the_interval():
         | {"joint_beta0": run(s + 50, 0.8, 0.7, 0.75, 0.3, 0.2)}
         for s in range(3)
     ]
-    apart = judge.judge(pairs)[0]
+    apart = aims.judge(pairs)[0]
     alike = verdict((1 / 3, 0.7, 0.75, 0.3, 0.05))[0]
     assert apart["margin"] == pytest.approx(alike["margin"])
     width = [high - low for low, high in (apart["interval"], alike["interval"])]
@@ -100,20 +105,142 @@ def test_there_is_nothing_to_lower_where_the_control_tells_nothing():
     assert met((0.3, 0.7, 0.75, 0.3, -0.05), control=(0.8, 0.7, 0.75, 0.3, -0.05))[4] is None
 
 
+def rival(speaker, last_phones, seed):
+    """Return a rival's readings, the same of development and of test speakers."""
+    return {
+        "speaker": {**reading(speaker, seed), "attacker": "means"},
+        "last_phones": reading(last_phones, seed + 1, 0.01),
+    }
+
+
+def with_rivals(rivals, seeds=3):
+    """Return runs whose joint model has a speaker accuracy of 0.3 and a phone error of 0.75."""
+    joint, control = (0.3, 0.7, 0.75, 0.3, 0.05), (0.8, 0.7, 0.75, 0.3, 0.2)
+    return [
+        {"joint": run(s, *joint), "joint_beta0": run(s + 50, *control)}
+        | {name: rival(seed=s + 90, **own) for name, own in rivals.items()}
+        for s in range(seeds)
+    ]
+
+
+RIVALS = {
+    "costly": {"speaker": 0.05, "last_phones": 0.77},  # 2.7 % more phone errors: it does not count
+    "good": {"speaker": 0.5, "last_phones": 0.76},
+    "weak": {"speaker": 0.7, "last_phones": 0.70},
+}
+
+
+def test_a_rival_counts_at_equal_phone_error_alone():
+    lines = aims.judge(with_rivals(RIVALS), list(RIVALS))
+    assert lines[-1]["aim"].endswith("(good)") and lines[-1]["met"]
+    assert lines[-1]["margin"] == pytest.approx(0.3 - 0.5)
+    better = {"good": {"speaker": 0.2, "last_phones": 0.76}}
+    assert aims.judge(with_rivals(better), ["good"])[-1]["met"] is False
+
+
+def test_the_best_rival_is_chosen_on_development_speakers():
+    others = {  # which test speakers alone would choose
+        "lucky": {"speaker": 0.1, "last_phones": 0.76},
+        "good": {"speaker": 0.5, "last_phones": 0.76},
+    }
+    runs = with_rivals(others)
+    for one in runs:
+        one["lucky"]["speaker"]["dev"] = 0.6
+    assert aims.best_rival(runs, list(others)) == "good"
+    for one in runs:
+        one["good"]["last_phones"]["dev"] = 0.9
+    assert aims.best_rival(runs, list(others)) == "lucky"
+
+
+def test_there_is_no_rival_where_none_keeps_the_phones():
+    [*_, line] = aims.judge(with_rivals({"costly": RIVALS["costly"]}), ["costly"])
+    assert line["met"] is None and line["note"] == aims.NO_RIVAL
+    table = aims.tell_aims([line])
+    assert f"| - | {aims.NO_RIVAL} |" in table and table.startswith("None of 0 aims")
+
+
+def test_a_row_tells_what_was_read_of_it():
+    runs = with_rivals({"good": RIVALS["good"]})
+    for one in runs[1:]:
+        del one["good"]
+    rows = aims.tell_rows(runs, {"joint": "joint", "good": "a rival"})
+    assert [row[0] for row in rows] == ["joint", "a rival"]
+    cells = dict(zip(aims.COLUMNS, rows[1][1:], strict=False))
+    assert cells["phone errors, last layer"].startswith("76.0 [")
+    assert cells["EER of u"] == cells["phone errors, all layers"] == "-"
+    assert rows[0][-1] == "x-vector" and rows[1][-1] == "means"
+
+
 def test_phones_are_counted_over_all_words_and_by_speaker(tmp_path):
     rows = [("a-1", "A B C D", "A B C"), ("a-2", "A B", "A B"), ("b-1", "A A", "B B")]
     with open(tmp_path / "hypotheses.csv", "w", newline="") as file:
         csv.writer(file).writerows([("ID", "reference", "greedy"), *rows])
-    ids, speakers = np.array(["a-1", "b-1", "a-2"]), np.array(["a", "b", "a"])
-    texts, errors = judge.read_phones(tmp_path, ids, speakers)
-    assert texts["a-2"] == "A B" and errors["value"] == pytest.approx(3 / 8)
-    assert np.mean(errors["scores"]) == pytest.approx(3 / 8)
-    assert errors["scores"][1] > errors["scores"][0]
+    (tmp_path / "metrics.json").write_text(json.dumps({"figures": {"valid": {"per": 0.5}}}))
+    speakers = {"a-1": "a", "b-1": "b", "a-2": "a"}
+    errors = recognition.read_phone_errors(tmp_path, speakers)
+    assert errors["value"] == pytest.approx(3 / 8) and errors["dev"] == 0.5
+    [scores] = errors["evidence"]["group_scores"]
+    assert np.mean(scores) == pytest.approx(3 / 8) and scores[1] > scores[0]
+
+
+def test_phones_are_recognised_at_the_rate_of_the_first_seed(tmp_path, monkeypatch):
+    runs = []
+
+    def make_run(run, jobs):
+        runs.append(run)
+        run.folder.mkdir()
+        (run.folder / "metrics.json").write_text(json.dumps({"figures": {"lr": 0.003}}))
+
+    monkeypatch.setattr(recognition, "make_run", make_run)
+    options = SimpleNamespace(data_folder="D", lexicon="L", jobs=1)
+    first, later = tmp_path / "1", tmp_path / "2"
+    for folder, seed in ((first, 1), (later, 2)):
+        assert recognition.recognise(folder, "fbank", seed, 1, first, options) is None
+    assert "lrs" not in runs[0].given and runs[1].given["lrs"] == "[0.003]"
+    assert [run.folder for run in runs] == [first, later]
+
+
+def test_each_row_has_features_and_a_place_of_its_own(tmp_path):
+    options = SimpleNamespace(output_folder=tmp_path, seeds=2)
+    planned = judge.plans(options, runner.SEEDS[:2])
+    assert len(planned) == 2 * len(judge.ROWS) - 2
+    places = [plan.attacks("frames") for plan in planned] + [
+        plan.phones("phones") for plan in planned
+    ]
+    assert len(set(places)) == len(places)
+    [leace] = [plan for plan in planned if plan.name == "frame-leace"][:1]
+    assert leace.features == f"{tmp_path}/{runner.SEEDS[0]}/rivals/frame/leace/model"
+    rivals = [name for name, row in judge.ROWS.items() if row.rival]
+    assert "spin" in rivals and not [name for name in rivals if "shuffled" in name]
+
+
+def made_attacks(folder, attacker):
+    """Write what attack.py writes, of one attacker that is the strongest."""
+    readings = {
+        "accuracy": {"value": 0.4, "evidence": {"group_scores": [[0.3, 0.5]]}, "control": 0.1},
+        "eer": {"value": 0.2, "evidence": {"scores": [1.0], "labels": [1], "speakers": []}},
+    }
+    own = {"dev": {"accuracy": 0.6, "eer": 0.25}, "test": readings}
+    found = {"attackers": {attacker: own}, "best": dict.fromkeys(readings, attacker)}
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"figures": found}))
+
+
+def test_a_row_is_read_from_what_its_commands_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "read_phone_errors", lambda folder, speaker_of: folder)
+    plan = judge.Plan("spin", runner.SEEDS[0], SimpleNamespace(output_folder=tmp_path))
+    made_attacks(plan.attacks("frames"), "x-vector")
+    readings = judge.read_row(plan, {})
+    assert set(readings) == {"last_phones", "speaker", "speaker_eer"}
+    assert readings["last_phones"] == tmp_path / str(runner.SEEDS[0]) / "last_phones" / "spin"
+    assert readings["speaker"]["value"] == 0.4 and readings["speaker"]["dev"] == 0.6
+    assert readings["speaker_eer"]["dev"] == 0.25
+    assert readings["speaker_eer"]["attacker"] == "x-vector"
 
 
 def test_the_options_of_each_run_are_those_of_its_stage():
-    assert {name for step in judge.STEPS for name in step} >= set(judge.ROWS)
+    assert {name for step in judge.STEPS for name in step} >= {aims.JOINT, aims.CONTROL}
     for step in judge.STEPS:
         for name, given in step.items():
             yaml = PRETRAIN / "hparams" / f"{name.partition('_')[0]}_tiny.yaml"
-            check_options(yaml, given)
+            check_options(yaml, {**given, **judge.STARTS.get(name, {})})

@@ -21,6 +21,7 @@ from recipes.common.annotations.triphones import triphones
 from recipes.common.data.files import digest_code, replace_text
 from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.abx import DISTANCES, MODES
+from recipes.common.evaluation.attacks.pooling import RandomFeatures, pool_deviations
 from recipes.common.evaluation.information import measure_information
 from recipes.common.evaluation.leakage import split_utterances
 from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
@@ -216,9 +217,8 @@ class Measurement:
         for representation, x in vectors.items():
             inputs += [(representation, factor, x, target) for factor, target in targets.items()]
         if POOLED in vectors and "speaker" in targets:
-            deviations = measures.pool_deviations(self.read.whole)
-            spread = np.hstack([vectors[POOLED], deviations])
-            features = measures.pool_random_features(self.read.whole)
+            spread = np.hstack([vectors[POOLED], pool_deviations(self.read.whole)])
+            features = RandomFeatures(self.read.whole)(self.read.whole)
             for representation, x in ((SPREAD, spread), (RANDOM, features)):
                 inputs.append((representation, "speaker", x, targets["speaker"]))
         for representation, factor, x, target in inputs:

@@ -23,7 +23,6 @@ MIX_AXES = 3
 DET_POINTS = 200
 PCA_DIM = 50
 PERPLEXITY = 30
-RANDOM_FEATURES = 512
 
 
 def share_reading(measure, value, interval, seed, speakers, evidence, **more):
@@ -133,49 +132,6 @@ def _probe_reading(kind, result, speakers, evidence):
         "speakers": speakers,
         "evidence": evidence,
     }
-
-
-def pool_deviations(whole):
-    """Return the deviations of each utterance's frames, (utterances, dim), float32.
-
-    Arguments
-    ---------
-    whole : list of numpy.ndarray
-        All frames of each utterance, (frames, dim).
-    """
-    return np.stack([x.astype(np.float32).std(0) for x in whole])
-
-
-def pool_random_features(whole):
-    """Return means over frames of features that see more than means and deviations.
-
-    The features are 512 random directions, rectified (Rahimi and Recht, NIPS 2008). A linear probe
-    of their means is an attacker that what sets means and deviations alike does not stop.
-
-    Arguments
-    ---------
-    whole : list of numpy.ndarray
-        All frames of each utterance, (frames, dim).
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (utterances, 512), float32.
-
-    Example
-    -------
-    >>> whole = [np.random.default_rng(n).normal(size=(20, 4)) for n in range(3)]
-    >>> pool_random_features(whole).shape
-    (3, 512)
-    """
-    frames = np.concatenate(whole).astype(np.float32)
-    mean, deviation = frames.mean(0), np.maximum(frames.std(0), np.float32(1e-6))
-    rng = derive_rng("random features")
-    weights = rng.normal(size=(len(mean), RANDOM_FEATURES)) / np.sqrt(len(mean))
-    weights, bias = weights.astype("f4"), rng.normal(size=RANDOM_FEATURES).astype("f4")
-    return np.stack(
-        [np.maximum((x.astype("f4") - mean) / deviation @ weights + bias, 0).mean(0) for x in whole]
-    )
 
 
 def phone_mix(texts):

@@ -1,0 +1,240 @@
+"""The aims of stage C, judged by intervals over speakers and seeds, and the table of all rows."""
+
+import numpy as np
+
+from recipes.common.evaluation import bootstrap
+from recipes.common.evaluation.metrics import eer
+from recipes.experiments import method_readings, readmes
+from recipes.experiments.runner import SEEDS
+
+JOINT, CONTROL = "joint", "joint_beta0"
+SPEAKER_SHARE, PHONE_SHARE, EER_MARGIN = 0.6, 1.02, 0.01
+PAIRED = bootstrap.DIFFERENCE_PAIRED_USE
+NOTHING, NO_RIVAL = "nothing to lower", "no rival keeps the phones"
+COLUMNS = {  # of the table of rows: the reading, and how much wider its interval is for folds
+    "phone errors, last layer": ("last_phones", 1.0),
+    "phone errors, all layers": ("phones", 1.0),
+    "speaker, strongest attacker": ("speaker", bootstrap.PROBE_PAIRED_USE),
+    "EER, strongest attacker": ("speaker_eer", 1.0),
+    "EER of u": ("eer", 1.0),
+    "phones from u (R2)": ("content", bootstrap.PROBE_PAIRED_USE),
+}
+
+
+def judge(runs, rivals=()):
+    """Say of each aim whether it is met.
+
+    Met is an aim whose margin's 95 % interval, over speakers and seeds, lies at or below 0:
+
+    - the strongest attacker names the speaker of frames at most 60 % as often as of the control's;
+    - the phone error rate is at most 2 % higher (relative), of all layers and of the last alone;
+    - the EER of u is at most a point higher;
+    - u holds less of an utterance's phones by the stronger probe, unless the control's does no
+      better than with shuffled labels: then there is nothing to lower;
+    - the strongest attacker names the speaker no more often than in the frames of the best rival at
+      equal phone error. A rival counts if its phone error, from the last layer, is at most 2 %
+      (relative) above the joint model's; the best of these is the one of which the strongest
+      attacker tells least. Both are decided on development speakers, by means over seeds.
+
+    Arguments
+    ---------
+    runs : list of dict
+        Of each seed: JOINT, CONTROL and rivals, each a dict of readings: `speaker`, `last_phones`
+        and, but for rivals, `phones`, `eer` and `content`. A reading has `value`, `evidence`, for
+        rivals `dev`, and of a probe `control`, with shuffled labels.
+    rivals : sequence of str
+        Which of the names in `runs` are rivals.
+
+    Returns
+    -------
+    list of dict
+        `aim`, `joint` and `other` (a value for each seed; the control's, or the rival's),
+        `margin`, `interval`, `met`, and `note`: why `met` is None, where nothing could be judged.
+
+    Example
+    -------
+    >>> trials = {"scores": [0.9, 0.1] * 8, "labels": [1, 0] * 8}
+    >>> trials["speakers"] = [["a", "a"], ["a", "b"], ["b", "b"], ["b", "c"]] * 4
+    >>> def run(speaker):
+    ...     probed = {"group_scores": [[speaker] * 9]}
+    ...     reading = {"value": speaker, "dev": 0.3, "evidence": probed, "control": 0.0}
+    ...     keys = "speaker", "phones", "last_phones", "content"
+    ...     return {**dict.fromkeys(keys, reading), "eer": {"value": 0.0, "evidence": trials}}
+    >>> runs = [{"joint": run(0.2), "joint_beta0": run(0.5), "mean": run(0.3)}]
+    >>> [line["met"] for line in judge(runs, ["mean"])]
+    [True, True, True, True, True, True]
+    """
+    lines = [
+        _aim("speaker from z, strongest attacker: at most 60 %", runs, "speaker", SPEAKER_SHARE),
+        _aim("phone errors, all layers: at most 2 % higher", runs, "phones", PHONE_SHARE, 1.0),
+        _aim("phone errors, last layer: at most 2 % higher", runs, "last_phones", PHONE_SHARE, 1.0),
+        _eer_aim("EER of u: at most a point higher", runs),
+        _aim("phones from u (R2): lower", runs, "content", 1.0),
+    ]
+    content = [run[CONTROL]["content"] for run in runs]
+    low, _ = bootstrap.bootstrap_groups([_scores(reading) for reading in content], SEEDS[0])
+    if low <= np.mean([reading["control"] for reading in content]):
+        lines[-1] |= {"met": None, "note": NOTHING}
+    return lines + ([_rival_aim(runs, rivals)] if rivals else [])
+
+
+def best_rival(runs, rivals):
+    """Return the rival that tells least of the speaker at equal phone error; see `judge`.
+
+    Arguments
+    ---------
+    runs, rivals
+        As `judge` takes them.
+
+    Returns
+    -------
+    str or None
+        None where the phone error of each is too high.
+    """
+
+    def on_development(name, key):
+        return np.mean([run[name][key]["dev"] for run in runs])
+
+    most = PHONE_SHARE * on_development(JOINT, "last_phones")
+    counted = [name for name in rivals if on_development(name, "last_phones") <= most]
+    return min(counted, key=lambda name: on_development(name, "speaker"), default=None)
+
+
+def _rival_aim(runs, rivals):
+    """Judge whether the joint model's frames tell less of the speaker than the best rival's."""
+    aim, name = "speaker from z, at equal phone error: less than the best rival", None
+    name = best_rival(runs, rivals)
+    if name is not None:
+        return _aim(f"{aim} ({name})", runs, "speaker", 1.0, other=name)
+    values = [run[JOINT]["speaker"]["value"] for run in runs]
+    nothing = {"margin": None, "interval": None, "met": None, "note": NO_RIVAL}
+    return {"aim": aim, "joint": values, "other": [], **nothing}
+
+
+def _scores(reading):
+    """Return a reading's scores of speakers, (speakers,)."""
+    return np.asarray(reading["evidence"]["group_scores"][0])
+
+
+def _aim(aim, runs, key, share, paired_use=PAIRED, other=CONTROL):
+    """Judge whether a reading of the joint model is at most a share of the other's."""
+    own, others = (np.array([_scores(run[name][key]) for run in runs]) for name in (JOINT, other))
+    margins = own - share * others
+    interval = bootstrap.bootstrap_groups(margins, SEEDS[0], paired_use)
+    return _line(aim, runs, key, margins.mean(), interval, other)
+
+
+def _eer_aim(aim, runs):
+    """Judge whether the EER of the joint model's u is within a margin of the control's."""
+    evidence = [[run[name]["eer"]["evidence"] for name in (JOINT, CONTROL)] for run in runs]
+    shared = {key: np.asarray(evidence[0][0][key]) for key in ("labels", "speakers")}
+    scores = [[np.asarray(own["scores"]) for own in pair] for pair in evidence]
+    rng = np.random.default_rng(SEEDS[0])
+
+    def margin(weights=None):
+        rises = [
+            np.atleast_1d(eer(own, shared["labels"], weights))
+            - eer(other, shared["labels"], weights)
+            for own, other in scores
+        ]
+        draws = 1 if weights is None else len(weights)
+        chosen = np.full((draws, len(runs)), 1 / len(runs))
+        if weights is not None:
+            chosen = rng.multinomial(len(runs), chosen[0], size=draws) / len(runs)
+        return (np.array(rises).T * chosen).sum(1) - EER_MARGIN
+
+    interval = bootstrap.bootstrap_trials(margin, seed=SEEDS[0], **shared)
+    return _line(aim, runs, "eer", margin()[0], interval, CONTROL)
+
+
+def _line(aim, runs, key, margin, interval, other):
+    joint, others = ([run[name][key]["value"] for run in runs] for name in (JOINT, other))
+    return {
+        "aim": aim,
+        "joint": joint,
+        "other": others,
+        "margin": float(margin),
+        "interval": [float(end) for end in interval],
+        "met": bool(interval[1] <= 0),
+        "note": None,
+    }
+
+
+def tell_rows(runs, titles):
+    """Return the rows of the table in which the joint model stands beside all else.
+
+    Arguments
+    ---------
+    runs : list of dict
+        As `judge` takes them; a row may be read with the first seed alone.
+    titles : dict
+        How the table calls each of the names, in its order.
+
+    Returns
+    -------
+    list of list of str
+        The title, a cell for each of COLUMNS in per cent, with its interval over speakers and
+        seeds, "-" where it was not read, and which attackers were the strongest.
+    """
+    rows = []
+    for name, title in titles.items():
+        read = [run[name] for run in runs if name in run]
+        cells = []
+        for key, paired_use in COLUMNS.values():
+            own = [readings[key] for readings in read if key in readings]
+            cells.append(method_readings.percent(own, paired_use) if own else "-")
+        strongest = dict.fromkeys(readings["speaker"]["attacker"] for readings in read)
+        rows.append([title, *cells, ", ".join(strongest)])
+    return rows
+
+
+def make_table(lines, rows):
+    """Return a verdict as Markdown, in per cent: the aims, then the table of rows.
+
+    Arguments
+    ---------
+    lines : list of dict
+        As `judge` returns them.
+    rows : list of list of str
+        As `tell_rows` returns them.
+
+    Returns
+    -------
+    str
+    """
+    heads = ["features", *COLUMNS, "strongest attacker"]
+    beside = readmes.markdown_table(heads, "l" + "r" * len(COLUMNS) + "l", rows)
+    return f"{tell_aims(lines)}\n\n{beside}"
+
+
+def tell_aims(lines):
+    """Return how many aims are met, and a table of them, as Markdown, in per cent.
+
+    Example
+    -------
+    >>> line = {"aim": "low", "joint": [0.2], "other": [0.5], "margin": -0.1, "note": None}
+    >>> print(tell_aims([{**line, "interval": [-0.2, 0.1], "met": False}]))
+    None of 1 aims is met.
+    <BLANKLINE>
+    | aim | joint | beta 0, or the rival | above what is allowed | met |
+    |---|--:|--:|--:|---|
+    | low | 20.0 | 50.0 | -10.0 [-20.0, +10.0] | no |
+    """
+    judged = [line["met"] for line in lines if line["met"] is not None]
+    count = sum(judged) or "None"
+    verb = "is" if count in ("None", 1) else "are"
+    heads = ["aim", "joint", "beta 0, or the rival", "above what is allowed", "met"]
+    table = readmes.markdown_table(heads, "lrrrl", [_cells(line) for line in lines])
+    return f"{count} of {len(judged)} aims {verb} met.\n\n{table}"
+
+
+def _cells(line):
+    """Return the cells of an aim."""
+    met = {True: "yes", False: "no", None: line["note"]}[line["met"]]
+    values = [
+        readmes.percent_and_range(line[name]) if line[name] else "-" for name in ("joint", "other")
+    ]
+    if line["margin"] is None:
+        return [line["aim"], *values, "-", met]
+    above = readmes.change_and_interval(line["margin"], line["interval"])
+    return [line["aim"], *values, above, met]

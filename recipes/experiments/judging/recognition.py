@@ -1,0 +1,77 @@
+"""Phoneme recognition from frames, as the studies run it and read it."""
+
+import csv
+
+import numpy as np
+
+from recipes.common.evaluation import bootstrap
+from recipes.common.evaluation.metrics import error_counts
+from recipes.experiments import runner
+from recipes.experiments.provenance import Run, as_features, make_run
+
+
+def recognise(folder, features, seed, last_layers, first, options):
+    """Run LibriSpeech/PR unless the same run is there; return what went wrong, or None.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the run.
+    features : str
+        A model folder, fbank or random:<folder>.
+    seed : int
+        Of the head.
+    last_layers : int
+        How many of the last layers are summed; 0 for all.
+    first : Path
+        The run of the same features with the first seed, which sweeps the learning rates: another
+        run trains at the rate that was best there.
+    options : argparse.Namespace
+        `data_folder`, `lexicon` and `jobs`.
+
+    Returns
+    -------
+    str or None
+    """
+    given = {
+        "data_folder": options.data_folder,
+        "lexicon": options.lexicon,
+        "features": as_features(features),
+        "last_layers": last_layers,
+        "seed": seed,
+    }
+    if folder != first:
+        given["lrs"] = f"[{runner.read_figures(first)['lr']}]"
+    recipe = runner.RECIPES / "LibriSpeech" / "PR"
+    words = ["train.py", "hparams/lexicon_tiny.yaml"]
+    return make_run(Run(folder, recipe, words, given), options.jobs)
+
+
+def read_phone_errors(folder, speaker_of):
+    """Return the phone error rate of a run on test speakers, as a reading.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the run, with its metrics.json and hypotheses.csv.
+    speaker_of : dict
+        The speaker of each utterance by its ID.
+
+    Returns
+    -------
+    dict
+        `value`; `dev`, that of development speakers; `evidence`: scores of speakers.
+    """
+    with open(folder / "hypotheses.csv", encoding="utf-8", newline="") as file:
+        found = {row["ID"]: row for row in csv.DictReader(file)}
+    counts = [
+        error_counts([row["reference"].split()], [row["greedy"].split()]) for row in found.values()
+    ]
+    errors, tokens = (np.array([count[key] for count in counts]) for key in ("errors", "tokens"))
+    _, groups = np.unique([speaker_of[name] for name in found], return_inverse=True)
+    scores = bootstrap.group_scores(errors, tokens, np.zeros(len(errors), int), groups)
+    return {
+        "value": float(errors.sum() / tokens.sum()),
+        "dev": runner.read_figures(folder)["valid"]["per"],
+        "evidence": {"group_scores": [scores.tolist()]},
+    }
