@@ -62,10 +62,10 @@ def test_a_representation_that_is_the_label_reads_all_of_it(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_reads_chance(kind):
-    runs = [probe(*made_up(seed, groups=12, dim=4), kind, seed) for seed in range(20)]
+    runs = [probe(*made_up(seed, groups=12, dim=4), kind, seed) for seed in range(12)]
     chance = runs[0]["chance"]
     assert chance == 1 / 3
-    assert 16 <= sum(low <= chance <= high for low, high in (run["interval"] for run in runs))
+    assert 9 <= sum(low <= chance <= high for low, high in (run["interval"] for run in runs))
     assert abs(np.mean([run["value"] for run in runs]) - chance) < 0.03
     assert abs(np.mean([run["control"] for run in runs]) - chance) < 0.03
     assert abs(np.mean([run["selectivity"] for run in runs])) < 0.04

@@ -263,7 +263,7 @@ def test_critics_are_left_out_where_that_is_asked_for_and_it_is_told(monkeypatch
 @pytest.mark.long
 def test_noise_reads_chance_and_intervals_cover_it(quick):
     runs = []
-    for seed in range(20):
+    for seed in range(12):
         speech = make_speech(speakers=10, seed=seed)
         for targets in (speech.frame_targets, speech.utterance_targets):
             del targets["speaker"]
@@ -273,7 +273,7 @@ def test_noise_reads_chance_and_intervals_cover_it(quick):
         figures = [run[key] for run in runs]
         mean = np.mean([f["value"] for f in figures])
         room = 0.1 if key[2] == "R2" else 0.06  # probes that overfit noise read an R2 below 0
-        assert sum(map(covers_chance, figures)) >= 16, (key, figures)
+        assert sum(map(covers_chance, figures)) >= 9, (key, figures)
         assert abs(mean - figures[0]["chance"]) < room, (key, mean)
 
 

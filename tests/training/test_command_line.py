@@ -311,7 +311,8 @@ DEFECTS = {
     "must match": lambda _: torch.zeros(2) + torch.zeros(3),
     "normal expects std >= 0.0": lambda _: torch.empty(2).normal_(std=-1),
     "key": lambda _: {}["key"],
-    "Expected parameter scale": lambda _: torch.distributions.Normal(0.0, -1.0),  # a ValueError
+    # A ValueError
+    "Expected parameter scale": lambda _: torch.distributions.Normal(0.0, -1.0, validate_args=True),
 }
 
 
