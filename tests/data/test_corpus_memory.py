@@ -33,7 +33,7 @@ def test_a_million_rows_are_open_in_seconds():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("method", "workers"), [("fork", 4), ("spawn", 1)])
+@pytest.mark.parametrize(("method", "workers"), [("fork", 4), ("spawn", 2)])
 def test_workers_share_the_rows(method, workers):
     few, many = (
         figures_of(rows, "--workers", workers, "--method", method)["total"]

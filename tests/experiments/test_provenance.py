@@ -38,7 +38,6 @@ def recipe(tmp_path):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.wav").write_bytes(b"RIFF")
     yield tmp_path
-    provenance.project_code.cache_clear()
     provenance.digest_input.cache_clear()
 
 
