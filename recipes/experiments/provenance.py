@@ -238,13 +238,18 @@ def is_input(value):
     return isinstance(value, Path) or (isinstance(value, str) and value.startswith(RANDOM))
 
 
-@cache
 def digest_input(value):
     """Return a digest of what an option names: a model, a file, or the files of a folder."""
     path = Path(value.removeprefix(RANDOM))
     if (path / CONFIG_FILE).is_file():
         digests = read_json(path / CONFIG_FILE)["sha256"]
         return digests["encoders"] if value.startswith(RANDOM) else digest_text(json.dumps(digests))
+    return digest_data(path)
+
+
+@cache
+def digest_data(path):
+    """Return a digest of a file, or of the names and sizes of a folder's files."""
     if path.is_file():
         return digest_file(path)
     sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in list_files(path)}

@@ -38,7 +38,7 @@ def recipe(tmp_path):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.wav").write_bytes(b"RIFF")
     yield tmp_path
-    provenance.digest_input.cache_clear()
+    provenance.digest_data.cache_clear()
 
 
 def run_in(recipe, **given):
@@ -74,7 +74,7 @@ def alter_yaml(recipe, monkeypatch):
 
 def alter_data(recipe, monkeypatch):
     (recipe / "corpus" / "b.wav").write_bytes(b"RIFF")
-    provenance.digest_input.cache_clear()
+    provenance.digest_data.cache_clear()
 
 
 def alter_code(recipe, monkeypatch):

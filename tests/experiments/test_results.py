@@ -9,7 +9,6 @@ import pytest
 
 from recipes.common.training.hparams import check_options
 from recipes.experiments import pretraining_tables, provenance, results, runner
-from recipes.experiments.provenance import digest_input
 from recipes.experiments.results import (
     ALL,
     CHANCE,
@@ -238,7 +237,6 @@ def test_a_cell_is_run_again_for_what_its_features_are_made_of(
     monkeypatch.setattr(results, "ROWS", {"log-mel": None, row: ROWS[row]})
     run_all(options)
     write_digests(options.models / "joint" / "model", weights, encoders)
-    digest_input.cache_clear()
     fake.ran.clear()
     assert run_all(options) == []
     again = [Cell(row, *PER, seed).folder for seed in SEEDS[:2]] if depends else []
