@@ -293,6 +293,8 @@ def main():
     options = parser.parse_args()
     if options.write is not None:
         found = collect(options.write)
+        if not found:
+            sys.exit(f"{options.write} holds no figures of settings: run them first.")
         readmes.write_between(HERE / "RESULTS.md", "ablations", make_table(found))
         draw(found, HERE / "ablations.png")
         return

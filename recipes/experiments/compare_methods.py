@@ -348,8 +348,7 @@ def main():
     options = parser.parse_args()
     marker = f"methods {options.kind}"
     if options.write is not None:
-        path = options.write / options.kind / "figures.json"
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = runner.read_kept(options.write / options.kind / "figures.json")
         readmes.write_between(RESULTS, marker, make_table(options.kind, found))
         return
     runner.check_paths(parser, options, PATHS)

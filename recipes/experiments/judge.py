@@ -246,7 +246,7 @@ def main():
     parser = runner.runs_parser(__doc__, PATHS, seeds=3)
     options = parser.parse_args()
     if options.write is not None:
-        found = json.loads((options.write / "verdict.json").read_text(encoding="utf-8"))
+        found = runner.read_kept(options.write / "verdict.json")
         readmes.write_between(RESULTS, "verdict", aims.make_table(found["aims"], found["rows"]))
         return
     runner.check_paths(parser, options, PATHS)

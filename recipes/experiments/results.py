@@ -377,7 +377,10 @@ def main():
     parser = runner.runs_parser(__doc__, PATHS, seeds=3)
     options = parser.parse_args()
     if options.write is not None:
-        write_readmes(options.write)
+        try:
+            write_readmes(options.write)
+        except ValueError as error:
+            sys.exit(str(error))
         return
     given = {name for name in PATHS if getattr(options, name)} | {*NEEDED}
     runner.check_paths(parser, options, [name for name in PATHS if name in given])

@@ -121,6 +121,13 @@ def run_side_by_side(run, planned, jobs):
         return list(filter(None, pool.map(run, planned)))
 
 
+def read_kept(path):
+    """Return what a study wrote to a JSON file; leave with a message where there is none."""
+    if not path.is_file():
+        sys.exit(f"{path} is missing: run the study first.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_figures(folder):
     """Return the figures of a run, or None where its folder has no metrics.json."""
     path = Path(folder) / "metrics.json"

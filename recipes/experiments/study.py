@@ -174,7 +174,9 @@ def write_pages(study):
     """Write the tables and pictures of all pages."""
     for step in STEPS:
         if step.write:
-            subprocess.run(words_of(step.write, study.resolve()), cwd=HERE, check=True)
+            done = subprocess.run(words_of(step.write, study.resolve()), cwd=HERE)
+            if done.returncode:
+                sys.exit(f"The pages of {step.name} could not be written.")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,15 @@ def test_a_run_of_another_setting_is_left_out(settings, tmp_path, capsys):
     assert f"{run} is left out: it is of another setting" in capsys.readouterr().out
 
 
+def test_nothing_is_written_from_a_folder_without_figures(tmp_path, monkeypatch):
+    pages = [ablate.HERE / name for name in ("RESULTS.md", "ablations.png")]
+    before = [page.read_bytes() for page in pages]
+    monkeypatch.setattr("sys.argv", ["ablate.py", "--write", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds no figures of settings"):
+        ablate.main()
+    assert [page.read_bytes() for page in pages] == before
+
+
 def test_changed_frames_are_a_row_of_their_own():
     centred = {key: figures(0.2)[key] for key in ablate.PROBED.values()}
     centred.pop("speaker_pooled")  # all means are 0

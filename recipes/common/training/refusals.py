@@ -37,9 +37,9 @@ def run_recipe(main, *more):
 def is_refusal(error):
     """Return whether an exception is for the user to read: about settings, files or training.
 
-    That is a ValueError or a TrainingError that this project's code raises itself, in a statement
-    `raise`, and an OSError that names a file. A ValueError of Python's or of a library's own is a
-    defect here.
+    That is a ValueError, a TrainingError or an OSError that this project's code raises itself, in a
+    statement `raise`, and any OSError that names a file. A ValueError of Python's or of a library's
+    own is a defect here.
 
     Arguments
     ---------
@@ -63,9 +63,9 @@ def is_refusal(error):
     ...     is_refusal(error)
     True
     """
-    if isinstance(error, OSError):
-        return error.filename is not None
-    if not isinstance(error, (ValueError, TrainingError)):
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    if not isinstance(error, (ValueError, TrainingError, OSError)):
         return False
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     package = frame.f_globals.get("__name__", "").partition(".")[0]
