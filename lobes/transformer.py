@@ -4,10 +4,52 @@ import math
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 NUM_BUCKETS = 320  # WavLM's relative positions
 MAX_DISTANCE = 800
+FFT_MULTIPLE = 64  # of the lengths of transforms, which have small factors then
+
+
+class LongConv(torch.autograd.Function):
+    """A grouped convolution of stride 1, whose gradients are taken by FFT.
+
+    The forward pass is torch's. Its backward pass takes oneDNN, for kernels as long as HuBERT's and
+    few channels per group, several times as long.
+
+    Example
+    -------
+    >>> x, weight = torch.randn(2, 4, 50), torch.randn(4, 2, 16, requires_grad=True)
+    >>> LongConv.apply(x, weight, 8, 2).sum().backward()
+    >>> grad, weight.grad = weight.grad, None
+    >>> F.conv1d(x, weight, padding=8, groups=2).sum().backward()
+    >>> torch.allclose(grad, weight.grad, atol=1e-4)
+    True
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, padding, groups):
+        """Convolve (batch, channels, frames) with (channels, channels / groups, kernel)."""
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.groups = padding, groups
+        return F.conv1d(x, weight, padding=padding, groups=groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """Return the gradients of x and of the weight."""
+        x, weight = ctx.saved_tensors
+        padding, groups, frames = ctx.padding, ctx.groups, x.shape[2]
+        size = frames + 2 * padding
+        size += -size % FFT_MULTIPLE
+        of_grad = torch.fft.rfft(grad, size).unflatten(1, (groups, -1))
+        of_x = torch.fft.rfft(F.pad(x, (padding, 0)), size).unflatten(1, (groups, -1))
+        of_weight = torch.fft.rfft(weight, size).unflatten(0, (groups, -1))
+        to_x = torch.einsum("bgof,goif->bgif", of_grad, of_weight).flatten(1, 2)
+        to_weight = torch.einsum("bgof,bgif->goif", of_grad.conj(), of_x).flatten(0, 1)
+        grad_x = torch.fft.irfft(to_x, size)[..., padding : padding + frames]
+        return grad_x, torch.fft.irfft(to_weight, size)[..., : weight.shape[2]], None, None
 
 
 class PositionalConv(nn.Module):
@@ -23,15 +65,19 @@ class PositionalConv(nn.Module):
     def forward(self, x):
         """Map (batch, frames, d_model) to the same shape."""
         if x.device.type != "cpu":
-            return self._embed(x)
+            return self._activate(self.conv(x.transpose(1, 2)), x)
         # oneDNN's bfloat16 kernel for few channels per group gives plainly wrong results on
         # CPUs with AMX (seen with torch 2.14).
         with torch.autocast("cpu", enabled=False):
-            return self._embed(x.float()).to(x.dtype)
+            conv = self.conv
+            found = LongConv.apply(
+                x.float().transpose(1, 2), conv.weight, *conv.padding, conv.groups
+            )
+            return self._activate(found + conv.bias[:, None], x)
 
-    def _embed(self, x):
+    def _activate(self, found, x):
         # An even kernel gives one frame too many, at the end.
-        return F.gelu(self.conv(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
+        return F.gelu(found[..., : x.shape[1]]).transpose(1, 2).to(x.dtype)
 
 
 class SelfAttention(nn.Module):

@@ -12,7 +12,12 @@ from torch.nn import functional as F
 from lobes.frame_encoder import FrameEncoder
 from lobes.front_ends import FbankFrontEnd
 from lobes.signal import num_frames
-from lobes.transformer import GatedBiasSelfAttention, SelfAttention, relative_position_bucket
+from lobes.transformer import (
+    GatedBiasSelfAttention,
+    LongConv,
+    SelfAttention,
+    relative_position_bucket,
+)
 from pretrained.toolkits.names import export_state_dict
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
@@ -433,6 +438,23 @@ def test_attention_agrees_with_a_loop(kind, lens):
     with torch.no_grad():
         expected = slow_attention(attention, x, lens, bias_of)
         assert torch.allclose(attention(x, keys, bias), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frames", "channels", "kernel", "groups"),
+    [(50, 8, 16, 2), (7, 8, 16, 2), (1, 8, 128, 4), (200, 32, 128, 16), (30, 3, 5, 1)],
+)
+def test_gradients_of_a_long_convolution(frames, channels, kernel, groups):
+    generator = torch.Generator().manual_seed(0)
+    like = {"dtype": torch.float64, "generator": generator}
+    x = torch.randn(2, channels, frames, **like).requires_grad_()
+    weight = torch.randn(channels, channels // groups, kernel, **like).requires_grad_()
+    expected = F.conv1d(x, weight, padding=kernel // 2, groups=groups)
+    found = LongConv.apply(x, weight, kernel // 2, groups)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    given = torch.randn(expected.shape, **like)
+    gradients = (torch.autograd.grad(y, (x, weight), given) for y in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
 def test_relative_positions_agree_with_the_formula():
