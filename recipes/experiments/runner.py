@@ -48,10 +48,14 @@ def runs_parser(description, paths, seeds):
 
 def check_paths(parser, options, paths):
     """Leave with a message unless each path is given and, but for `output_folder`, there."""
-    for name in paths:
-        path = getattr(options, name)
-        if path is None or (name != "output_folder" and not path.exists()):
-            parser.error(f"--{name} is {path}: expected what is there (see --help)")
+    given = {name: getattr(options, name) for name in paths}
+    if absent := [f"--{name}" for name, path in given.items() if path is None]:
+        parser.error(f"{', '.join(absent)} must be given too (see --help)")
+    for name, path in given.items():
+        if name == "output_folder" and path.exists() and not path.is_dir():
+            parser.error(f"--output_folder {path} is a file: expected a folder, or nothing yet")
+        if name != "output_folder" and not path.exists():
+            parser.error(f"--{name} {path} does not exist")
 
 
 def make_command(words, options):

@@ -282,3 +282,12 @@ def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
     found = scan_audio(paths, num_workers=2)
     assert found == scan_audio(paths, num_workers=1)
     assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]
+
+
+def test_files_in_the_place_of_folders_are_named(corpus, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(CorpusError, match="data_folder .*file is a file"):
+        prepare_splits(list_wavs, file, tmp_path / "manifest", ["one"], **OPTIONS)
+    with pytest.raises(CorpusError, match="file is a file: manifests cannot go to"):
+        prepare_splits(list_wavs, corpus, file / "run" / "manifest", ["one"], **OPTIONS)

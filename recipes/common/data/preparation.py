@@ -163,6 +163,10 @@ def prepare_splits(
         for split in splits:
             open_table(save_folder / f"{split}.csv")
         return
+    if blocked := [path for path in (save_folder, *save_folder.parents) if path.is_file()]:
+        raise CorpusError(f"{blocked[0]} is a file: manifests cannot go to {save_folder}.")
+    if data_folder.is_file():
+        raise CorpusError(f"data_folder {data_folder} is a file: expected the corpus's folder.")
     if not data_folder.is_dir() or not any(data_folder.iterdir()):
         raise CorpusError(f"data_folder {data_folder} is missing or empty.")
     list_utterances = partial(list_utterances, **(listing or {}))

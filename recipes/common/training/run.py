@@ -64,6 +64,8 @@ def claim(folder):
     folder = Path(folder).resolve()
     if folder in _locks:
         return
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: expected the run's output folder.")
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "model").is_file() or any((folder / name).is_dir() for name in FILES):
         raise ValueError(
