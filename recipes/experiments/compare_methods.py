@@ -15,10 +15,13 @@ make of the k-means encoders, by the embeddings of the best utterance method: co
 Started again, it does what is missing. `--write` writes the table into RESULTS.md.
 """
 
+import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from recipes.common.annotations.alignments import read_alignments
@@ -94,18 +97,15 @@ class Comparison:
     def costs(self, name):
         """Return what training by a method costs: seconds of a core before, and for an epoch.
 
-        They are measured once, of the first setting and with nothing beside it: what is tried of a
-        method takes about as long.
+        They are measured once, of the first setting: what is tried of a method takes about as long.
         """
-        path = self.folder / "costs.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if name not in known:
+        path = self.folder / "costs" / slug(name) / "costs.json"
+        if not path.is_file():
             spent = {epochs: self.spent(name, epochs) for epochs in (1, 2)}
             epoch = spent[2] - spent[1]
-            known[name] = {"before": spent[1] - epoch, "epoch": epoch}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(path, json.dumps(known, indent=2) + "\n")
-        return known[name]
+            known = {"before": spent[1] - epoch, "epoch": epoch}
+            replace_text(path, json.dumps(known) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def spent(self, name, epochs):
         """Return how many seconds of a core a training of some epochs takes."""
@@ -236,12 +236,16 @@ def compare(options):
     """Train, choose, read; return the figures by name, seed and split."""
     comparison = Comparison(options)
     tried = [(name, n) for name, own in comparison.tried.items() for n in range(len(own))]
-    for name in comparison.tried:
-        comparison.costs(name)
+    first = [name for name in comparison.tried if name == START]  # others start from it
+    for names in (first, comparison.tried):
+        in_processes(comparison.options.jobs, comparison.costs, names)
     side_by_side(comparison, comparison.train, [(*one, comparison.seeds[0]) for one in tried])
+    first = [comparison.run(*one, comparison.seeds[0]) for one in tried]
+    keep_readings(comparison, first, [DEV])
     chosen = {name: comparison.best(name) for name in comparison.tried}
     planned = [(*one, seed) for one in chosen.items() for seed in comparison.seeds]
     side_by_side(comparison, comparison.train, planned)
+    keep_readings(comparison, [comparison.run(*one) for one in planned], [DEV, TEST])
     found = {}
     for name, place in chosen.items():
         runs = {seed: comparison.run(name, place, seed) for seed in comparison.seeds}
@@ -264,6 +268,18 @@ def side_by_side(comparison, run, planned):
         sys.exit("\n".join(problems))
 
 
+def keep_readings(comparison, folders, splits):
+    """Read models on splits, some at a time; their figures are kept on disk."""
+    planned = itertools.product(folders, splits)
+    in_processes(comparison.options.jobs, comparison.read_model, *zip(*planned, strict=True))
+
+
+def in_processes(jobs, function, *given):
+    """Call a function for each of what is given, some at a time, in processes of their own."""
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(function, *given))
+
+
 def read_both(comparison, folder):
     """Return the figures of a folder with a model: on development and on test speakers."""
     return {split: comparison.read_model(folder, split) for split in (DEV, TEST)}
@@ -282,7 +298,9 @@ def read_others(comparison, chosen):
             add_run(found, CONTROLS[system.name], seed, features, figures)
         if comparison.kind == "frame" and START in chosen:
             start = comparison.run(START, chosen[START], seed)
-            for rival, model in comparison.rivals(start, seed).items():
+            rivals = comparison.rivals(start, seed)
+            keep_readings(comparison, [model.parent for model in rivals.values()], [DEV, TEST])
+            for rival, model in rivals.items():
                 figures = read_both(comparison, model.parent)
                 add_run(found, f"{START}; {rival}", seed, str(model), figures)
     return found

@@ -22,9 +22,10 @@ def comparison(kind, folder, **changes):
     given = {"kind": kind, "minutes": 2.0, "seeds": 2, "jobs": 1, "only": None}
     given |= {"output_folder": folder, "data_folder": folder, **changes}
     made = compare_methods.Comparison(SimpleNamespace(**given))
-    costs = {name: {"before": 20.0, "epoch": 10.0} for name in made.tried}
-    made.folder.mkdir(parents=True)
-    (made.folder / "costs.json").write_text(json.dumps(costs))
+    for name in made.tried:
+        folder = made.folder / "costs" / compare_methods.slug(name)
+        folder.mkdir(parents=True)
+        (folder / "costs.json").write_text(json.dumps({"before": 20.0, "epoch": 10.0}))
     return made
 
 
