@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Whether a speaker is known through other channels: verification of the same voices through each.
 
-    python channels.py --models before=O/before/model after=O/utterance/model --voxceleb voxceleb1
-        --noise_folder NOISE --output_folder C
+    python channels.py --methods M --voxceleb voxceleb1 --noise_folder NOISE --output_folder C
+    python channels.py --models NAME=O/utterance/model NAME=... --voxceleb ...
     python channels.py --write C
 
 The utterances of VoxCeleb1's trial lists are passed through each channel. A trial is *within* a
@@ -41,7 +41,7 @@ from recipes.common.evaluation.metrics import eer, eer_threshold
 from recipes.common.evaluation.scoring import score_trials
 from recipes.common.training.record import write_metrics
 from recipes.experiments import readmes
-from recipes.experiments.runner import read_figures
+from recipes.experiments.runner import read_figures, read_kept
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path, utterance_id
 
 SEED = 2407
@@ -53,6 +53,7 @@ UNSEEN = ("GSM 6.10", "MP3, 8 kHz", "noise, 10 dB")  # by any default of `Uttera
 RESULTS = Path(__file__).with_name("RESULTS.md")
 CODE = ("lobes", "pretrained/audio.py", "recipes/common/data/augment.py")
 CODE += ("recipes/common/data/transmission.py",)
+METHODS = {"before": "SimCLR, one channel", "after": "SimCLR"}  # rows of compare_methods.py
 COLUMNS = {
     "EER, within": "eer_within",
     "EER, across": "eer_across",
@@ -132,6 +133,24 @@ def load_systems(models):
         systems[name].append(load_encoder(folder, "utterance", "--models"))
     first = next(iter(systems.values()))[0]
     return {**systems, "random weights": [fresh(first, SEED)], "log-mel": [FbankStatistics()]}
+
+
+def models_of(methods):
+    """Return the models of METHODS, of each seed, as `load_systems` takes them.
+
+    Raises
+    ------
+    SystemExit
+        Where the folder lacks them.
+    """
+    rows = read_kept(methods / "utterance" / "figures.json")
+    if lacking := [row for row in METHODS.values() if row not in rows]:
+        raise SystemExit(f"{methods} has no {lacking[0]}: run compare_methods.py utterance first.")
+    return [
+        f"{name}={folder}"
+        for name, row in METHODS.items()
+        for folder in rows[row]["features"].values()
+    ]
 
 
 def load_lists(voxceleb, names):
@@ -381,9 +400,11 @@ def read_options(arguments):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    needed = {"models", "voxceleb", "noise_folder", "output_folder"}
+    needed = {"voxceleb", "noise_folder", "output_folder"}
     parser.add_argument("--write", type=Path, metavar="C", help="write RESULTS.md from it")
-    parser.add_argument("--models", nargs="+", metavar="NAME=FOLDER")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--methods", type=Path, metavar="M", help="of compare_methods.py utterance")
+    which.add_argument("--models", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--voxceleb", type=Path, help="a folder as VoxCeleb1's")
     parser.add_argument("--noise_folder", type=Path, help="recordings of noise")
     parser.add_argument("--output_folder", type=Path)
@@ -393,6 +414,10 @@ def read_options(arguments):
     missing = [name for name in sorted(needed) if getattr(options, name) is None]
     if options.write is None and missing:
         parser.error(f"--{missing[0]} is missing (see --help)")
+    if options.methods is not None:
+        options.models = models_of(options.methods)
+    if options.write is None and not options.models:
+        parser.error("expected --methods or --models (see --help)")
     return options
 
 

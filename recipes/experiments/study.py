@@ -96,6 +96,13 @@ STEPS = (
         "compare_methods.py utterance --write {study}/methods",
     ),
     Step(
+        "channels",
+        "channels.py --methods {study}/methods --voxceleb {corpora}/voxceleb1 "
+        "--noise_folder {corpora}/noise --output_folder {study}/channels --test_trials veri_test2",
+        (10, 5),
+        "channels.py --write {study}/channels",
+    ),
+    Step(
         "frame methods",
         f"compare_methods.py frame {METHODS}",
         (60, 40),

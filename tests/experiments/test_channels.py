@@ -7,7 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from recipes.experiments import channels
+from recipes.common.training.hparams import read_tree
+from recipes.experiments import channels, compare_methods
 from tests.pretrained.exports import RATE, saved, utterance_encoder
 
 SPEAKERS = "abcdef"
@@ -154,6 +155,31 @@ def test_the_command_measures_resumes_and_writes(voxceleb1, noise, tmp_path, mon
     assert "| channel | model | EER, within |" in results.read_text()
     assert results.read_text().count("\n") == 4 + 2 * 4
     capsys.readouterr()
+
+
+def test_models_are_those_of_the_comparison_of_methods(tmp_path):
+    figures = tmp_path / "utterance" / "figures.json"
+    figures.parent.mkdir()
+    rows = {
+        row: {"features": {"1": f"{row}/1", "2": f"{row}/2"}} for row in channels.METHODS.values()
+    }
+    figures.write_text(json.dumps(rows))
+    found = channels.models_of(tmp_path)
+    assert found == [f"{name}={row}/{n}" for name, row in channels.METHODS.items() for n in (1, 2)]
+    figures.write_text("{}")
+    with pytest.raises(SystemExit, match="run compare_methods.py utterance first"):
+        channels.models_of(tmp_path)
+
+
+def test_without_models_there_is_nothing_to_measure(capsys):
+    words = "--voxceleb v --noise_folder n --output_folder o".split()
+    with pytest.raises(SystemExit):
+        channels.read_options(words)
+    assert "expected --methods or --models" in capsys.readouterr().err
+
+
+def test_the_methods_that_are_compared_are_trained():
+    assert set(channels.METHODS.values()) <= set(read_tree(compare_methods.SETTINGS)["utterance"])
 
 
 @pytest.mark.parametrize("given", ["before", "=folder", "before="])
