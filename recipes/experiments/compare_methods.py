@@ -251,6 +251,7 @@ def compare(options):
         runs = {seed: comparison.run(name, place, seed) for seed in comparison.seeds}
         found[name] = {
             "setting": comparison.tried[name][place],
+            "minutes": comparison.options.minutes,
             "epochs": runner.read_figures(runs[comparison.seeds[0]])["epochs"],
             "features": {seed: str(run / "model") for seed, run in runs.items()},
             "runs": {seed: read_both(comparison, run) for seed, run in runs.items()},
@@ -332,7 +333,8 @@ def make_table(kind, found):
     rows = []
     for name, row in found.items():
         words = " ".join(f"{key} {value}" for key, value in row["setting"].items())
-        cells = [name, words, str(row.get("epochs", "")), str(len(row["runs"]))]
+        spent = [f"{row[key]:g}" if key in row else "" for key in ("minutes", "epochs")]
+        cells = [name, words, *spent, str(len(row["runs"]))]
         dev = [run[DEV][CRITERIA[kind]] for run in row["runs"].values()]
         cells.append(method_readings.percent(dev))
         for figure in COLUMNS[kind].values():
@@ -340,7 +342,7 @@ def make_table(kind, found):
             cells.append(method_readings.percent(own) if all(own) else "-")
         rows.append(cells)
     first = next(head for head, figure in COLUMNS[kind].items() if figure == CRITERIA[kind])
-    heads = ["method", "setting", "epochs", "seeds", f"{first}, dev", *COLUMNS[kind]]
+    heads = ["method", "setting", "minutes", "epochs", "seeds", f"{first}, dev", *COLUMNS[kind]]
     return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
 
 

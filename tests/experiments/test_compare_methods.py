@@ -97,10 +97,10 @@ def test_seeds_that_differ_widen_the_interval():
 def test_the_table_has_a_row_for_each_method_and_a_dash_where_nothing_is_read():
     figure = {"value": 0.25, "evidence": {}}
     run = {"dev-clean": {"eer": figure}, "test-clean": {"eer": figure, "phones": figure}}
-    found = {"SimCLR": {"setting": {"lr": 0.003}, "epochs": 7, "runs": {"1": run, "2": run}}}
-    lines = compare_methods.make_table("utterance", found).splitlines()
-    assert lines[0].startswith("| method | setting | epochs | seeds | EER, dev | EER |")
-    assert lines[2] == "| SimCLR | lr 0.003 | 7 | 2 | 25.0 | 25.0 | 25.0 | - |"
+    row = {"setting": {"lr": 0.003}, "minutes": 2.5, "epochs": 7, "runs": {"1": run, "2": run}}
+    lines = compare_methods.make_table("utterance", {"SimCLR": row}).splitlines()
+    assert lines[0].startswith("| method | setting | minutes | epochs | seeds | EER, dev | EER |")
+    assert lines[2] == "| SimCLR | lr 0.003 | 2.5 | 7 | 2 | 25.0 | 25.0 | 25.0 | - |"
 
 
 def test_an_utterance_is_sent_through_one_channel_and_always_the_same(librispeech):
