@@ -129,10 +129,11 @@ def dataset(folder):
     return made_dataset(folder.with_suffix(".csv"), rows)
 
 
-def training_loader(folder, size, stage):
+def training_loader(folder, size, stage, cut=None):
     """Return the loader of stage A ("frame") or C ("joint") over the training audio.
 
-    The units are drawn at random: their values cost no time.
+    The units are drawn at random: their values cost no time. `cut`: whether nothing is padded, as
+    the recipe of the base size has it by default.
     """
     data = dataset(folder / "training")
     rng = np.random.default_rng(SEED)
@@ -141,7 +142,7 @@ def training_loader(folder, size, stage):
         for name, duration in zip(data.data_ids, data.column("duration"), strict=True)
     }
     hparams = {**DATA, "max_batch_seconds": BATCH_SECONDS[size]}
-    hparams["crop_batches"] = size == "base"  # as in the recipes
+    hparams["crop_batches"] = size == "base" if cut is None else cut
     augment = recipe_augment(size) if stage == "joint" else None
     return stage_loaders(hparams, {"train": data}, units, augment)["train"]
 
@@ -240,7 +241,7 @@ def front_ends(folder, side):
 
 def both_representations(folder, side):
     """Base size, extraction: frames and embeddings, frames alone."""
-    wavs, wav_lens = next(iter(training_loader(folder, "base", "frame"))).sig
+    wavs, wav_lens = next(iter(training_loader(folder, "base", "frame", cut=False))).sig
     encoders = [frame_encoder("base").eval()]
     if side == "ours":
         encoders.append(fragment("utterance_base").eval())
