@@ -369,10 +369,11 @@ def test_a_folder_without_results_is_refused(readmes, tmp_path):
 
 def test_missing_paths_are_named(monkeypatch, tmp_path, capsys):
     given = ["--models", tmp_path, "--librispeech", tmp_path, "--voxceleb", tmp_path / "gone"]
+    given += ["--output_folder", tmp_path / "runs"]
     monkeypatch.setattr(sys, "argv", ["results.py", *map(str, given)])
     with pytest.raises(SystemExit):
         results.main()
-    assert f"--voxceleb is {tmp_path / 'gone'}" in capsys.readouterr().err
+    assert f"--voxceleb {tmp_path / 'gone'} does not exist" in capsys.readouterr().err
 
 
 # ---- The tables of pretraining

@@ -81,7 +81,8 @@ def test_scores_are_those_of_the_recipe(scoring, pooling, voices, tmp_path):
     facts |= dict(list(known.items())[:count])
     verifier = SpeakerVerifier.from_pretrained(saved(tmp_path / "model", modules, facts))
     score = verifier.verify_files(tmp_path / "a.wav", tmp_path / "b.wav").score
-    assert score == pytest.approx(expected, abs=1e-5) and expected < 0.999
+    # A batch and an utterance alone round apart, and centring few embeddings magnifies that.
+    assert score == pytest.approx(expected, abs=1e-4) and expected < 0.999
 
 
 def test_the_decision_is_by_the_threshold(verifier_folder, speech, tmp_path):
