@@ -236,12 +236,11 @@ def compare(options):
     """Train, choose, read; return the figures by name, seed and split."""
     comparison = Comparison(options)
     tried = [(name, n) for name, own in comparison.tried.items() for n in range(len(own))]
-    first = [name for name in comparison.tried if name == START]  # others start from it
-    for names in (first, comparison.tried):
+    starts = [name for name in comparison.tried if name == START]  # others start from it
+    for names in (starts, comparison.tried):
         in_processes(comparison.options.jobs, comparison.costs, names)
     side_by_side(comparison, comparison.train, [(*one, comparison.seeds[0]) for one in tried])
-    first = [comparison.run(*one, comparison.seeds[0]) for one in tried]
-    keep_readings(comparison, first, [DEV])
+    keep_readings(comparison, [comparison.run(*one, comparison.seeds[0]) for one in tried], [DEV])
     chosen = {name: comparison.best(name) for name in comparison.tried}
     planned = [(*one, seed) for one in chosen.items() for seed in comparison.seeds]
     side_by_side(comparison, comparison.train, planned)

@@ -65,6 +65,12 @@ def test_a_folder_that_cannot_take_the_results_is_refused_before_training(name, 
         claim(tmp_path)
 
 
+def test_a_file_in_the_place_of_the_output_folder_is_refused(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(ValueError, match="run is a file: expected the run's output folder"):
+        claim(tmp_path / "run")
+
+
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "two", None])
 def test_a_number_of_epochs_that_is_none_is_refused(epochs):
     with pytest.raises(ValueError, match="number_of_epochs is .*: expected a whole number"):
