@@ -155,6 +155,12 @@ class Comparison:
         inputs |= {"lexicon": options.lexicon, "alignments": options.alignments}
 
         def read():
+            try:
+                return read_split()
+            except ValueError as error:
+                raise ValueError(f"{split} of {options.data_folder}: {error}") from error
+
+        def read_split():
             rows, states = self.utterances(split), folder / "states"
             if self.kind == "utterance":
                 return method_readings.read_utterances(system, rows, options.lexicon, states)
@@ -371,7 +377,10 @@ def main():
         readmes.write_between(RESULTS, marker, make_table(options.kind, found))
         return
     runner.check_paths(parser, options, PATHS)
-    found = compare(options)
+    try:
+        found = compare(options)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     path = options.output_folder / options.kind / "figures.json"
     replace_text(path, json.dumps(found) + "\n")
     if options.kind == "utterance":

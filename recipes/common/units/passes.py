@@ -65,7 +65,7 @@ class Presence:
         self.beating.join()
         if error is not None:
             text = f"{type(error).__name__}: {error}"
-            (self.folder / f"{rank()}.failed").write_text(text, encoding="utf-8")
+            write_whole(self.folder / f"{rank()}.failed", text.encode())
 
     def check(self):
         """Raise RuntimeError where another rank failed or has not been heard of for long."""
