@@ -30,7 +30,7 @@ from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import method_readings, readmes, runner
-from recipes.experiments.judging.recognition import recognise
+from recipes.experiments.judging.recognition import add_skip_bad, check_lexicon, recognise
 from recipes.experiments.provenance import RANDOM, Run, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
@@ -370,6 +370,7 @@ def main():
     parser.add_argument("kind", choices=CRITERIA)
     parser.add_argument("--minutes", type=float, default=5.0, help="of one core, for each run")
     parser.add_argument("--only", nargs="+", help="methods, by their names in methods.yaml")
+    add_skip_bad(parser)
     options = parser.parse_args()
     marker = f"methods {options.kind}"
     if options.write is not None:
@@ -377,6 +378,8 @@ def main():
         readmes.write_between(RESULTS, marker, make_table(options.kind, found))
         return
     runner.check_paths(parser, options, PATHS)
+    if options.kind == "frame":
+        check_lexicon(options.data_folder, options.lexicon, options.skip_bad)
     try:
         found = compare(options)
     except (ValueError, OSError) as error:

@@ -26,7 +26,12 @@ from recipes.common.data.files import replace_text
 from recipes.experiments import attack, readmes, runner
 from recipes.experiments.judging import aims
 from recipes.experiments.judging.aims import CONTROL, JOINT
-from recipes.experiments.judging.recognition import read_phone_errors, recognise
+from recipes.experiments.judging.recognition import (
+    add_skip_bad,
+    check_lexicon,
+    read_phone_errors,
+    recognise,
+)
 from recipes.experiments.provenance import Run, as_features, make_run
 
 HERE = Path(__file__).resolve().parent
@@ -244,12 +249,14 @@ def run_all(options):
 def main():
     """Train, read and judge, or write the verdict."""
     parser = runner.runs_parser(__doc__, PATHS, seeds=3)
+    add_skip_bad(parser)
     options = parser.parse_args()
     if options.write is not None:
         found = runner.read_kept(options.write / "verdict.json")
         readmes.write_between(RESULTS, "verdict", aims.make_table(found["aims"], found["rows"]))
         return
     runner.check_paths(parser, options, PATHS)
+    check_lexicon(options.data_folder, options.lexicon, options.skip_bad)
     found = run_all(options)
     replace_text(options.output_folder / "verdict.json", json.dumps(found, indent=2) + "\n")
     print(aims.make_table(found["aims"], found["rows"]))

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from recipes.common.data.files import replace_text
 from recipes.experiments import readmes, runner
+from recipes.experiments.judging.recognition import add_skip_bad, check_lexicon
 from recipes.experiments.provenance import RANDOM, Run, make_run
 
 PATHS = {
@@ -224,7 +225,7 @@ def run_of(cell, options, rates=None):
     if cell.row == SHUFFLED:
         given["shuffle_labels"] = True
     if cell.name == "PER":
-        given["lexicon"] = options.lexicon
+        given |= {"lexicon": options.lexicon, "skip_bad": options.skip_bad}
     if rates is not None:
         given["lrs"] = json.dumps(rates).replace(" ", "")
     recipe = runner.RECIPES / column.recipe
@@ -375,6 +376,7 @@ def write_readmes(folder):
 def main():
     """Run the cells, or write the READMEs."""
     parser = runner.runs_parser(__doc__, PATHS, seeds=3)
+    add_skip_bad(parser)
     options = parser.parse_args()
     if options.write is not None:
         try:
@@ -387,6 +389,8 @@ def main():
     missing = [run for run in filter(None, ROWS.values()) if not (options.models / run).is_dir()]
     if missing:
         parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")
+    if {"librispeech", "lexicon"} <= given:
+        check_lexicon(options.librispeech, options.lexicon, options.skip_bad)
     problems = run_all(options)
     if problems:
         sys.exit("\n".join(problems))

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The study: every figure of this project's pages that tells of results, from audio to tables.
 
-    python study.py --corpora CORPORA --output_folder S [--seeds 3] [--jobs 2] [--only STEP ...]
+    python study.py --corpora CORPORA --output_folder S [--seeds 3] [--jobs 2] [--skip_bad True]
+        [--only STEP ...]
     python study.py --write S
 
 CORPORA holds LibriSpeech (train-clean-100, dev-clean, test-clean), lexicon.txt, voxceleb1,
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipes.experiments import runner
+from recipes.experiments.judging.recognition import add_skip_bad
 
 HERE = Path(__file__).resolve().parent
 PATHS = {"corpora": "the corpora", "output_folder": "where all runs go"}
@@ -35,7 +37,7 @@ class Step(NamedTuple):
     name : str
     command : str
         A program, relative to this folder, and its options. In braces: `corpora`, `study` (the
-        output folder), `seeds`, `jobs`, `models` (the runs of the first seed).
+        output folder), `seeds`, `jobs`, `skip_bad`, `models` (the runs of the first seed).
     minutes : tuple of float
         What it takes on two cores: with one seed, and more with each further one.
     write : str
@@ -50,6 +52,7 @@ class Step(NamedTuple):
 
 SPEECH = "--data_folder {corpora}/LibriSpeech"
 LEXICON = "--lexicon {corpora}/lexicon.txt"
+SKIP = "--skip_bad {skip_bad}"
 ALIGNED = "--alignments {study}/alignments"
 RUNS = "--seeds {seeds} --jobs {jobs}"
 METHODS = f"{SPEECH} {LEXICON} {ALIGNED} --output_folder {{study}}/methods {RUNS}"
@@ -62,7 +65,7 @@ STEPS = (
     ),
     Step(
         "verdict",
-        f"judge.py {SPEECH} {LEXICON} --output_folder {{study}}/verdict {RUNS}",
+        f"judge.py {SPEECH} {LEXICON} --output_folder {{study}}/verdict {RUNS} {SKIP}",
         (60, 60),
         "judge.py --write {study}/verdict",
     ),
@@ -71,7 +74,7 @@ STEPS = (
         "results.py --models {models} --librispeech {corpora}/LibriSpeech "
         "--voxceleb {corpora}/voxceleb1 --speech_commands {corpora}/speech_commands "
         "--fluent {corpora}/fluent --emodb {corpora}/emodb "
-        f"{LEXICON} --output_folder {{study}}/tasks {RUNS}",
+        f"{LEXICON} --output_folder {{study}}/tasks {RUNS} {SKIP}",
         (130, 70),
         "results.py --write {study}/tasks",
     ),
@@ -104,7 +107,7 @@ STEPS = (
     ),
     Step(
         "frame methods",
-        f"compare_methods.py frame {METHODS}",
+        f"compare_methods.py frame {METHODS} {SKIP}",
         (60, 40),
         "compare_methods.py frame --write {study}/methods",
     ),
@@ -116,6 +119,7 @@ def main(arguments=None):
     parser = runner.runs_parser(__doc__, PATHS, seeds=3)
     names = [step.name for step in STEPS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="steps")
+    add_skip_bad(parser)
     options = parser.parse_args(arguments)
     if options.write is not None:
         write_pages(options.write)
@@ -159,7 +163,8 @@ def words_of(command, study, options=None):
     """
     places = {"study": study.as_posix(), "models": (study / "verdict" / str(FIRST)).as_posix()}
     if options is not None:
-        places |= {"corpora": options.corpora, "seeds": options.seeds, "jobs": options.jobs}
+        own = ("corpora", "seeds", "jobs", "skip_bad")
+        places |= {name: getattr(options, name) for name in own}
     return [sys.executable, *(word.format(**places) for word in shlex.split(command))]
 
 

@@ -11,6 +11,7 @@ from recipes.common.training.hparams import check_options
 from recipes.experiments import judge, runner
 from recipes.experiments.judging import aims, recognition
 from recipes.experiments.runner import PRETRAIN
+from tests.conftest import WORDS
 
 SPEAKERS = 20
 
@@ -192,12 +193,23 @@ def test_phones_are_recognised_at_the_rate_of_the_first_seed(tmp_path, monkeypat
         (run.folder / "metrics.json").write_text(json.dumps({"figures": {"lr": 0.003}}))
 
     monkeypatch.setattr(recognition, "make_run", make_run)
-    options = SimpleNamespace(data_folder="D", lexicon="L", jobs=1)
+    options = SimpleNamespace(data_folder="D", lexicon="L", skip_bad="True", jobs=1)
     first, later = tmp_path / "1", tmp_path / "2"
     for folder, seed in ((first, 1), (later, 2)):
         assert recognition.recognise(folder, "fbank", seed, 1, first, options) is None
     assert "lrs" not in runs[0].given and runs[1].given["lrs"] == "[0.003]"
     assert [run.folder for run in runs] == [first, later]
+
+
+def test_words_that_the_lexicon_lacks_are_told_before_anything_is_trained(librispeech, tmp_path):
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("".join(f"{word} AH\n" for word in " ".join(WORDS).split()))
+    recognition.check_lexicon(librispeech, lexicon, "False")
+    lacking = WORDS[0].split()[0]
+    lexicon.write_text(lexicon.read_text().replace(f"{lacking} AH\n", ""))
+    with pytest.raises(SystemExit, match=rf"(?s)1 word.*{lacking}: .*--skip_bad True"):
+        recognition.check_lexicon(librispeech, lexicon, "False")
+    recognition.check_lexicon(librispeech, lexicon, "True")
 
 
 def test_each_row_has_features_and_a_place_of_its_own(tmp_path):

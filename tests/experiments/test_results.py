@@ -49,7 +49,7 @@ def options(tmp_path):
         write_digests(pretrained, run, "encoders")
         (pretrained.parent / "manifest").mkdir(exist_ok=True)
         (pretrained.parent / "manifest" / "train-clean-100.csv").touch()
-    return Namespace(**folders, jobs=1, seeds=2)
+    return Namespace(**folders, jobs=1, seeds=2, skip_bad="False")
 
 
 def write_digests(model, weights, encoders):

@@ -18,7 +18,7 @@ COMMANDS = [text for step in STEPS for text in (step.command, step.write) if tex
 @pytest.fixture
 def options(tmp_path):
     folders = {"corpora": tmp_path / "my corpora", "output_folder": tmp_path / "my study"}
-    return argparse.Namespace(**folders, seeds=2, jobs=1)
+    return argparse.Namespace(**folders, seeds=2, jobs=1, skip_bad="True")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

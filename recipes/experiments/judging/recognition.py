@@ -1,13 +1,50 @@
-"""Phoneme recognition from frames, as the studies run it and read it."""
+"""Phoneme recognition from frames, as the studies ask for it, run it and read it."""
 
 import csv
+import sys
 
 import numpy as np
 
+from recipes.common.annotations.text import check_words, read_lexicon
+from recipes.common.data.files import CorpusError
 from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.metrics import error_counts
 from recipes.experiments import runner
 from recipes.experiments.provenance import Run, as_features, make_run
+from recipes.LibriSpeech.librispeech_prepare import list_utterances
+
+SPLITS = ("train-clean-100", "dev-clean", "test-clean")
+
+
+def add_skip_bad(parser):
+    """Give the parser of a study the option to leave out what the lexicon does not know."""
+    parser.add_argument(
+        "--skip_bad",
+        choices=("False", "True"),
+        default="False",
+        help="True: recognise phones without the utterances that have words the lexicon lacks",
+    )
+
+
+def check_lexicon(data_folder, lexicon, skip_bad):
+    """Leave with a message where phoneme recognition would, before hours of training.
+
+    Arguments
+    ---------
+    data_folder : Path
+        The folder LibriSpeech.
+    lexicon : Path
+    skip_bad : str
+        "True" where utterances are left out that have words without a pronunciation.
+    """
+    texts = {}
+    try:
+        for split in SPLITS:
+            rows, _ = list_utterances(data_folder, split)
+            texts[split] = {row["ID"]: row["wrd"] for row in rows}
+        check_words(texts, read_lexicon(lexicon), lexicon, skip_bad == "True")
+    except CorpusError as error:
+        sys.exit(str(error))
 
 
 def recognise(folder, features, seed, last_layers, first, options):
@@ -27,7 +64,7 @@ def recognise(folder, features, seed, last_layers, first, options):
         The run of the same features with the first seed, which sweeps the learning rates: another
         run trains at the rate that was best there.
     options : argparse.Namespace
-        `data_folder`, `lexicon` and `jobs`.
+        `data_folder`, `lexicon`, `skip_bad` and `jobs`.
 
     Returns
     -------
@@ -36,6 +73,7 @@ def recognise(folder, features, seed, last_layers, first, options):
     given = {
         "data_folder": options.data_folder,
         "lexicon": options.lexicon,
+        "skip_bad": options.skip_bad,
         "features": as_features(features),
         "last_layers": last_layers,
         "seed": seed,
