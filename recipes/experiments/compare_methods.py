@@ -72,9 +72,9 @@ class Comparison:
         self.options, self.kind = options, options.kind
         self.folder = options.output_folder / self.kind
         self.seeds = runner.SEEDS[: options.seeds]
-        tried = read_tree(SETTINGS)[self.kind]
-        names = options.only or list(tried)
-        self.tried = {name: [dict(setting) for setting in tried[name]] for name in names}
+        known = read_tree(SETTINGS)[self.kind]
+        self.known = {name: [dict(setting) for setting in own] for name, own in known.items()}
+        self.tried = {name: self.known[name] for name in options.only or known}
         self.rows = {}
 
     def run(self, name, place, seed):
@@ -111,7 +111,7 @@ class Comparison:
         """Return how many seconds of a core a training of some epochs takes."""
         folder = self.folder / "costs" / slug(name) / str(epochs)
         shutil.rmtree(folder, ignore_errors=True)  # one that was cut short would be gone on with
-        setting, more = self.tried[name][0], {}
+        setting, more = self.known[name][0], {}
         if "start" in setting:
             more = {"frame_model": self.folder / "costs" / slug(START) / "1" / "model"}
         before = seconds_of_children()
@@ -128,16 +128,21 @@ class Comparison:
 
     def train(self, name, place, seed):
         """Train a setting unless that was done; return what went wrong, or None."""
-        folder, setting = self.run(name, place, seed), self.tried[name][place]
-        share, more, jobs = 1.0, {}, self.options.jobs
+        setting, share, more = self.tried[name][place], 1.0, {}
         if "start" in setting:
-            share = setting["start"]["share"]
-            start = folder.parent / f"{seed}_start"
-            run = self.training({}, seed, self.epochs(START, share), start)
-            if problem := make_run(run, jobs):
-                return problem
-            share, more = 1 - share, {"frame_model": start / "model"}
-        return make_run(self.training(setting, seed, self.epochs(name, share), folder, more), jobs)
+            share = 1 - setting["start"]["share"]
+            more = {"frame_model": self.start(setting["start"]["share"], seed) / "model"}
+        epochs, folder = self.epochs(name, share), self.run(name, place, seed)
+        return make_run(self.training(setting, seed, epochs, folder, more), self.options.jobs)
+
+    def start(self, share, seed):
+        """Return the folder of what other methods start from, trained for a share of the time."""
+        return self.folder / slug(START) / f"start_{share}" / str(seed)
+
+    def train_start(self, share, seed):
+        """Train what other methods start from; return what went wrong, or None."""
+        run = self.training({}, seed, self.epochs(START, share), self.start(share, seed))
+        return make_run(run, self.options.jobs)
 
     def utterances(self, split):
         """Return the rows of a split that are read, from the manifests of the runs."""
@@ -242,14 +247,14 @@ def compare(options):
     """Train, choose, read; return the figures by name, seed and split."""
     comparison = Comparison(options)
     tried = [(name, n) for name, own in comparison.tried.items() for n in range(len(own))]
-    starts = [name for name in comparison.tried if name == START]  # others start from it
-    for names in (starts, comparison.tried):
-        in_processes(comparison.options.jobs, comparison.costs, names)
-    side_by_side(comparison, comparison.train, [(*one, comparison.seeds[0]) for one in tried])
+    if any("start" in setting for own in comparison.tried.values() for setting in own):
+        comparison.costs(START)
+    in_processes(comparison.options.jobs, comparison.costs, comparison.tried)
+    train_all(comparison, [(*one, comparison.seeds[0]) for one in tried])
     keep_readings(comparison, [comparison.run(*one, comparison.seeds[0]) for one in tried], [DEV])
     chosen = {name: comparison.best(name) for name in comparison.tried}
     planned = [(*one, seed) for one in chosen.items() for seed in comparison.seeds]
-    side_by_side(comparison, comparison.train, planned)
+    train_all(comparison, planned)
     keep_readings(comparison, [comparison.run(*one) for one in planned], [DEV, TEST])
     found = {}
     for name, place in chosen.items():
@@ -265,6 +270,17 @@ def compare(options):
     if comparison.kind == "frame":
         add_phone_errors(comparison, found)
     return found
+
+
+def train_all(comparison, planned):
+    """Train settings with seeds and, first, what they start from; several share one start."""
+    starts = {
+        (setting["start"]["share"], seed)
+        for name, place, seed in planned
+        if "start" in (setting := comparison.tried[name][place])
+    }
+    side_by_side(comparison, comparison.train_start, sorted(starts))
+    side_by_side(comparison, comparison.train, planned)
 
 
 def side_by_side(comparison, run, planned):
@@ -378,6 +394,9 @@ def main():
         readmes.write_between(RESULTS, marker, make_table(options.kind, found))
         return
     runner.check_paths(parser, options, PATHS)
+    known = read_tree(SETTINGS)[options.kind]
+    if unknown := sorted({*(options.only or ())} - known.keys()):
+        parser.error(f"--only {unknown[0]!r}: expected one of {', '.join(map(repr, known))}")
     if options.kind == "frame":
         check_lexicon(options.data_folder, options.lexicon, options.skip_bad)
     try:

@@ -63,16 +63,16 @@ def test_the_best_setting_is_that_of_the_lowest_rate_on_development_speakers(tmp
 
 
 def test_test_speakers_are_read_with_the_chosen_settings_alone(monkeypatch, tmp_path):
-    """Spin's second setting is the best; k-means, which it starts from, is measured first."""
+    """Spin's second setting is the best; what both start from is trained first, and once."""
     made = comparison("frame", tmp_path)
-    costed, trained, read = [], [], []
+    trained, read = [], []
 
     def read_model(folder, split):
         read.append((folder.parent.parent.name, int(folder.parent.name), int(folder.name), split))
         return {"abx_across": {"value": 0.5 - 0.1 * read[-1][1]}}
 
-    made.costs, made.read_model = costed.append, read_model
-    made.train = lambda *plan: trained.append(plan)
+    made.read_model = read_model
+    made.train = made.train_start = lambda *plan: trained.append(plan)
     patched = {
         "Comparison": lambda options: made,
         "in_processes": lambda jobs, function, *given: list(map(function, *given)),
@@ -83,16 +83,15 @@ def test_test_speakers_are_read_with_the_chosen_settings_alone(monkeypatch, tmp_
         monkeypatch.setattr(compare_methods, name, value)
     monkeypatch.setattr(runner, "read_figures", lambda folder: {"epochs": 3})
     found = compare_methods.compare(made.options)
-    assert costed[0] == compare_methods.START and set(costed) == set(made.tried)
     spin = "k-means, then Spin"
     places = {name: int(name == spin) for name in made.tried}
     seeds = runner.SEEDS[:2]
     tested = {(name, n, seed) for name, n, seed, split in read if split == "test-clean"}
     slugs = {compare_methods.slug(name): place for name, place in places.items()}
     assert tested == {(name, place, seed) for name, place in slugs.items() for seed in seeds}
-    assert [plan for plan in trained if plan[2] == seeds[1]] == [
-        (name, place, seeds[1]) for name, place in places.items()
-    ]
+    of_all = [(name, place, seeds[1]) for name, place in places.items()]
+    assert [plan for plan in trained if plan[-1] == seeds[1]] == [(0.7, seeds[1]), *of_all]
+    assert trained[0] == (0.7, seeds[0]) and trained.count(trained[0]) == 2  # before, and again
     assert found[spin]["setting"] == made.tried[spin][1] and found[spin]["minutes"] == 2.0
 
 
