@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from recipes.common.annotations.alignments import read_alignments
+from recipes.common.closed_forms.rival_models import CLOSED_FORMS
 from recipes.common.data.files import replace_text
 from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
@@ -215,7 +216,8 @@ class Comparison:
             "manifest": self.options.output_folder / "manifest" / f"{TRAINING}.csv",
             "seed": seed,
         }
-        if problem := make_run(Run(made, HERE, ["rivals.py"], given), self.options.jobs):
+        words = ["rivals.py", "--only", *CLOSED_FORMS]
+        if problem := make_run(Run(made, HERE, words, given), self.options.jobs):
             sys.exit(problem)
         return {path.parent.name: path for path in sorted(made.glob("*/model"))}
 

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.common.closed_forms.rival_models import RIVALS
+from recipes.common.closed_forms.rival_models import CLOSED_FORMS, RIVALS
 from recipes.common.data.files import replace_text
 from recipes.experiments import attack, readmes, runner
 from recipes.experiments.judging import aims
@@ -49,7 +49,6 @@ BOTH = {"frame_model": "frame", "utterance_model": "utterance"}
 STARTS = {JOINT: BOTH, CONTROL: BOTH, "spin": {"frame_model": "frame"}}  # models to start from
 PHONES = {"last_phones": 1, "phones": 0}  # what is recognised from how many last layers; 0: all
 BASES = {CONTROL: "beta 0", "frame": "stage A"}  # models of which rivals are made in closed form
-CLOSED_FORMS = [name for name in RIVALS if name != "plain" and not name.endswith("_shuffled")]
 LOG_MEL, RANDOM = "log_mel", "random_weights"  # read with the first seed alone
 
 

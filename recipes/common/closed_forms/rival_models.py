@@ -31,6 +31,8 @@ RIVALS = {  # of each its folder, and how tables call it
     "least_squares_shuffled": "control: least squares on embeddings of other utterances",
     "leace_shuffled": "control: directions that tell most of embeddings of other utterances erased",
 }
+# Those that change frames, and are no controls.
+CLOSED_FORMS = [name for name in RIVALS if name != "plain" and not name.endswith("_shuffled")]
 
 
 class Evidence(NamedTuple):
