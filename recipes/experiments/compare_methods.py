@@ -275,20 +275,19 @@ def compare(options):
 
 
 def train_all(comparison, planned):
-    """Train settings with seeds and, first, what they start from; several share one start."""
-    starts = {
-        (setting["start"]["share"], seed)
-        for name, place, seed in planned
-        if "start" in (setting := comparison.tried[name][place])
-    }
-    side_by_side(comparison, comparison.train_start, sorted(starts))
-    side_by_side(comparison, comparison.train, planned)
+    """Train settings with seeds; before some of these what they start from, which several share."""
+    later = [plan for plan in planned if "start" in comparison.tried[plan[0]][plan[1]]]
+    starts = {(comparison.tried[name][n]["start"]["share"], seed) for name, n, seed in later}
+    first = [(comparison.train_start, *plan) for plan in sorted(starts)]
+    first += [(comparison.train, *plan) for plan in planned if plan not in later]
+    side_by_side(comparison, first)
+    side_by_side(comparison, [(comparison.train, *plan) for plan in later])
 
 
-def side_by_side(comparison, run, planned):
-    """Do what is missing of all plans, some at a time."""
+def side_by_side(comparison, planned):
+    """Make the planned calls, tuples of a function and its arguments, some at a time."""
     jobs = comparison.options.jobs
-    if problems := runner.run_side_by_side(lambda plan: run(*plan), planned, jobs):
+    if problems := runner.run_side_by_side(lambda call: call[0](*call[1:]), planned, jobs):
         sys.exit("\n".join(problems))
 
 
@@ -341,9 +340,11 @@ def add_phone_errors(comparison, found):
     first, *others = comparison.seeds
     for seeds in ([first], others):
         planned = [
-            (name, row["features"][seed], seed) for name, row in found.items() for seed in seeds
+            (comparison.recognise, name, row["features"][seed], seed)
+            for name, row in found.items()
+            for seed in seeds
         ]
-        side_by_side(comparison, comparison.recognise, planned)
+        side_by_side(comparison, planned)
     for name, row in found.items():
         for seed, run in row["runs"].items():
             figures = runner.read_figures(comparison.phones(name, seed))
