@@ -40,13 +40,15 @@ READINGS = {"likelihood gain": "likelihood_gain", "InfoNCE": "info_nce"}
 COMPARED = ("model", "control")
 
 
-def make_stage_table(runs):
+def make_stage_table(runs, minutes):
     """Return what the runs measured while training, as Markdown.
 
     Arguments
     ---------
     runs : dict
         The figures of each run by its name in `RUNS`; None for one that was not run.
+    minutes : dict
+        Likewise, how long it took.
 
     Returns
     -------
@@ -56,21 +58,21 @@ def make_stage_table(runs):
     -------
     >>> shares = {"masked_accuracy": 0.1, "copy_accuracy": 0.05}
     >>> figures = {"epochs": 2, "steps": 10, "valid": shares, "test": shares}
-    >>> print(make_stage_table({"frame": figures}).splitlines()[-1])
-    | | | | test | 10.0 | 5.0 | | | | |
+    >>> print(make_stage_table({"frame": figures}, {"frame": 3}).splitlines()[-1])
+    | | | | | test | 10.0 | 5.0 | | | | |
     """
     rows = []
     for name, figures in runs.items():
         if figures is None:
-            rows.append([name, "not run", "", "", *[""] * len(SHARES)])
+            rows.append([name, "not run", "", "", "", *[""] * len(SHARES)])
             continue
-        own = [name, str(figures["epochs"]), str(figures["steps"]), "valid"]
-        for split, first in (("valid", own), ("test", ["", "", "", "test"])):
+        own = [name, figures["epochs"], figures["steps"], f"{minutes[name]:.1f}", "valid"]
+        for split, first in (("valid", map(str, own)), ("test", ["", "", "", "", "test"])):
             shares = [figures[split].get(key) for key in SHARES.values()]
             texts = ["" if share is None else f"{100 * share:.1f}" for share in shares]
             rows.append([*first, *texts])
-    heads = ["run, in %", "epochs", "steps", "", *SHARES]
-    return readmes.markdown_table(heads, "lrrl" + "r" * len(SHARES), rows)
+    heads = ["run, in %", "epochs", "steps", "minutes", "", *SHARES]
+    return readmes.markdown_table(heads, "lrrrl" + "r" * len(SHARES), rows)
 
 
 def make_leakage_table(figures):
@@ -91,7 +93,8 @@ def main(output):
     runs = {name: runner.read_figures(Path(output) / folder) for name, folder in RUNS.items()}
     if not any(runs.values()):
         sys.exit(f"{output} holds no metrics.json of {', '.join(RUNS.values())}.")
-    readmes.write_between(README, "stages", make_stage_table(runs))
+    minutes = {name: runner.read_minutes(Path(output) / folder) for name, folder in RUNS.items()}
+    readmes.write_between(README, "stages", make_stage_table(runs, minutes))
     leakage = runner.read_figures(Path(output) / "leakage")
     text = make_leakage_table(leakage) if leakage else "Not run."
     readmes.write_between(RESULTS, "leakage", text)

@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from recipes.common.data.files import replace_text
@@ -37,6 +38,7 @@ PATHS = {
 }
 NEEDED = ("models", "output_folder")
 SHUFFLED = "joint, shuffled labels"  # of training: a control
+MINUTES = "*minutes of a run that sweeps the learning rates*"
 CHANCE = "chance"  # naming the class that is most frequent in training
 ROWS = {
     "log-mel": None,
@@ -321,7 +323,17 @@ def read_results(folder):
     return found
 
 
-def make_table(found, columns):
+def read_minutes(folder):
+    """Return what a run of each column took that swept: the median over rows, by column."""
+    taken = {}
+    for cell in cells(runner.SEEDS[:1]):
+        minutes = runner.read_minutes(folder / cell.folder)
+        if sweeping_cell(cell) == cell and minutes is not None:
+            taken.setdefault((cell.name, cell.representation), []).append(minutes)
+    return {key: median(minutes) for key, minutes in taken.items()}
+
+
+def make_table(found, columns, minutes=None):
     """Return results as a Markdown table, in percent.
 
     Arguments
@@ -330,6 +342,8 @@ def make_table(found, columns):
         As `read_results` returns it.
     columns : list of tuple
         Keys of `COLUMNS`.
+    minutes : dict, optional
+        As `read_minutes` returns it: a last row then tells what a run takes.
 
     Returns
     -------
@@ -355,6 +369,9 @@ def make_table(found, columns):
 
     heads = ["features", *(f"{name}, {kind}" for name, kind in columns)]
     rows = [[row, *(text(row, column) for column in columns)] for row in shown]
+    if minutes:
+        told = [f"{minutes[column]:.1f}" if column in minutes else "" for column in columns]
+        rows.append([MINUTES, *told])
     return readmes.markdown_table(heads, "l" + "r" * len(columns), rows)
 
 
@@ -369,7 +386,8 @@ def write_readmes(folder):
     ]
     replace_text(folder / "results.json", json.dumps(listed, indent=2) + "\n")
     for page, tables in PAGES.items():
-        text = "\n\n".join(make_table(found, columns) for columns in tables)
+        minutes = None if page == FRONT else read_minutes(folder)
+        text = "\n\n".join(make_table(found, columns, minutes) for columns in tables)
         readmes.write_between(runner.RECIPES / page, "results", text)
 
 

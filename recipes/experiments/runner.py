@@ -132,6 +132,12 @@ def read_kept(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_minutes(folder):
+    """Return how long a run took, or None where its folder has no metrics.json."""
+    path = Path(folder) / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8"))["seconds"] / 60 if path.is_file() else None
+
+
 def read_figures(folder):
     """Return the figures of a run, or None where its folder has no metrics.json."""
     path = Path(folder) / "metrics.json"

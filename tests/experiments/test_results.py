@@ -16,6 +16,7 @@ from recipes.experiments.results import (
     COLUMNS,
     FOLDED,
     FRONT,
+    MINUTES,
     PAGES,
     ROWS,
     SHUFFLED,
@@ -24,6 +25,7 @@ from recipes.experiments.results import (
     describe,
     make_table,
     plan,
+    read_minutes,
     read_results,
     run_all,
     run_cell,
@@ -70,10 +72,10 @@ def possible(row, column):
     return not (row == "log-mel" and name == "WER, fine-tuned")
 
 
-def write_figures(folder, cell, test, **more):
+def write_figures(folder, cell, test, seconds=90, **more):
     path = folder / cell.folder / "metrics.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"figures": {"test": test, **more}}))
+    path.write_text(json.dumps({"figures": {"test": test, **more}, "seconds": seconds}))
 
 
 # ---- Cells
@@ -323,6 +325,18 @@ def test_classified_columns_have_a_row_of_chance_and_one_of_shuffled_labels(tmp_
     ]
 
 
+def test_a_run_takes_the_median_of_those_that_sweep(tmp_path):
+    tuned = ("WER, fine-tuned", "frames")
+    for row, seconds in (("log-mel", 60), ("joint", 90), ("frame only", 600)):
+        write_figures(tmp_path, Cell(row, *PER, SEEDS[0]), {"per": 0.5}, seconds)
+    write_figures(tmp_path, Cell("joint", *PER, SEEDS[1]), {"per": 0.5}, 6)
+    write_figures(tmp_path, Cell("joint", *tuned, SEEDS[0]), {"wer": 0.5}, 6)
+    taken = read_minutes(tmp_path)
+    assert taken == {PER: 1.5}
+    table = make_table(read_results(tmp_path), [PER, tuned], taken)
+    assert table.splitlines()[-1] == f"| {MINUTES} | 1.5 | |"
+
+
 @pytest.fixture
 def readmes(tmp_path, monkeypatch):
     """Copies of the READMEs that show results, and no other."""
@@ -344,7 +358,8 @@ def test_results_are_written_into_every_readme(readmes, tmp_path):
         head, _, rest = after.partition("<!-- results -->\n")
         table, _, tail = rest.partition("\n<!-- /results -->")
         found = {("joint", PER): [0.123]}
-        assert table == "\n\n".join(make_table(found, columns) for columns in tables)
+        taken = None if page == FRONT else {PER: 1.5}
+        assert table == "\n\n".join(make_table(found, columns, taken) for columns in tables)
         assert before.startswith(head + "<!-- results -->") and before.endswith(tail)
         assert ("12.3" in table) == any(PER in columns for columns in tables)
     assert json.loads((tmp_path / "results.json").read_text()) == [
@@ -385,11 +400,11 @@ def run_figures(**test):
 
 def test_the_stages_tell_both_splits_and_what_was_not_run():
     runs = {"joint": run_figures(masked_accuracy=0.101, retrieval_accuracy=0.5), "frame": None}
-    rows = pretraining_tables.make_stage_table(runs).splitlines()
-    assert rows[2] == "| joint | 3 | 70 | valid | 25.0 | | | | | |"
-    assert rows[3] == "| | | | test | 10.1 | | | | 50.0 | |"
+    rows = pretraining_tables.make_stage_table(runs, {"joint": 1.5, "frame": None}).splitlines()
+    assert rows[2] == "| joint | 3 | 70 | 1.5 | valid | 25.0 | | | | | |"
+    assert rows[3] == "| | | | | test | 10.1 | | | | 50.0 | |"
     assert rows[4].startswith("| frame | not run |")
-    assert {row.count("|") for row in rows} == {11}
+    assert {row.count("|") for row in rows} == {12}
 
 
 def test_the_tables_of_pretraining_are_written_where_they_belong(tmp_path, monkeypatch):
@@ -403,7 +418,9 @@ def test_the_tables_of_pretraining_are_written_where_they_belong(tmp_path, monke
     leakage = dict.fromkeys(pretraining_tables.PARTS, readings)
     for run, figures in (("joint", run_figures(majority_accuracy=0.031)), ("leakage", leakage)):
         (tmp_path / run).mkdir()
-        (tmp_path / run / "metrics.json").write_text(json.dumps({"figures": figures}))
+        (tmp_path / run / "metrics.json").write_text(
+            json.dumps({"figures": figures, "seconds": 90})
+        )
     pretraining_tables.main(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "| 3.1 |" in text and "| frame | not run |" in text
