@@ -31,7 +31,13 @@ from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import method_readings, readmes, runner
-from recipes.experiments.judging.recognition import add_skip_bad, check_lexicon, recognise
+from recipes.experiments.judging.recognition import (
+    add_skip_bad,
+    check_lexicon,
+    read_phone_errors,
+    recognise,
+    speakers_of,
+)
 from recipes.experiments.provenance import RANDOM, Run, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
@@ -345,11 +351,11 @@ def add_phone_errors(comparison, found):
             for seed in seeds
         ]
         side_by_side(comparison, planned)
+    owners = speakers_of(comparison.options.output_folder / "manifest" / f"{TEST}.csv")
     for name, row in found.items():
         for seed, run in row["runs"].items():
-            figures = runner.read_figures(comparison.phones(name, seed))
-            for split, part in ((DEV, "valid"), (TEST, "test")):
-                run[split]["per"] = {"value": figures[part]["per"], "evidence": {}}
+            run[TEST]["per"] = read_phone_errors(comparison.phones(name, seed), owners)
+            run[DEV]["per"] = {"value": run[TEST]["per"].pop("dev"), "evidence": {}}
 
 
 def make_table(kind, found):

@@ -14,7 +14,6 @@ and judged by intervals over speakers and seeds: see `aims.judge`. Started again
 missing. `--write` writes the verdict into RESULTS.md from J.
 """
 
-import csv
 import json
 import sys
 from functools import partial
@@ -23,14 +22,16 @@ from typing import NamedTuple
 
 from recipes.common.closed_forms.rival_models import CLOSED_FORMS, RIVALS
 from recipes.common.data.files import replace_text
-from recipes.experiments import attack, readmes, runner
+from recipes.experiments import readmes, runner
 from recipes.experiments.judging import aims
 from recipes.experiments.judging.aims import CONTROL, JOINT
 from recipes.experiments.judging.recognition import (
+    SPLITS,
     add_skip_bad,
     check_lexicon,
     read_phone_errors,
     recognise,
+    speakers_of,
 )
 from recipes.experiments.provenance import Run, as_features, make_run
 
@@ -213,13 +214,6 @@ def read_row(plan, speaker_of):
     return readings
 
 
-def speakers_of_test(options):
-    """Return the speaker of each test utterance by its ID, from the manifest of the first run."""
-    manifests = options.output_folder / str(runner.SEEDS[0]) / JOINT / "manifest"
-    with open(manifests / f"{attack.SPLITS[2]}.csv", encoding="utf-8", newline="") as file:
-        return {row["ID"]: row["spk_id"] for row in csv.DictReader(file)}
-
-
 def run_all(options):
     """Do what is missing of all runs; return the verdict: `aims` and `rows`."""
     seeds = runner.SEEDS[: options.seeds]
@@ -236,7 +230,8 @@ def run_all(options):
         problems = runner.run_side_by_side(lambda do: do(), planned, options.jobs)
         if problems:
             sys.exit("\n".join(problems))
-    speaker_of = speakers_of_test(options)
+    manifests = options.output_folder / str(runner.SEEDS[0]) / JOINT / "manifest"
+    speaker_of = speakers_of(manifests / f"{SPLITS[2]}.csv")
     runs = [
         {plan.name: read_row(plan, speaker_of) for plan in rows if plan.seed == seed}
         for seed in seeds

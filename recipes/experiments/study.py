@@ -94,8 +94,8 @@ STEPS = (
     ),
     Step(
         "utterance methods",
-        f"compare_methods.py utterance {METHODS}",
-        (60, 25),
+        f"compare_methods.py utterance --minutes 3 {METHODS}",
+        (30, 10),
         "compare_methods.py utterance --write {study}/methods",
     ),
     Step(
@@ -107,8 +107,8 @@ STEPS = (
     ),
     Step(
         "frame methods",
-        f"compare_methods.py frame {METHODS} {SKIP}",
-        (60, 40),
+        f"compare_methods.py frame --minutes 10 {METHODS} {SKIP}",
+        (70, 35),
         "compare_methods.py frame --write {study}/methods",
     ),
 )

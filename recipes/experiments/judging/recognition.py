@@ -85,6 +85,12 @@ def recognise(folder, features, seed, last_layers, first, options):
     return make_run(Run(folder, recipe, words, given), options.jobs)
 
 
+def speakers_of(manifest):
+    """Return the speaker of each utterance of a manifest by its ID."""
+    with open(manifest, encoding="utf-8", newline="") as file:
+        return {row["ID"]: row["spk_id"] for row in csv.DictReader(file)}
+
+
 def read_phone_errors(folder, speaker_of):
     """Return the phone error rate of a run on test speakers, as a reading.
 
