@@ -97,6 +97,35 @@ def test_test_speakers_are_read_with_the_chosen_settings_alone(monkeypatch, tmp_
     assert found[spin]["setting"] == made.tried[spin][1] and found[spin]["minutes"] == 2.0
 
 
+def test_phone_errors_are_those_of_the_row_seed_and_split(monkeypatch, tmp_path):
+    made = comparison("frame", tmp_path)
+    made.recognise = lambda *_: None
+    rates = {
+        ("FBANK", 2407): 0.1,
+        ("FBANK", 2408): 0.2,
+        ("k-means", 2407): 0.3,
+        ("k-means", 2408): 0.4,
+    }
+    folders = {made.phones(*key): rate for key, rate in rates.items()}
+    read = {"speakers_of": lambda path: path.name}
+    read["read_phone_errors"] = lambda folder, owners: {
+        "value": folders[folder],
+        "dev": folders[folder] / 2,
+        "evidence": {"owners": owners},
+    }
+    for name, function in read.items():
+        monkeypatch.setattr(compare_methods, name, function)
+    found = {}
+    for name, seed in rates:
+        compare_methods.add_run(found, name, seed, name, {"dev-clean": {}, "test-clean": {}})
+    compare_methods.add_phone_errors(made, found)
+    for (name, seed), rate in rates.items():
+        run = found[name]["runs"][seed]
+        assert run["dev-clean"]["per"] == {"value": rate / 2, "evidence": {}}
+        owners = {"owners": "test-clean.csv"}
+        assert run["test-clean"]["per"] == {"value": rate, "evidence": owners}
+
+
 def readings(rng, shift=0.0):
     """Return an EER's reading of 12 speakers and 400 trials, with its trials."""
     speakers = rng.integers(12, size=(400, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recipes.common.training.hparams import check_options
-from recipes.experiments import judge, runner
+from recipes.experiments import compare_methods, judge, results, runner
 from recipes.experiments.judging import aims, recognition
 from recipes.experiments.runner import PRETRAIN
 from tests.conftest import WORDS
@@ -197,6 +197,7 @@ def test_phones_are_recognised_at_the_rate_of_the_first_seed(tmp_path, monkeypat
     first, later = tmp_path / "1", tmp_path / "2"
     for folder, seed in ((first, 1), (later, 2)):
         assert recognition.recognise(folder, "fbank", seed, 1, first, options) is None
+    assert all(run.given["skip_bad"] == "True" for run in runs)
     assert "lrs" not in runs[0].given and runs[1].given["lrs"] == "[0.003]"
     assert [run.folder for run in runs] == [first, later]
 
@@ -210,6 +211,26 @@ def test_words_that_the_lexicon_lacks_are_told_before_anything_is_trained(libris
     with pytest.raises(SystemExit, match=rf"(?s)1 word.*{lacking}: .*--skip_bad True"):
         recognition.check_lexicon(librispeech, lexicon, "False")
     recognition.check_lexicon(librispeech, lexicon, "True")
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [(judge, []), (compare_methods, ["frame", "--alignments"]), (results, ["--models"])],
+)
+def test_each_study_that_recognises_phones_looks_at_the_lexicon_first(
+    study, words, librispeech, tmp_path, monkeypatch
+):
+    lexicon, models = tmp_path / "lexicon.txt", tmp_path / "models"
+    lexicon.write_text("SEVEN S EH V AH N\n")
+    for run in filter(None, results.ROWS.values()):
+        (models / run).mkdir(parents=True, exist_ok=True)
+    data = "--librispeech" if study is results else "--data_folder"
+    given = [*words, models] if words else []
+    given += [data, librispeech, "--lexicon", lexicon, "--output_folder", tmp_path / "runs"]
+    monkeypatch.setattr("sys.argv", [study.__name__, *map(str, given)])
+    with pytest.raises(SystemExit, match="has no pronunciation of"):
+        study.main()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_each_row_has_features_and_a_place_of_its_own(tmp_path):
