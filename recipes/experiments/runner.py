@@ -8,6 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pretrained.plain_files import read_json
+
 RECIPES = Path(__file__).resolve().parents[1]
 PRETRAIN = RECIPES / "LibriSpeech" / "pretrain"
 SEEDS = (2407, 2408, 2409, 2410, 2411)
@@ -126,10 +128,13 @@ def run_side_by_side(run, planned, jobs):
 
 
 def read_kept(path):
-    """Return what a study wrote to a JSON file; leave with a message where there is none."""
+    """Return what a study wrote to a JSON file; leave with a message where it cannot be read."""
     if not path.is_file():
         sys.exit(f"{path} is missing: run the study first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return read_json(path)
+    except ValueError as error:
+        sys.exit(f"{error} Run the study again: what it has done is kept.")
 
 
 def read_minutes(folder):

@@ -1,8 +1,8 @@
-"""The paths that a study is given."""
+"""The paths that a study is given, and the figures that it kept."""
 
 import pytest
 
-from recipes.experiments.runner import check_paths, runs_parser
+from recipes.experiments.runner import check_paths, read_kept, runs_parser
 
 PATHS = {"lexicon": "words and their phones", "output_folder": "where the runs go"}
 
@@ -25,3 +25,18 @@ def test_paths_that_cannot_be_are_named(capsys, tmp_path):
     assert f"--lexicon {file} does not exist" in said
     file.touch()
     assert "is a file" in refused(capsys, "--lexicon", file, "--output_folder", file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "figures.json is missing: run the study"),
+        ("{", "figures.json, line 1: cannot be read"),
+    ],
+)
+def test_figures_that_cannot_be_read_are_named(text, told, tmp_path):
+    path = tmp_path / "figures.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match=told):
+        read_kept(path)
