@@ -7,10 +7,15 @@ import math
 import pytest
 import torch
 from speechbrain import Stage
+from torch.nn import functional as F
 
+from lobes.heads import BLANK, CTCHead
 from lobes.states import FbankStates
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.crops import SpeechBatch
+from recipes.common.downstream.ctc import favour_blanks
+from recipes.common.downstream.decoding import BLANK_PENALTIES
+from recipes.common.evaluation.metrics import error_counts
 from recipes.common.training.brain import TrainingError
 from recipes.LibriSpeech.PR.train import dataio_prepare
 from tests.downstream.tasks import hparams_of, started, trained
@@ -89,6 +94,74 @@ def test_the_beam_decodes_the_test_beside_the_best_path(recogniser, tmp_path):
         own = probs[row, : FRAMES[row]]
         best = max(texts, key=lambda text: likelihood(own, brain.labels.encode(text)))  # noqa: B023
         assert rows[name]["beam"] == best
+
+
+def test_validation_takes_the_penalty_on_blanks_that_is_best(recogniser):
+    brain, batch, logits = recogniser
+    rates = []
+    for shift in torch.arange(12) / 2:  # the more a blank is above the symbols
+        shifted = logits.detach().clone()
+        shifted[..., BLANK] += shift
+        brain.on_stage_start(Stage.VALID, 1)
+        brain.compute_objectives((shifted, FRAMES), batch, Stage.VALID)
+        found = brain.summarise()
+        slow = []
+        for penalty in BLANK_PENALTIES:
+            paths = [
+                [row.argmax().item() for row in (own - penalty * torch.eye(3)[0])[:n]]
+                for own, n in zip(shifted, FRAMES, strict=True)
+            ]
+            texts = ["".join("_AB"[i] for i, _ in itertools.groupby(path) if i) for path in paths]
+            counts = error_counts([[t] for t in TEXTS.values()], [t.split() for t in texts])
+            slow.append(counts["errors"] / counts["tokens"])
+        assert found["wer"] == min(slow)
+        assert found["blank_penalty"] == BLANK_PENALTIES[slow.index(min(slow))]
+        rates.append(found["blank_penalty"])
+    assert len(set(rates)) > 2
+
+
+def test_the_penalty_of_the_best_epoch_is_part_of_the_tested_head(recogniser):
+    brain, _, _ = recogniser
+    for epoch, (rate, penalty) in enumerate([(0.5, 1.5), (0.7, 0.5)], start=1):
+        brain.valid_figures = {"wer": rate, "blank_penalty": penalty}
+        brain.save_epoch({"epoch": epoch, "architecture": brain.architecture()})
+    bias = brain.heads()["ctc_head"].output.bias
+    before = bias.detach().clone()
+    for _ in range(2):  # a test that is run again starts from the checkpoint
+        brain.on_evaluate_start(min_key="wer")
+        expected = before - 1.5 * F.one_hot(torch.tensor(BLANK), len(bias))
+        torch.testing.assert_close(bias.detach(), expected)
+
+
+def spoken(count, phones, generator):
+    """Return made-up frames (count, 56, dim) without a mean: 8 phones between two silences."""
+    texts = torch.randint(1, len(phones), (count, 8), generator=generator)
+    silence = texts.new_zeros(count, 12)
+    frames = phones[torch.cat([silence, texts.repeat_interleave(4, 1), silence], 1)]
+    frames = frames + 0.5 * torch.randn(frames.shape, generator=generator)
+    return frames - frames.mean(1, keepdim=True), texts
+
+
+def test_a_head_that_favours_blanks_does_not_take_silence_for_a_phone():
+    losses = {}
+    for favoured in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        frames, texts = spoken(200, torch.randn(21, 32, generator=generator), generator)
+        torch.manual_seed(0)
+        head = CTCHead(1, 32, 21, 64)
+        if favoured:
+            favour_blanks(head)
+        optimizer = torch.optim.Adam(head.parameters(), 0.003)
+        for _ in range(200):
+            rows = torch.randint(200, (8,), generator=generator)
+            logits, lens = head(frames[rows][:, :, None], torch.full((8,), 56))
+            log_probs = logits.log_softmax(2).transpose(0, 1)
+            loss = F.ctc_loss(log_probs, texts[rows], lens, torch.full((8,), 8))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses[favoured] = loss.item()
+    assert losses[True] < 0.6 * losses[False]
 
 
 PHONES = [f"P{chr(65 + i)}" for i in range(20)]

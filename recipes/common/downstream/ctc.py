@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from lobes.heads import BLANK
 from recipes.common.annotations.text import check_transcripts, check_vocabulary
 from recipes.common.data.files import CorpusError, replace_text
-from recipes.common.downstream.decoding import greedy_decode
+from recipes.common.downstream.decoding import BLANK_PENALTIES, greedy_decode
 from recipes.common.downstream.downstream_brain import DownstreamBrain
 from recipes.common.downstream.labels import manifests_of
 from recipes.common.evaluation.metrics import error_counts
@@ -27,6 +28,9 @@ COUNTS = ("insertions", "deletions", "substitutions")
 
 class CTCBrain(DownstreamBrain):
     """CTC over the symbols of a tokenizer.
+
+    Validation decodes with each of BLANK_PENALTIES. The best one becomes part of the head before
+    the test: the exported head needs none.
 
     A task's Brain adds `criterion`, the name of the error rate; in `on_stage_start` it may set
     `beam`, a second way to decode.
@@ -40,7 +44,8 @@ class CTCBrain(DownstreamBrain):
         """Return the head, of the sizes of the upstream and of the tokenizer."""
         states = upstream.states
         sizes = states.num_layers, states.dim, len(tokenizer)
-        return {"ctc_head": hparams["head"](*sizes, last_layers=hparams["last_layers"])}
+        head = hparams["head"](*sizes, last_layers=hparams["last_layers"])
+        return {"ctc_head": favour_blanks(head)}
 
     def compute_forward(self, batch, stage):
         """Return logits (batch, time, symbols) and their lengths (batch,)."""
@@ -73,13 +78,21 @@ class CTCBrain(DownstreamBrain):
         super().on_stage_start(stage, epoch)
         self.rows = []
 
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Take the best model, and make its penalty on the blank part of the head."""
+        super().on_evaluate_start(max_key, min_key)
+        best = self.checkpointer.find_checkpoint(max_key=max_key, min_key=min_key)
+        with torch.no_grad():
+            self.heads()["ctc_head"].output.bias[BLANK] -= best.meta.get("blank_penalty", 0.0)
+
     def keep_hypotheses(self, batch, logits, lens):
-        """Decode a batch by the best path, and by the beam where there is one."""
+        """Decode a batch: of validation with each penalty, of the test as the head is."""
         log_probs = logits.float().log_softmax(2)
-        columns = [batch.id, batch.text, greedy_decode(log_probs, lens, self.labels)]
+        penalties = BLANK_PENALTIES if self.stage == Stage.VALID else (0.0,)
+        decoded = [greedy_decode(log_probs, lens, self.labels, penalty) for penalty in penalties]
         if self.beam is not None:
-            columns.append(self.beam(log_probs, lens))
-        self.rows += zip(*columns, strict=True)
+            decoded.append(self.beam(log_probs, lens))
+        self.rows += zip(batch.id, batch.text, *decoded, strict=True)
 
     def summarise(self):
         """Return the error rates, and what CTC could not align."""
@@ -87,12 +100,19 @@ class CTCBrain(DownstreamBrain):
         if self.stage == Stage.TRAIN:
             return figures
         _, references, *decoded = zip(*self.rows, strict=True)
-        for prefix, hypotheses in zip(("", "beam_"), decoded, strict=False):
-            found = self.error_figures(references, hypotheses)
-            figures.update({f"{prefix}{name}": value for name, value in found.items()})
-        if self.stage == Stage.TEST:
-            self.write_hypotheses()
+        found = [self.error_figures(references, hypotheses) for hypotheses in decoded]
+        if self.stage == Stage.VALID:
+            return figures | self.best_of(found)
+        self.write_hypotheses()
+        for prefix, own in zip(("", "beam_"), found, strict=False):
+            figures |= {f"{prefix}{name}": value for name, value in own.items()}
         return figures
+
+    def best_of(self, found):
+        """Return the figures of the best of BLANK_PENALTIES, the lowest of equal ones, with it."""
+        rates = [own[self.criterion] for own in found]
+        best = rates.index(min(rates))
+        return {**found[best], "blank_penalty": BLANK_PENALTIES[best]}
 
     def error_figures(self, references, hypotheses):
         """Return the error rate of words, or of phones, and its parts."""
@@ -114,6 +134,36 @@ class CTCBrain(DownstreamBrain):
     def facts(self):
         """Return the tokenizer as plain values."""
         return {"tokenizer": self.labels.to_config()}
+
+
+def favour_blanks(head):
+    """Make the blank about as likely as all symbols together, for training to start from.
+
+    Where all are alike, a symbol can take the blank's place in silence, and a linear head on states
+    without a mean stays there.
+
+    Arguments
+    ---------
+    head : CTCHead
+
+    Returns
+    -------
+    CTCHead
+        The same one.
+
+    Example
+    -------
+    >>> from lobes.heads import CTCHead
+    >>> logits, _ = favour_blanks(CTCHead(num_symbols=4))(
+    ...     torch.zeros(1, 50, 1, 240), torch.tensor([50])
+    ... )
+    >>> 0.4 < logits.softmax(2)[0, 0, BLANK].item() < 0.6
+    True
+    """
+    bias = head.output.bias
+    with torch.no_grad():
+        bias[BLANK] += math.log(len(bias) - 1)
+    return head
 
 
 def read_transcripts(hparams, datasets):

@@ -127,7 +127,7 @@ class DownstreamBrain(ResumableBrain):
     def save_epoch(self, meta):
         """Save a checkpoint at the end of an epoch; keep it and the best one."""
         self.checkpointer.save_and_keep_only(
-            meta={**meta, self.criterion: self.valid_figures[self.criterion]},
+            meta={**meta, **self.valid_figures},
             min_keys=[self.criterion],
             num_to_keep=1,
         )

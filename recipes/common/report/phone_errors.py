@@ -7,6 +7,7 @@ from torch.nn import functional
 from lobes.heads import BLANK, CTCHead
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.seeding import derive_rng, derive_seed
+from recipes.common.downstream.ctc import favour_blanks
 from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.evaluation.bootstrap import bootstrap_groups, group_scores
 from recipes.common.evaluation.folds import split_groups
@@ -75,7 +76,7 @@ def _fit_ctc(frames, texts, tokenizer, parts, seed):
     states = [torch.from_numpy(((x - mean) / deviation).astype(np.float32)) for x in frames]
     tokens = [torch.tensor(tokenizer.encode(text)) for text in texts]
     torch.manual_seed(seed)
-    head = CTCHead(1, frames[0].shape[1], len(tokenizer), HIDDEN)
+    head = favour_blanks(CTCHead(1, frames[0].shape[1], len(tokenizer), HIDDEN))
     optimizer = torch.optim.Adam(head.parameters(), RATE)
 
     def run(places):
