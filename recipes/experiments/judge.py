@@ -5,13 +5,13 @@
         [--jobs 2]
     python judge.py --write J
 
-With each seed it trains stage A, stage B, stage C, its control and Spin, and makes the rivals in
-closed form of the control and of stage A. Phones are recognised from the last layer of each
-(LibriSpeech/PR), which is what the speaker is read from; of stage C and its control, from all
-layers too. Attackers are trained on the frames of each (attack.py); the strongest is chosen on
-dev-clean. What the aims say is then read on test-clean, whose speakers no setting was chosen on,
-and judged by intervals over speakers and seeds: see `aims.judge`. Started again, it does what is
-missing. `--write` writes the verdict into RESULTS.md from J.
+With each seed it trains stage A, stage B, stage C, its control and Spin, and makes the control's
+rivals in closed form. Phones are recognised from the last layer of each (LibriSpeech/PR), which is
+what the speaker is read from; of stage C and its control, from all layers too. Attackers are
+trained on the frames of each (attack.py); the strongest is chosen on dev-clean. What the aims say
+is then read on test-clean, whose speakers no setting was chosen on, and judged by intervals over
+speakers and seeds: see `aims.judge`. Started again, it does what is missing. `--write` writes the
+verdict into RESULTS.md from J.
 """
 
 import json
@@ -49,7 +49,6 @@ STEPS = (  # runs that can go side by side, with their options
 BOTH = {"frame_model": "frame", "utterance_model": "utterance"}
 STARTS = {JOINT: BOTH, CONTROL: BOTH, "spin": {"frame_model": "frame"}}  # models to start from
 PHONES = {"last_phones": 1, "phones": 0}  # what is recognised from how many last layers; 0: all
-BASES = {CONTROL: "beta 0", "frame": "stage A"}  # models of which rivals are made in closed form
 LOG_MEL, RANDOM = "log_mel", "random_weights"  # read with the first seed alone
 
 
@@ -82,10 +81,7 @@ ROWS = {
     JOINT: Row("joint", f"{{}}/{JOINT}/model", of_u=True),
     "spin": Row("stage A, then Spin", "{}/spin/model", rival=True),
     **{
-        f"{base}-{name}": Row(
-            f"{title}: {RIVALS[name]}", f"{{}}/rivals/{base}/{name}/model", rival=True
-        )
-        for base, title in BASES.items()
+        name: Row(f"joint, beta 0: {RIVALS[name]}", f"{{}}/rivals/{name}/model", rival=True)
         for name in CLOSED_FORMS
     },
 }
@@ -143,17 +139,13 @@ def train_run(seed, name, options):
     return make_run(Run(runs / name, runner.PRETRAIN, words, given), options.jobs)
 
 
-def make_rivals(seed, base, options):
-    """Make the rivals of a run in closed form unless they are there; return what went wrong."""
+def make_rivals(seed, options):
+    """Make the control's rivals in closed form unless they are there; return what went wrong."""
     runs = options.output_folder / str(seed)
-    given = {
-        "model": runs / base / "model",
-        "utterance": runs / ("utterance" if base == "frame" else base) / "model",
-        "data_folder": options.data_folder,
-        "seed": seed,
-    }
+    model = runs / CONTROL / "model"
+    given = {"model": model, "data_folder": options.data_folder, "seed": seed}
     words = ["rivals.py", "--only", *CLOSED_FORMS]
-    return make_run(Run(runs / "rivals" / base, HERE, words, given), options.jobs)
+    return make_run(Run(runs / "rivals", HERE, words, given), options.jobs)
 
 
 def recognise_phones(plan):
@@ -222,7 +214,7 @@ def run_all(options):
     later = [plan for plan in rows if plan.seed != seeds[0]]
     work = [
         *([partial(train_run, s, name, options) for s in seeds for name in step] for step in STEPS),
-        [partial(make_rivals, seed, base, options) for seed in seeds for base in BASES],
+        [partial(make_rivals, seed, options) for seed in seeds],
         *([partial(recognise_phones, plan) for plan in part] for part in (first, later)),
         [partial(attack_row, plan) for plan in rows],
     ]

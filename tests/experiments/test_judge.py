@@ -241,8 +241,8 @@ def test_each_row_has_features_and_a_place_of_its_own(tmp_path):
         plan.phones("phones") for plan in planned
     ]
     assert len(set(places)) == len(places)
-    [leace] = [plan for plan in planned if plan.name == "frame-leace"][:1]
-    assert leace.features == f"{tmp_path}/{runner.SEEDS[0]}/rivals/frame/leace/model"
+    [leace] = [plan for plan in planned if plan.name == "leace"][:1]
+    assert leace.features == f"{tmp_path}/{runner.SEEDS[0]}/rivals/leace/model"
     rivals = [name for name, row in judge.ROWS.items() if row.rival]
     assert "spin" in rivals and not [name for name in rivals if "shuffled" in name]
 
