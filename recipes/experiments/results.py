@@ -89,15 +89,15 @@ COLUMNS = {
         "LibriSpeech/PR", "train.py hparams/lexicon_tiny.yaml", "per", (*SPEECH, "lexicon")
     ),
     ("WER", "frames"): Column(ASR, "train.py hparams/bpe_tiny.yaml", "wer", SPEECH),
-    ("WER" + TUNED, "frames"): Column(
-        ASR, "train.py hparams/bpe_tiny.yaml --upstream finetune", "wer", SPEECH
-    ),
     ("SID accuracy", "frames"): IDENTIFICATION,
     ("SID accuracy", "utterance"): IDENTIFICATION,
     ("EER, cosine", "frames"): COSINE,
     ("EER, cosine", "utterance"): COSINE,
     ("EER, head", "frames"): Column(HEAD, "train.py hparams/xvector_tiny.yaml", "eer", SPEAKERS),
     ("EER, head", "utterance"): Column(HEAD, EMBEDDING, "eer", SPEAKERS),
+    ("WER" + TUNED, "frames"): Column(
+        ASR, "train.py hparams/bpe_tiny.yaml --upstream finetune", "wer", SPEECH
+    ),
 }
 # Tasks with a row of chance and one of shuffled labels.
 CLASSIFIED = {
@@ -126,6 +126,7 @@ PAGES = {
             ("PER", "frames"),
             ("WER", "frames"),
             ("keyword accuracy", "frames"),
+            ("intent accuracy", "frames"),
             ("SID accuracy", "frames"),
             ("SID accuracy", "utterance"),
             ("EER, cosine", "utterance"),
