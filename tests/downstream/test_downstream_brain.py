@@ -51,3 +51,16 @@ def test_a_frozen_upstream_never_moves(representation, model, tmp_path):
     assert not moved(brain.upstream, upstream)
     assert moved(brain.modules["classification_head"], head)
     assert list(brain.optimizers_dict) == ["optimizer"]
+
+
+def test_saving_an_epoch_takes_as_many_looks_as_saving_the_one_before(model, tmp_path):
+    brain = started("SID", hparams_of("SID", tmp_path, features=model), SPEAKERS)
+    find, looks = brain.checkpointer.find_checkpoints, []
+    brain.checkpointer.find_checkpoints = lambda *args, **kw: looks.append(1) or find(*args, **kw)
+    counts = []
+    for epoch in range(1, 6):
+        brain.valid_figures = {"error": 0.5}
+        brain.save_epoch({"epoch": epoch, "architecture": brain.architecture()})
+        counts.append(len(looks))
+        looks.clear()
+    assert len(set(counts)) == 1 and counts[0] > 0
