@@ -120,6 +120,14 @@ def test_validation_takes_the_penalty_on_blanks_that_is_best(recogniser):
     assert len(set(rates)) > 2
 
 
+@pytest.mark.parametrize("task", ["PR", "ASR"])
+def test_each_recogniser_starts_from_a_head_that_favours_blanks(task, tmp_path):
+    tokenizer = SymbolTokenizer([f"P{chr(65 + i)}" for i in range(20)], "phones")
+    head = started(task, hparams_of(task, tmp_path), tokenizer).heads()["ctc_head"].eval()
+    logits, _ = head(torch.zeros(1, 8, 1, FbankStates.dim), torch.tensor([8]))
+    assert 0.3 < logits.softmax(2)[..., BLANK].min() < 0.7
+
+
 def test_the_penalty_of_the_best_epoch_is_part_of_the_tested_head(recogniser):
     brain, _, _ = recogniser
     for epoch, (rate, penalty) in enumerate([(0.5, 1.5), (0.7, 0.5)], start=1):
