@@ -23,6 +23,7 @@ import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from recipes.common.annotations.alignments import read_alignments
 from recipes.common.closed_forms.rival_models import CLOSED_FORMS
@@ -173,12 +174,13 @@ class Comparison:
                 raise ValueError(f"{split} of {options.data_folder}: {error}") from error
 
         def read_split():
-            rows, states = self.utterances(split), folder / "states"
-            if self.kind == "utterance":
-                return method_readings.read_utterances(system, rows, options.lexicon, states)
-            alignments = read_alignments(options.alignments, rows)
-            given = rows, self.utterances(TRAINING), alignments, states
-            return method_readings.read_frames(system, *given)
+            rows = self.utterances(split)
+            with TemporaryDirectory() as states:
+                if self.kind == "utterance":
+                    return method_readings.read_utterances(system, rows, options.lexicon, states)
+                alignments = read_alignments(options.alignments, rows)
+                given = rows, self.utterances(TRAINING), alignments, states
+                return method_readings.read_frames(system, *given)
 
         return kept_reading(folder / f"{split}.json", inputs, read, [method_readings])
 

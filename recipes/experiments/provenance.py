@@ -25,6 +25,7 @@ from recipes.experiments.runner import make_command, run_logged
 OUTPUTS = ("output_folder", "cache_folder", "manifest_folder", "manifests")
 RANDOM = "random:"  # before a model of which the architecture counts alone
 RECORD = "made_by.json"
+STATES = "states"  # where heads and readings keep what frozen models give, in their folder
 EXPERIMENTS = Path("recipes/experiments")
 
 
@@ -84,6 +85,7 @@ def make_run(run, jobs):
     command = make_command(run.words, given)
     if problem := run_logged(command, run.recipe, run.log, jobs):
         return f"{run.folder} {problem}"
+    shutil.rmtree(run.folder / STATES, ignore_errors=True)  # gigabytes in each of many runs
     made_by["code"] = digests_of_code(read_json(run.folder / "metrics.json")["code"])
     del made_by["begun"]
     write_json(run.folder / RECORD, made_by)

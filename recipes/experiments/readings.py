@@ -1,5 +1,7 @@
 """Probe accuracies and error rates of a run, on speakers that no model was trained on."""
 
+from tempfile import TemporaryDirectory
+
 import numpy as np
 
 from recipes.common.evaluation.attacks.pooling import RandomFeatures, pool_deviations
@@ -24,7 +26,7 @@ def encode_run(run, split, data_folder):
     Arguments
     ---------
     run : Path
-        Folder of the run, with its manifest and model; receives the states.
+        Folder of the run, with its manifest and model.
     split : str
     data_folder : Path
 
@@ -37,25 +39,25 @@ def encode_run(run, split, data_folder):
     """
     rows = rows_of_run(run, split, data_folder)
     [system] = load_systems([run / "model"], controls=False, seed=SEEDS[0])
-    return rows, encode(system, rows, FRAMES, run / "states", whole=True)
+    with TemporaryDirectory() as states:
+        return rows, encode(system, rows, FRAMES, states, whole=True)
 
 
-def encode_frames(frame_encoder, rows, folder):
+def encode_frames(frame_encoder, rows):
     """Return what a frame encoder gives for utterances; see `encode_run`.
 
     Arguments
     ---------
     frame_encoder : FrameEncoder
     rows : list of dict
-    folder : Path
-        Receives the states.
 
     Returns
     -------
     Encoded
     """
     system = make_system("frames", "rival", None, {"frame_encoder": frame_encoder})
-    return encode(system, rows, FRAMES, folder, whole=True)
+    with TemporaryDirectory() as states:
+        return encode(system, rows, FRAMES, states, whole=True)
 
 
 def arrays(encoded):

@@ -14,6 +14,7 @@ what other code, settings, data or models made.
 """
 
 import json
+import shutil
 import sys
 from collections import Counter
 from functools import partial
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from recipes.common.data.files import replace_text
 from recipes.experiments import readmes, runner
 from recipes.experiments.judging.recognition import add_skip_bad, check_lexicon
-from recipes.experiments.provenance import RANDOM, Run, make_run
+from recipes.experiments.provenance import RANDOM, STATES, Run, make_run
 
 PATHS = {
     "models": "the folder of the runs frame, utterance, joint_beta0 and joint",
@@ -222,7 +223,7 @@ def run_of(cell, options, rates=None):
     else:
         features = {"log-mel": "fbank", "random weights": f"{RANDOM}{model}"}
         given["features"] = features.get(cell.row, model)
-        given["cache_folder"] = options.output_folder / "states"
+        given["cache_folder"] = options.output_folder / STATES
     if cell.last_layers:
         given["last_layers"] = cell.last_layers
     if cell.row == SHUFFLED:
@@ -302,7 +303,9 @@ def run_all(options):
     rest = [cell for cell in planned if cell not in first]
     run = partial(run_cell, options=options)
     parts = [runner.run_side_by_side(run, part, options.jobs) for part in (first, rest)]
-    return sum(parts, [])
+    if not (problems := sum(parts, [])):
+        shutil.rmtree(options.output_folder / STATES, ignore_errors=True)  # gigabytes
+    return problems
 
 
 def read_results(folder):

@@ -16,6 +16,7 @@ given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 folder = pathlib.Path(given["--output_folder"])
 with open(folder / "runs.txt", "a") as file:
     file.write("run\\n")
+(folder / "states").mkdir(exist_ok=True)
 if given["--fails"] == "True":
     sys.exit("no speech")
 code = ["lobes/losses.py", "recipes/experiments/runner.py"]
@@ -66,6 +67,13 @@ def test_a_failed_run_is_told_and_gone_on_with(recipe):
     run = run_in(recipe, fails=True)
     assert make_run(run, 1) == f"{run.folder} ended with 1: see {run.folder / 'log.txt'}"
     assert make_run(run, 1) is not None and count(run) == 2
+
+
+def test_states_are_kept_for_a_run_that_failed_alone(recipe):
+    make_run(run_in(recipe, fails=True), 1)
+    assert (recipe / "out" / "states").is_dir()
+    assert make_run(run_in(recipe), 1) is None
+    assert not (recipe / "out" / "states").exists()
 
 
 def alter_yaml(recipe, monkeypatch):
