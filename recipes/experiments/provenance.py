@@ -161,7 +161,9 @@ def kept_reading(path, inputs, read, modules):
     figures = read()
     own = {Path(module.__file__).name for module in modules}
     files = [Path(file) for file in loaded_code()]
-    code = [file.as_posix() for file in files if file.parent != EXPERIMENTS or file.name in own]
+    code = [
+        file.as_posix() for file in files if EXPERIMENTS not in file.parents or file.name in own
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     made_by = {**record_of(inputs), "code": digests_of_code(code)}
     write_json(path, {"figures": figures, "made_by": made_by})

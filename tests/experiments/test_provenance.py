@@ -1,13 +1,13 @@
 """What made a result: what is kept, what is made again and why, what an interrupted run leaves."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from recipes.common.data.files import REPOSITORY
 from recipes.common.training.record import loaded_code, write_metrics
 from recipes.experiments import method_readings, provenance
+from recipes.experiments.judging import recognition
 from recipes.experiments.provenance import Run, changed, kept_reading, make_run, project_code
 
 SCRIPT = """
@@ -167,7 +167,8 @@ def test_a_reading_is_kept_until_its_inputs_or_its_code_change(recipe, monkeypat
 
     assert [read(), read()] == [1, 1]
     code = json.loads((recipe / "r.json").read_text())["made_by"]["code"]
-    experiments = {file for file in code if Path(file).parent == Path("recipes/experiments")}
+    assert recognition.__name__.replace(".", "/") + ".py" in loaded_code()
+    experiments = {file for file in code if file.startswith("recipes/experiments/")}
     assert experiments == {"recipes/experiments/method_readings.py"}
     assert read("test") == 2 and read("test") == 2
     alter_data(recipe, monkeypatch)
