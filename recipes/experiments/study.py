@@ -55,6 +55,10 @@ LEXICON = "--lexicon {corpora}/lexicon.txt"
 SKIP = "--skip_bad {skip_bad}"
 ALIGNED = "--alignments {study}/alignments"
 RUNS = "--seeds {seeds} --jobs {jobs}"
+ABLATIONS = (  # of all settings of ablations.yaml, what each term of the loss and the critic do
+    "control default 'critic alone' 'utterance term alone, seven times as hard' network "
+    "'no units of plain frames'"
+)
 METHODS = f"{SPEECH} {LEXICON} {ALIGNED} --output_folder {{study}}/methods {RUNS}"
 STEPS = (
     Step(
@@ -66,7 +70,7 @@ STEPS = (
     Step(
         "verdict",
         f"judge.py {SPEECH} {LEXICON} --output_folder {{study}}/verdict {RUNS} {SKIP}",
-        (60, 60),
+        (105, 85),
         "judge.py --write {study}/verdict",
     ),
     Step(
@@ -75,7 +79,7 @@ STEPS = (
         "--voxceleb {corpora}/voxceleb1 --speech_commands {corpora}/speech_commands "
         "--fluent {corpora}/fluent --emodb {corpora}/emodb "
         f"{LEXICON} --output_folder {{study}}/tasks {RUNS} {SKIP}",
-        (130, 70),
+        (110, 60),
         "results.py --write {study}/tasks",
     ),
     Step(
@@ -88,8 +92,8 @@ STEPS = (
     Step(
         "ablations",
         f"ablate.py --models {{models}} {SPEECH} {ALIGNED} --output_folder {{study}}/ablations "
-        "--seeds 2 --jobs {jobs}",
-        (100, 0),
+        f"--seeds 1 --jobs {{jobs}} --only {ABLATIONS}",
+        (45, 0),
         "ablate.py --write {study}/ablations",
     ),
     Step(
@@ -108,7 +112,7 @@ STEPS = (
     Step(
         "frame methods",
         f"compare_methods.py frame --minutes 10 {METHODS} {SKIP}",
-        (70, 35),
+        (60, 45),
         "compare_methods.py frame --write {study}/methods",
     ),
 )
