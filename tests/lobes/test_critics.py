@@ -16,6 +16,7 @@ from lobes.critics.club import CLUB, LinearCLUB, Standardise, repeat_rows
 from lobes.critics.groups import GroupIndex
 from lobes.critics.infonce import InfoNCE
 from lobes.critics.pseudo_speakers import PseudoSpeakerCritic
+from lobes.critics.random_features import RandomFeatures
 from recipes.common.training.run import leave_together
 from tests.lobes.reference_critics import MINE, SampledCLUB, sample_negatives
 
@@ -575,3 +576,36 @@ def test_yaml_builds_the_critics_alone_and_included(tmp_path):
         included = load_hyperpyyaml(f)
     assert included["critic"].mean.linear.weight.shape == (6, 8)
     assert included["critics"]["lower_bound"].hidden_dim == 4
+
+
+def test_random_features_are_rectified_projections():
+    features, frames = RandomFeatures(DIM, 7), torch.randn(2, 3, DIM).bfloat16()
+    found = features(frames)
+    for row, frame in zip(found.flatten(0, 1), frames.float().flatten(0, 1), strict=True):
+        for place, value in enumerate(row):
+            slow = sum(a * b for a, b in zip(features.weight[place], frame, strict=True))
+            assert value == pytest.approx(max(0.0, float(slow + features.bias[place])), abs=1e-5)
+    assert torch.equal(found, RandomFeatures(DIM, 7)(frames))  # the same in each run
+    assert torch.equal(RandomFeatures(DIM, 0)(frames), frames)
+
+
+def test_means_of_random_features_tell_the_critic_of_correlations():
+    """Of a pair of dimensions whose means and deviations are alike, the sign tells the group."""
+    signs = torch.randn(400).sign()
+    first, other = torch.randn(2, 400, 200)
+    frames = torch.stack([first, signs[:, None] * first * 0.9 + other * 0.19**0.5], dim=-1)
+    frames = (frames - frames.mean(1, keepdim=True)) / frames.std(1, keepdim=True)
+    told = {}
+    for count in (0, 32):
+        features = RandomFeatures(2, count)
+        critic = LinearCLUB(features.num_features, 1, ridge=0.1)
+        means, y = features(frames).mean(1), signs[:, None]
+        critic(means[:200], y[:200], mode="objective")
+        told[count] = critic.eval()(means[200:], y[200:]).item()
+    assert abs(told[0]) < 0.1 and told[32] > 1
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "many", None])
+def test_a_number_of_random_features_that_is_none_is_refused(count):
+    with pytest.raises(ValueError, match="expected a whole number, 0 or more"):
+        RandomFeatures(DIM, count)

@@ -5,6 +5,7 @@ import torch
 from speechbrain import Stage
 
 from lobes.closed_forms.frame_norm import FrameNorm
+from lobes.critics.random_features import RandomFeatures
 from recipes.common.training.limits import check_limits
 from tests.training.test_brain import joint_hparams, loader_of, make_brain
 from tests.training.test_device_use import reads_of
@@ -43,6 +44,23 @@ def test_means_of_whole_utterances_tell_the_critic_nothing_and_break_nothing(tmp
         for p in brain.modules.frame_encoder.parameters()
         if p.grad is not None
     )
+
+
+def test_random_features_tell_the_critic_of_what_the_norm_leaves(tmp_path):
+    brain, batch = normed_brain("joint", "mean_std", tmp_path)
+    brain.hparams.frames_per_pair, brain.hparams.gamma = None, 0.0
+    frames = torch.randn(*batch.units.data.shape, 128, requires_grad=True)
+    embeddings = torch.randn(2 * len(frames), brain.modules.critic.weight.shape[1])
+    valid = batch.units.data >= 0
+    means = {}
+    for count in (0, 64):
+        brain.modules.frame_features = RandomFeatures(128, count)
+        normed = FrameNorm("mean_std")(frames, valid)
+        means[count], _ = brain.draw_pairs(normed, embeddings, batch, 0)
+    assert means[0].abs().max() < 1e-5
+    means[64].var(0).sum().backward()
+    moved = frames.grad.abs().sum(-1) > 0
+    assert torch.equal(moved, valid)
 
 
 def test_no_direction_of_means_is_left_to_erase(tmp_path):

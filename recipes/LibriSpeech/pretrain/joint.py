@@ -6,9 +6,10 @@ L_frame is the cross-entropy of the units at masked frames, plus `plain_weight` 
 frames of the same utterance without masks: these are what the critic sees, and what it pulls at.
 
 I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over
-several of them, and embeddings u. The critic's own steps, which maximise its likelihood, come
-between the steps of the encoders. I(z; utterance) is what a single frame tells of the utterance it
-is from, in closed form. The frames are those of the utterance without masks.
+several of them or of random features of them (`critic_features`), and embeddings u. The critic's
+own steps, which maximise its likelihood, come between the steps of the encoders. I(z; utterance) is
+what a single frame tells of the utterance it is from, in closed form. The frames are those of the
+utterance without masks.
 
 At the end, the directions that tell most of the embeddings are erased from the frames, in closed
 form: see `FrameEncoder.erase`.
@@ -225,7 +226,7 @@ class JointBrain(PretrainingBrain):
         return GroupIndex(own.repeat(pairs), self.device, rows * pairs)
 
     def draw_pairs(self, frames, embeddings, batch, purpose):
-        """Pair means over random valid frames with a crop's embedding of their utterance.
+        """Pair means over random valid frames' features with an embedding of their utterance.
 
         Over many frames, what is said averages out, and who says it remains.
 
@@ -243,10 +244,11 @@ class JointBrain(PretrainingBrain):
         Returns
         -------
         x : torch.Tensor
-            Means, shape (batch * pairs_per_utterance, d_model).
+            Means of `frame_features`, shape (batch * pairs_per_utterance, num_features).
         y : torch.Tensor
             Embeddings, shape (batch * pairs_per_utterance, E).
         """
+        frames = self.modules.frame_features(frames)
         pairs, count = self.hparams.pairs_per_utterance, self.hparams.frames_per_pair
         step = self.step if self.stage == Stage.TRAIN else 0  # the ranks share an evaluation
         seed = self.hparams.seed, "pairs", self.epoch, step, purpose
