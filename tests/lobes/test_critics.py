@@ -12,11 +12,10 @@ from hyperpyyaml import load_hyperpyyaml
 from sklearn.linear_model import Ridge
 from torch.distributions import Normal
 
-from lobes.critics.club import CLUB, LinearCLUB, Standardise, repeat_rows
+from lobes.critics.club import CLUB, LinearCLUB, RandomFeatures, Standardise, repeat_rows
 from lobes.critics.groups import GroupIndex
 from lobes.critics.infonce import InfoNCE
 from lobes.critics.pseudo_speakers import PseudoSpeakerCritic
-from lobes.critics.random_features import RandomFeatures
 from recipes.common.training.run import leave_together
 from tests.lobes.reference_critics import MINE, SampledCLUB, sample_negatives
 

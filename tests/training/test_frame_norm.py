@@ -5,7 +5,7 @@ import torch
 from speechbrain import Stage
 
 from lobes.closed_forms.frame_norm import FrameNorm
-from lobes.critics.random_features import RandomFeatures
+from lobes.critics.club import RandomFeatures
 from recipes.common.training.limits import check_limits
 from tests.training.test_brain import joint_hparams, loader_of, make_brain
 from tests.training.test_device_use import reads_of
