@@ -247,8 +247,11 @@ def test_a_cell_is_run_again_for_what_its_features_are_made_of(
 
 
 def test_a_failed_cell_is_reported_with_its_log(fake, options):
+    states = options.output_folder / "states"
+    states.mkdir(parents=True)
     fake.fails = {("joint", SEEDS[0])}
     first, second = run_all(options)
+    assert states.is_dir()
     log = options.output_folder / Cell("joint", *PER, SEEDS[0]).folder / "log.txt"
     assert str(log) in first and "ended with 1" in first
     assert log.read_text().splitlines() == ["begun", "no such speaker"]
@@ -257,6 +260,7 @@ def test_a_failed_cell_is_reported_with_its_log(fake, options):
     fake.fails = set()
     assert run_all(options) == []
     assert log.read_text().splitlines()[-1] == "begun"
+    assert not states.exists()
 
 
 def test_a_cosine_of_a_later_seed_needs_no_rate(options, monkeypatch):

@@ -99,6 +99,14 @@ def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
     assert (critic.momentum, critic.ridge) == (0.25, 0.5)
 
 
+@pytest.mark.parametrize(("count", "seen"), [(0, 128), (64, 64)])
+def test_the_critics_see_as_many_features_as_the_yaml_says(count, seen, tmp_path):
+    modules = joint_hparams(tmp_path, critic_features=count)["modules"]
+    assert len(modules["frame_features"].bias) == count
+    for name in ("critic", "lower_bound"):
+        assert modules[name].standardise_x.running_mean.shape == (seen,)
+
+
 def test_refuses_to_erase_more_than_there_is_before_it_trains(tmp_path):
     with pytest.raises(ValueError, match="erased_directions is 129: .* from 0 to 128"):
         JointBrain.initialise(joint_hparams(tmp_path, erased_directions=129))
