@@ -75,7 +75,9 @@ class RandomFeatures(nn.Module):
     def __init__(self, dim, count):
         super().__init__()
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"critic_features is {count!r}: expected a whole number, 0 or more.")
+            raise ValueError(
+                f"critic_projections is {count!r}: expected a whole number, 0 or more."
+            )
         self.num_features = count or dim
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(count, dim, generator=generator) / math.sqrt(dim)

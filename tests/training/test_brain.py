@@ -101,7 +101,7 @@ def test_momentum_and_ridge_of_the_yaml_are_those_of_the_critic(tmp_path):
 
 @pytest.mark.parametrize(("count", "seen"), [(0, 128), (64, 64)])
 def test_the_critics_see_as_many_features_as_the_yaml_says(count, seen, tmp_path):
-    modules = joint_hparams(tmp_path, critic_features=count)["modules"]
+    modules = joint_hparams(tmp_path, critic_projections=count)["modules"]
     assert len(modules["frame_features"].bias) == count
     for name in ("critic", "lower_bound"):
         assert modules[name].standardise_x.running_mean.shape == (seen,)

@@ -1,5 +1,6 @@
 """The command line: values as they are given, and how what is refused is told."""
 
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -355,3 +356,9 @@ def test_values_that_a_file_leaves_open_are_asked_for_together(tmp_path):
         load_hparams(path, {"seed": 2})
     with pytest.raises(ValueError, match="a value for --output_folder, missing"):
         load_hparams(path, {"data_folder": "D"})
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.rglob("hparams/*.yaml")), ids=lambda f: f.name)
+def test_what_a_file_has_as_a_number_is_one_on_the_command_line(file):
+    for name, text in re.findall(r"^(\w+): ([-\d.]+|True|False)(?: #.*)?$", file.read_text(), re.M):
+        assert isinstance(read_value(name, text), (bool, int, float)), name

@@ -6,7 +6,7 @@ L_frame is the cross-entropy of the units at masked frames, plus `plain_weight` 
 frames of the same utterance without masks: these are what the critic sees, and what it pulls at.
 
 I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over
-several of them or of random features of them (`critic_features`), and embeddings u. The critic's
+several of them or of random features of them (`critic_projections`), and embeddings u. The critic's
 own steps, which maximise its likelihood, come between the steps of the encoders. I(z; utterance) is
 what a single frame tells of the utterance it is from, in closed form. The frames are those of the
 utterance without masks.
