@@ -1,5 +1,6 @@
 """The stages' Brains: which step reaches which weights, and what stops a run."""
 
+import inspect
 from operator import itemgetter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from speechbrain import Stage
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import DataLoader
 
@@ -496,6 +498,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert len(list((tmp_path / "save").iterdir())) == 1
     checkpointer.recover_if_possible()
     assert torch.equal(layer.weight, good)
+
+
+def test_saving_does_not_lengthen_the_default_of_speechbrain(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path / "save", {"layer": torch.nn.Linear(2, 3)})
+    default = inspect.signature(Checkpointer.save_and_keep_only).parameters["importance_keys"]
+    before = len(default.default)
+    for _ in range(2):
+        checkpointer.save_and_keep_only()
+    assert len(default.default) == before and len(checkpointer.list_checkpoints()) == 1
 
 
 def test_a_figure_that_is_not_finite_stops_a_run_and_lists_do_not(tmp_path):

@@ -99,6 +99,7 @@ def test_a_number_of_epochs_that_is_none_is_refused(epochs):
         {"kmeans_passes": 0},
         {"kmeans_passes": 0.5},
         {"frames_per_pair": 0},
+        {"critic_projections": -1},
         {"critic_steps": True},
         {"quantizer": "k-means"},
         {"tokenizer": "words"},

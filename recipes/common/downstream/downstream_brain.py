@@ -130,5 +130,4 @@ class DownstreamBrain(ResumableBrain):
             meta={**meta, **self.valid_figures},
             min_keys=[self.criterion],
             num_to_keep=1,
-            importance_keys=[],  # SpeechBrain's default is one list, longer with every call
         )

@@ -60,6 +60,13 @@ class AtomicCheckpointer(Checkpointer):
         ddp_barrier()
         return published
 
+    def save_and_keep_only(self, *args, importance_keys=(), **kwargs):
+        """Save and delete as `Checkpointer.save_and_keep_only` does.
+
+        SpeechBrain's default of `importance_keys` is one list, longer with every call.
+        """
+        super().save_and_keep_only(*args, importance_keys=[*importance_keys], **kwargs)
+
     def list_checkpoints(self):
         """List the checkpoints; a ValueError names one whose description cannot be read."""
         found = []

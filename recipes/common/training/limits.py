@@ -22,6 +22,7 @@ WHOLE = {  # lowest and highest
     "critic_steps": (0, NO_END),
     "pairs_per_utterance": (1, NO_END),
     "frames_per_pair": (1, NO_END),
+    "critic_projections": (0, NO_END),
     "frozen_steps": (0, NO_END),
     "last_layers": (0, NO_END),
     "vocab_size": (1, NO_END),
