@@ -13,6 +13,7 @@ from lobes.states import FbankStates
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.audio import read_speech
 from pretrained.exported import load_model, save_model
+from recipes.common.closed_forms.rival_models import make_rival
 from recipes.common.downstream import features as downstream_features
 from recipes.common.report import representations
 from recipes.common.report.representations import (
@@ -182,16 +183,22 @@ def test_random_weights_are_of_the_same_architecture_once_and_by_the_seed(folder
     assert shapes[0] == shapes[1]
 
 
-def test_random_weights_are_shared_by_models_that_differ_in_what_was_erased(rows, tmp_path):
-    control, erased = tmp_path / "control" / "model", tmp_path / "erased" / "model"
+@pytest.mark.parametrize("change", ["erased", "normed"])
+def test_random_weights_are_shared_by_models_that_differ_after_the_last_layer(
+    change, rows, tmp_path
+):
+    control, changed = tmp_path / "control" / "model", tmp_path / change / "model"
     encoders = load_model(make_model(control))
-    axes = torch.eye(16)[:12]
-    encoders["frame_encoder"].erase(4, axes.mean(0), torch.eye(16), axes, torch.eye(12))
-    save_model(erased, encoders)
-    *models, _, random = load_systems([control, erased], controls=True, seed=0)
-    assert [system.name for system in [*models, random]] == ["control", "erased", "random weights"]
+    if change == "erased":
+        axes = torch.eye(16)[:12]
+        encoders["frame_encoder"].erase(4, axes.mean(0), torch.eye(16), axes, torch.eye(12))
+    else:
+        encoders["frame_encoder"] = make_rival("mean_std", encoders["frame_encoder"], None)
+    save_model(changed, encoders)
+    *models, _, random = load_systems([control, changed], controls=True, seed=0)
+    assert [system.name for system in [*models, random]] == ["control", change, "random weights"]
     assert random.folder == str(control)
-    other = load_systems([erased], controls=True, seed=0)[-1]
+    other = load_systems([changed], controls=True, seed=0)[-1]
     frames = [encode(system, rows, 3, tmp_path / "states").frames for system in (random, other)]
     np.testing.assert_array_equal(*frames)
     before, after = (encode(system, rows, 3, tmp_path / "states").means for system in models)

@@ -8,9 +8,28 @@ from lobes.signal import NUM_MELS
 from lobes.states import FbankStates, PooledStates
 from recipes.common.data.seeding import derive_seed
 
+# What a frame encoder does after the last layer, left out
+PLAIN = {"erased_directions": 0, "frame_norm": "none", "least_squares": None}
+
+
+def plain_config(encoder):
+    """Return the arguments of an encoder whose frames are not changed after the last layer.
+
+    Arguments
+    ---------
+    encoder : FrameEncoder or UtteranceEncoder
+
+    Returns
+    -------
+    dict
+    """
+    return {key: PLAIN.get(key, value) for key, value in encoder.config.items()}
+
 
 def fresh(encoder, seed):
     """Return an encoder of the same architecture with random weights.
+
+    Nothing is done to its frames after the last layer.
 
     Arguments
     ---------
@@ -25,7 +44,7 @@ def fresh(encoder, seed):
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "random weights"))
-        made = type(encoder)(**encoder.config)
+        made = type(encoder)(**plain_config(encoder))
     return made.to(next(encoder.parameters()).device).eval()
 
 

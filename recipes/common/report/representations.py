@@ -24,7 +24,7 @@ from pretrained.audio_files import stamp
 from pretrained.exported import load_model
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.features import Upstream
-from recipes.common.evaluation.baselines import fbank_states, fresh
+from recipes.common.evaluation.baselines import fbank_states, fresh, plain_config
 
 logger = get_logger(__name__)
 STEPS = 300
@@ -92,8 +92,8 @@ def load_systems(folders, controls, seed):
     folders : list of str
         Exported models. A model is called as its run: as the folder that its "model" folder is in.
     controls : bool
-        Add "FBANK" and, of each different architecture, "random weights". Models that differ in how
-        many directions were erased share them.
+        Add "FBANK" and, of each different architecture, "random weights". Models that differ in
+        what is done to frames after the last layer share them.
     seed : int
         Seed of random weights.
 
@@ -133,10 +133,9 @@ def load_systems(folders, controls, seed):
 def _architecture(encoders):
     """Return a text that is the same for encoders that are the same with random weights.
 
-    Directions are erased after training: of random weights, none are.
+    What is done to frames after the last layer is not done to those of random weights.
     """
-    configs = {key: {**encoders[key].config, "erased_directions": 0} for key in sorted(encoders)}
-    return repr(configs)
+    return repr({key: plain_config(encoders[key]) for key in sorted(encoders)})
 
 
 def _run_name(folder):
