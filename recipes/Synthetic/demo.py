@@ -41,7 +41,7 @@ PREPARE = {  # the function, and the splits that the stages use; the last is the
 }
 COLUMNS = {  # of the table: representation, factor and measure in report.json
     "phone from frames": ("frame, weighted sum", "phone", "balanced accuracy"),
-    "speaker from pooled frames": ("frame, pooled", "speaker", "balanced accuracy"),
+    "speaker from frames": ("frame, pooled random features", "speaker", "balanced accuracy"),
     "speaker from u, EER": ("utterance", "speaker", "EER"),
     "phones from u, R2": ("utterance", "phone", "R2"),
 }

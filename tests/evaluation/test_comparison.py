@@ -5,7 +5,7 @@ import pytest
 
 from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.bootstrap import group_scores, label_scores
-from recipes.common.evaluation.comparison import compare, tradeoff
+from recipes.common.evaluation.comparison import ATTACKED, compare, tradeoff
 from recipes.common.evaluation.folds import split_groups
 from recipes.common.evaluation.metrics import eer
 from recipes.common.evaluation.scoring import score_trials
@@ -154,7 +154,7 @@ def test_what_cannot_be_paired_is_passed_over_or_refused():
 
 def test_the_tradeoff_goes_by_beta_with_measures_that_models_share():
     figures = figures_of(GOOD)[0]
-    pooled = {"representation": "frame, pooled", "factor": "speaker", "interval": None}
+    pooled = {"representation": ATTACKED, "factor": "speaker", "interval": None}
     figures += [
         {
             **pooled,

@@ -7,7 +7,7 @@ for all reports: see `verdict`.
 from typing import NamedTuple
 
 from recipes.common.evaluation import information
-from recipes.common.evaluation.comparison import figure_key, figure_name, last_layer
+from recipes.common.evaluation.comparison import ATTACKED, figure_key, figure_name, last_layer
 from recipes.common.evaluation.grouping import group_by
 
 # Kept: the error may have risen, the accuracy fallen, by two points of a hundred at most, wherever
@@ -64,12 +64,8 @@ class Rule(NamedTuple):
 
 RULES = (
     Rule(
-        *("speaker in frames", "frame, pooled", "speaker", ("balanced accuracy",), -1),
+        *("speaker in frames", ATTACKED, "speaker", ("balanced accuracy",), -1),
         "frames give the speaker away in {} of utterances ({} without)",
-    ),
-    Rule(
-        *("speaker in frames", "frame, pooled", "speaker", ("EER",), 1),
-        "two voices are confused by their frames in {} of comparisons ({} without)",
     ),
     Rule(
         *("content in embeddings", "utterance", "phone", ("balanced accuracy", "R2"), -1),

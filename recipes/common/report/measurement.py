@@ -22,6 +22,7 @@ from recipes.common.data.files import digest_code, replace_text
 from recipes.common.data.seeding import derive_rng
 from recipes.common.evaluation.abx import DISTANCES, MODES
 from recipes.common.evaluation.attacks.pooling import RandomFeatures, pool_deviations
+from recipes.common.evaluation.comparison import ATTACKED
 from recipes.common.evaluation.information import measure_information
 from recipes.common.evaluation.leakage import split_utterances
 from recipes.common.evaluation.scoring import change_embeddings, rate_scorings
@@ -35,7 +36,7 @@ logger = get_logger(__name__)
 
 POINTS, MAP_SPEAKERS = 1000, 8
 POOLED, WEIGHTED, PAIR = "frame, pooled", "frame, weighted sum", "z and u"
-SPREAD, RANDOM = "frame, means and deviations", "frame, pooled random features"
+SPREAD = "frame, means and deviations"
 # Of what a figure is made, beside data and weights: a change has models measured again.
 OPTIONS = ("seed", "seeds", "frames_per_utterance", "max_items", "max_speakers", "hidden_dim")
 OPTIONS += ("num_units", "probes", "information")
@@ -219,7 +220,7 @@ class Measurement:
         if POOLED in vectors and "speaker" in targets:
             spread = np.hstack([vectors[POOLED], pool_deviations(self.read.whole)])
             features = RandomFeatures(self.read.whole)(self.read.whole)
-            for representation, x in ((SPREAD, spread), (RANDOM, features)):
+            for representation, x in ((SPREAD, spread), (ATTACKED, features)):
                 inputs.append((representation, "speaker", x, targets["speaker"]))
         for representation, factor, x, target in inputs:
             own = x.reshape(-1, x.shape[-1])[target.items]
