@@ -6,9 +6,9 @@ Each returns a module that maps a list of waveforms to hidden states; see
 `pretrained.toolkits.upstreams`.
 """
 
-from pretrained.toolkits.upstreams import ErasedUpstreamExpert as learn2diss_erased
+from pretrained.toolkits.upstreams import LastUpstreamExpert as learn2diss_last
 from pretrained.toolkits.upstreams import UpstreamExpert as learn2diss_frames
 from pretrained.toolkits.upstreams import UtteranceUpstreamExpert as learn2diss_utterance
 
 dependencies = ["torch", "torchaudio", "speechbrain", "numpy", "safetensors", "soundfile"]
-__all__ = ["learn2diss_erased", "learn2diss_frames", "learn2diss_utterance"]
+__all__ = ["learn2diss_frames", "learn2diss_last", "learn2diss_utterance"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pretrained.toolkits import GRAPHS, LAYOUTS, NO_ERASURE
+from pretrained.toolkits import GRAPHS, LAYOUTS, PLAIN
 
 
 def add_parser(commands):
@@ -11,10 +11,10 @@ def add_parser(commands):
     export.add_argument("model", metavar="FOLDER", help="an exported model")
     export.add_argument("--layout", required=True, choices=LAYOUTS + GRAPHS)
     export.add_argument(
-        "--erasure_apart",
+        "--changes_apart",
         action="store_true",
-        help="where the layout has no place for what erases directions from frames, write that to "
-        "a file beside the weights, for the user to apply",
+        help="where the layout has no place for what is done to frames after the last layer (their "
+        "norm, directions erased), leave it to the user: the model card tells the lines",
     )
     export.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     export.add_argument(
@@ -25,9 +25,9 @@ def add_parser(commands):
 
 def export_model(options):
     """Export a model, or its frame encoder alone, in another toolkit's layout, or as graphs."""
-    if options.erasure_apart and options.layout not in NO_ERASURE:
+    if options.changes_apart and options.layout not in PLAIN:
         raise ValueError(
-            f"--erasure_apart is for {' and '.join(NO_ERASURE)}: {options.layout} holds it."
+            f"--changes_apart is for {' and '.join(PLAIN)}: {options.layout} keeps them."
         )
     if options.int8 and options.layout != "onnx":
         raise ValueError(f"--int8 belongs to --layout onnx, not to {options.layout}.")
@@ -42,7 +42,7 @@ def export_model(options):
         layouts.to_speechbrain(*load_folder(options.model), options.out)
     else:
         write = getattr(layouts, f"to_{options.layout}")
-        write(load_model(options.model), options.out, options.erasure_apart)
+        write(load_model(options.model), options.out, options.changes_apart)
     return 0
 
 

@@ -22,7 +22,7 @@ A voice tells who speaks: a recording of it is personal data, and so is what is 
   a recording is public does not mean that its speaker has agreed. Keep embeddings and enrolled
   voices as you keep passwords, and delete them when a person asks for it: unlike a password, a
   voice cannot be changed.
-- **Frames still carry some of the speaker.** Joint training and erasing lower it in the last layer,
+- **Frames still carry some of the speaker.** Joint training lowers it in the last layer,
   earlier layers have more of it, and nothing here makes speech anonymous. Treat the frames of a
   recording, and the units made of them, as you treat the recording.
 - **What was said** can be recovered in part from frames, and to some degree from embeddings.

@@ -2,4 +2,4 @@
 
 LAYOUTS = ("speechbrain", "huggingface", "torchaudio")  # layouts.py has a function to_... of each
 GRAPHS = ("onnx", "torch_export")  # pretrained.deployment.graph_files has a function of each
-NO_ERASURE = ("huggingface", "torchaudio")  # have no place for what erases directions from frames
+PLAIN = ("huggingface", "torchaudio")  # have no place for what changes frames after the last layer

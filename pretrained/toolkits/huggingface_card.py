@@ -55,13 +55,25 @@ The card of the folder that this one was written from tells more: data, training
 PLAIN = """    frames = output.last_hidden_state
 """
 APART = """
-Learn2Diss erases {erased_directions} directions from the frames, which transformers' model has no
-place for: **its last layer still holds them**. This erases them, to rounding:
+Learn2Diss changes frames after the last layer, for which transformers' model has no place: **its
+last layer is not what Learn2Diss gives**. These lines make it so, to rounding:
 
-    from safetensors.torch import load_file
+    import torch
 
-    erasure = load_file("<this folder>/erasure.safetensors")
-    frames = torch.nn.functional.linear(output.last_hidden_state, **erasure)
+    frames = output.last_hidden_state
+"""
+NORMS = {
+    "none": "",
+    "mean": """    frames = frames - frames.mean(1, keepdim=True)  # of files of one length
+""",
+    "mean_std": """    frames = frames.transpose(1, 2)  # of files of one length
+    frames = torch.nn.functional.instance_norm(frames).transpose(1, 2)
+""",
+}
+ERASED = """    from safetensors.torch import load_file
+
+    erasure = load_file("<this folder>/erasure.safetensors")  # of {erased_directions} directions
+    frames = torch.nn.functional.linear(frames, **erasure)
 """
 
 
@@ -83,6 +95,9 @@ def write_huggingface_card(folder, encoder):
     >>> (folder / "README.md").read_text().splitlines()[1]
     'library_name: transformers'
     """
-    frames = PLAIN if encoder.erasure is None else APART.format(**encoder.config)
+    changes = NORMS[encoder.config["frame_norm"]]
+    if encoder.erasure is not None:
+        changes += ERASED.format(**encoder.config)
+    frames = APART + changes if changes else PLAIN
     text = TEMPLATE.format(**encoder.config, frames=frames, not_for=NOT_FOR, privacy=PRIVACY)
     write_whole(Path(folder) / "README.md", text.encode())

@@ -101,7 +101,7 @@ def to_speechbrain(modules, facts, folder):
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
 
 
-def to_huggingface(encoders, folder, erasure_apart=False):
+def to_huggingface(encoders, folder, changes_apart=False):
     """Write a folder that `AutoModel` and `AutoFeatureExtractor` of transformers load.
 
     The model is a HubertModel or a WavLMModel; the prediction head is left out. These models take
@@ -114,18 +114,18 @@ def to_huggingface(encoders, folder, erasure_apart=False):
         With a `frame_encoder` that has the waveform front end.
     folder : str or Path
         Missing or empty.
-    erasure_apart : bool
-        Whether, where directions are erased from the encoder's frames, the map that erases them
-        goes to `erasure.safetensors`, which the card tells how to apply: the toolkit's own model
-        gives frames before it.
+    changes_apart : bool
+        Whether what the encoder does to frames after the last layer, its norm or erased directions,
+        is left to the user: the toolkit's own model gives frames before it, the card tells the
+        lines, and the map that erases directions goes to `erasure.safetensors`.
 
     Raises
     ------
     FileExistsError
         Where the folder holds anything.
     ValueError
-        Where there is no frame encoder, it has another front end, or directions are erased from its
-        frames and `erasure_apart` is False. Nothing is written then.
+        Where there is no frame encoder, it has another front end, or frames are changed after the
+        last layer and `changes_apart` is False. Nothing is written then.
 
     Example
     -------
@@ -136,7 +136,7 @@ def to_huggingface(encoders, folder, erasure_apart=False):
     >>> sorted(path.name for path in folder.iterdir())
     ['README.md', 'config.json', 'model.safetensors', 'preprocessor_config.json']
     """
-    encoder, state_dict, folder = _frame_encoder(encoders, folder, "huggingface", erasure_apart)
+    encoder, state_dict, folder = _frame_encoder(encoders, folder, "huggingface", changes_apart)
     config = {
         "architectures": [HF_MODELS[encoder.config["attention"]]],
         **sizes_of(encoder),
@@ -149,7 +149,7 @@ def to_huggingface(encoders, folder, erasure_apart=False):
     write_huggingface_card(folder, encoder)
 
 
-def to_torchaudio(encoders, folder, erasure_apart=False):
+def to_torchaudio(encoders, folder, changes_apart=False):
     """Write a state dict of torchaudio's HuBERT or WavLM, and the arguments that build the model.
 
     `config.json` names the function of `torchaudio.models` and its arguments; `model.pt` is what
@@ -161,7 +161,7 @@ def to_torchaudio(encoders, folder, erasure_apart=False):
         With a `frame_encoder` that has the waveform front end.
     folder : str or Path
         Missing or empty.
-    erasure_apart : bool
+    changes_apart : bool
         As `to_huggingface` takes it.
 
     Raises
@@ -178,7 +178,7 @@ def to_torchaudio(encoders, folder, erasure_apart=False):
     >>> sorted(path.name for path in folder.iterdir())
     ['config.json', 'model.pt']
     """
-    encoder, state_dict, folder = _frame_encoder(encoders, folder, "torchaudio", erasure_apart)
+    encoder, state_dict, folder = _frame_encoder(encoders, folder, "torchaudio", changes_apart)
     own = encoder.config
     layers = zip(CONV_KERNELS, CONV_STRIDES, strict=True)
     arguments = {
@@ -197,7 +197,7 @@ def to_torchaudio(encoders, folder, erasure_apart=False):
     _write_json(folder / "config.json", {"function": function, "arguments": arguments})
 
 
-def _frame_encoder(encoders, folder, layout, erasure_apart):
+def _frame_encoder(encoders, folder, layout, changes_apart):
     """Return the frame encoder, its weights in a layout, and the folder, which is made.
 
     What erases directions from frames is written to the folder, where there is such.
@@ -208,7 +208,7 @@ def _frame_encoder(encoders, folder, layout, erasure_apart):
             "layout speechbrain is there for every encoder."
         )
     encoder = encoders["frame_encoder"]
-    state_dict, folder = export_state_dict(encoder, layout, erasure_apart), new_folder(folder)
+    state_dict, folder = export_state_dict(encoder, layout, changes_apart), new_folder(folder)
     if encoder.erasure is not None:
         save_file(erasure_map(encoder), folder / ERASURE)
     return encoder, state_dict, folder

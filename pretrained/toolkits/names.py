@@ -84,7 +84,7 @@ def import_state_dict(encoder, state_dict):
     return encoder
 
 
-def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
+def export_state_dict(encoder, layout="huggingface", changes_apart=False):
     """Return the encoder's weights under other toolkits' names; see `import_state_dict`.
 
     Arguments
@@ -94,9 +94,10 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     layout : str
         "huggingface" (HubertModel, WavLMModel) or "torchaudio" (hubert_base, wavlm_base, which
         have no mask embedding, so that it is left out).
-    erasure_apart : bool
-        Whether an encoder from whose frames directions are erased is exported without what erases
-        them, for which these layouts have no place: `erasure_map` returns it.
+    changes_apart : bool
+        Whether an encoder that changes frames after the last layer, for which these layouts have no
+        place, is exported without that: `lobes.closed_forms.frame_norm` is its norm, and
+        `erasure_map` returns what erases directions.
 
     Returns
     -------
@@ -106,9 +107,9 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     Raises
     ------
     ValueError
-        Where directions are erased and `erasure_apart` does not say that this is known, frames are
-        changed in another way after the last layer, the layout is none of these, or the front end
-        is another.
+        Where frames are changed after the last layer and `changes_apart` does not say that this is
+        known, or are changed by `least_squares`, the layout is none of these, or the front end is
+        another.
 
     Example
     -------
@@ -117,16 +118,8 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     >>> export_state_dict(encoder)["feature_projection.projection.weight"].shape
     torch.Size([32, 32])
     """
-    _check_last_layer(encoder, layout)
+    _check_last_layer(encoder, layout, changes_apart)
     places = _places(encoder, layout)
-    if encoder.erasure is not None and not erasure_apart:
-        raise ValueError(
-            f"{encoder.config['erased_directions']} directions are erased from this encoder's "
-            f"frames after the last layer, for which the layout {layout} has no place: its model "
-            "would give frames that still hold them. The layout speechbrain and the s3prl "
-            "upstreams keep them erased; or write what erases them to a file of its own "
-            "(--erasure_apart) and apply that to the last layer's output."
-        )
     return {
         foreign: torch.cat([parameter.detach() for parameter in own])
         for foreign, own in places.items()
@@ -134,15 +127,23 @@ def export_state_dict(encoder, layout="huggingface", erasure_apart=False):
     }
 
 
-def _check_last_layer(encoder, layout):
-    """Raise ValueError where frames are the last layer's output changed by what is not linear."""
-    for key, nothing in (("frame_norm", "none"), ("least_squares", None)):
-        if encoder.config[key] != nothing:
-            raise ValueError(
-                f"this encoder's frames are changed after the last layer ({key}), for which the "
-                f"layout {layout} has no place. The layout speechbrain and the s3prl upstreams "
-                "keep that."
-            )
+def _check_last_layer(encoder, layout, changes_apart):
+    """Raise ValueError where frames are changed after the last layer, and the user may not know."""
+    config = encoder.config
+    changes = {
+        "each utterance's mean is taken off (frame_norm)": config["frame_norm"] != "none",
+        f"{config['erased_directions']} directions are erased": config["erased_directions"] > 0,
+        "what an embedding predicts is taken off (least_squares)": config["least_squares"],
+    }
+    found = [change for change, is_there in changes.items() if is_there]
+    if not found or (changes_apart and not config["least_squares"]):
+        return
+    way = "" if config["least_squares"] else "; or say that the user does it (--changes_apart)"
+    raise ValueError(
+        f"after the last layer of this encoder, {' and '.join(found)}, for which the layout "
+        f"{layout} has no place: its model would give other frames. The layout speechbrain and the "
+        f"s3prl upstreams keep that{way}."
+    )
 
 
 def erasure_map(encoder):

@@ -3,7 +3,7 @@
     python -m pretrained.toolkits.s3prl_tasks -m train -u learn2diss_frames -k O/joint/model \\
         -d TASK -c CONFIG.yaml -p OUT
 
-All options are s3prl's own; `-u` also takes learn2diss_erased and learn2diss_utterance.
+All options are s3prl's own; `-u` also takes learn2diss_last and learn2diss_utterance.
 """
 
 

@@ -89,22 +89,11 @@ class UpstreamExpert(nn.Module):
         return [(x, lens) for x in states]
 
 
-class ErasedUpstreamExpert(UpstreamExpert):
-    """The frames alone, from which directions are erased: layers before the last still hold them.
+class LastUpstreamExpert(UpstreamExpert):
+    """The frames of the last layer alone: what the joint stage hides, the layers before it hold.
 
-    Arguments and methods are those of `UpstreamExpert`; a ValueError also where nothing is erased
-    from the encoder's frames.
+    Arguments and methods are those of `UpstreamExpert`.
     """
-
-    def load(self, ckpt):
-        """Return the encoder."""
-        encoder = super().load(ckpt)
-        if encoder.erasure is None:
-            raise ValueError(
-                f"{ckpt}: nothing is erased from its frames, as the joint stage does: take the "
-                "upstream learn2diss_frames."
-            )
-        return encoder
 
     def encode(self, wavs, wav_lens):
         """Return the frames and their lengths, as the only hidden state."""
@@ -135,7 +124,7 @@ class UtteranceUpstreamExpert(UpstreamExpert):
 
 UPSTREAMS = {
     "learn2diss_frames": UpstreamExpert,
-    "learn2diss_erased": ErasedUpstreamExpert,
+    "learn2diss_last": LastUpstreamExpert,
     "learn2diss_utterance": UtteranceUpstreamExpert,
 }
 

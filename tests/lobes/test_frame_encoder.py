@@ -198,9 +198,9 @@ def test_erasing_twice_or_too_much_is_refused():
 
 def test_an_export_to_a_layout_without_erasing_is_refused_or_of_the_frames_before():
     encoder, changed, _ = erased()
-    with pytest.raises(ValueError, match="8 directions are erased.*--erasure_apart"):
+    with pytest.raises(ValueError, match="8 directions are erased.*--changes_apart"):
         export_state_dict(changed)
-    state_dict = export_state_dict(changed, erasure_apart=True)
+    state_dict = export_state_dict(changed, changes_apart=True)
     plain = export_state_dict(encoder)
     assert state_dict.keys() == plain.keys()
     assert all(torch.equal(state_dict[name], plain[name]) for name in plain)

@@ -118,12 +118,18 @@ def test_a_damaged_configuration_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("layout", ["huggingface", "torchaudio"])
 def test_layouts_without_a_place_for_it_refuse_it(layout):
-    for encoder, key in (
-        (frame_encoder("waveform", frame_norm="mean"), "frame_norm"),
-        (regressed("waveform")[0], "least_squares"),
+    for encoder, key, apart in (
+        (frame_encoder("waveform", frame_norm="mean"), "frame_norm", False),
+        (regressed("waveform")[0], "least_squares", False),
+        (regressed("waveform")[0], "least_squares", True),
     ):
         with pytest.raises(ValueError, match=rf"\({key}\).*layout {layout} has no place"):
-            export_state_dict(encoder, layout, erasure_apart=True)
+            export_state_dict(encoder, layout, changes_apart=apart)
+    normed = frame_encoder("waveform", frame_norm="mean")
+    found = export_state_dict(normed, layout, changes_apart=True)
+    expected = export_state_dict(frame_encoder("waveform"), layout)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_no_graph_is_made_of_least_squares():

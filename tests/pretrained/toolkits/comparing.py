@@ -74,7 +74,7 @@ class Row:
 
 def load_transformers(encoders, folder):
     """Load the export by the auto classes, the extractor making batch and mask."""
-    to_huggingface(encoders, folder, erasure_apart=True)
+    to_huggingface(encoders, folder, changes_apart=True)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
 
@@ -88,7 +88,7 @@ def load_transformers(encoders, folder):
 
 def load_torchaudio(encoders, folder):
     """Load the export as its config.json says, which gives each layer's output."""
-    to_torchaudio(encoders, folder, erasure_apart=True)
+    to_torchaudio(encoders, folder, changes_apart=True)
     config = json.loads((folder / "config.json").read_text())
     model = getattr(torchaudio.models, config["function"])(**config["arguments"]).eval()
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
@@ -135,7 +135,7 @@ def snippet(kind):
 
 def to_transformers(encoders, folder):
     """Export to transformers, frames before erasing."""
-    to_huggingface(encoders, folder, erasure_apart=True)
+    to_huggingface(encoders, folder, changes_apart=True)
 
 
 def to_own(encoders, folder):
@@ -202,17 +202,17 @@ ROWS = {
     ),
     "s3prl, hf_hubert": Row("s3prl", "`hf_hubert_custom`", load_s3prl_hf),
     "s3prl, frames": Row("s3prl", "`learn2diss_frames`", load_upstream("learn2diss_frames")),
-    "s3prl, erased": Row(
+    "s3prl, last": Row(
         "s3prl",
-        "`learn2diss_erased`",
-        load_upstream("learn2diss_erased"),
+        "`learn2diss_last`",
+        load_upstream("learn2diss_last"),
         lambda states: states[-1:],
     ),
     "s3prl, utterance": Row(
         "s3prl", "`learn2diss_utterance`", load_upstream("learn2diss_utterance"), None
     ),
 }
-KEEP_ERASED = ("SpeechBrain", "MP3S, ours", "s3prl, frames", "s3prl, erased")
+KEEP_ERASED = ("SpeechBrain", "MP3S, ours", "s3prl, frames", "s3prl, last")
 
 
 def padded(wavs):

@@ -133,7 +133,7 @@ def test_erased_directions_are_never_dropped(write, layout, tmp_path):
     with pytest.raises(ValueError, match=f"4 directions are erased.*layout {layout} has no place"):
         write({"frame_encoder": encoder}, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
-    write({"frame_encoder": encoder}, tmp_path / "apart", erasure_apart=True)
+    write({"frame_encoder": encoder}, tmp_path / "apart", changes_apart=True)
     erasure = load_file(tmp_path / "apart" / "erasure.safetensors")
     encoder.erasure, mapped = None, encoder.erasure
     with torch.no_grad():
@@ -145,17 +145,20 @@ def test_erased_directions_are_never_dropped(write, layout, tmp_path):
 
 
 def test_an_export_with_nothing_erased_has_no_erasure(tmp_path):
-    to_huggingface({"frame_encoder": frame_encoder("waveform")}, tmp_path, erasure_apart=True)
+    to_huggingface({"frame_encoder": frame_encoder("waveform")}, tmp_path, changes_apart=True)
     assert not (tmp_path / "erasure.safetensors").exists()
     assert "erasure" not in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.parametrize("frame_norm", ["none", "mean", "mean_std"])
 @pytest.mark.parametrize("erased", [0, 4])
-def test_the_card_of_the_hub_tells_how_to_get_our_frames(erased, recording, tmp_path, monkeypatch):
-    encoder = frame_encoder("waveform")
+def test_the_card_of_the_hub_tells_how_to_get_our_frames(
+    erased, frame_norm, recording, tmp_path, monkeypatch
+):
+    encoder = frame_encoder("waveform", frame_norm=frame_norm)
     if erased:
         erase(encoder, erased)
-    to_huggingface({"frame_encoder": encoder}, tmp_path / "export", erasure_apart=True)
+    to_huggingface({"frame_encoder": encoder}, tmp_path / "export", changes_apart=True)
     text = (tmp_path / "export" / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---\n")[1])
     assert metadata["library_name"] == "transformers" and metadata["license"] == "unknown"
@@ -177,10 +180,10 @@ def test_the_command_line_exports_erased_models_when_told_to(tmp_path, capsys):
     save_model(tmp_path / "model", {"frame_encoder": encoder})
     command = ["export", str(tmp_path / "model"), "--layout", "huggingface", "--out"]
     assert main([*command, str(tmp_path / "out")]) == 2
-    assert "--erasure_apart" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "--changes_apart" in capsys.readouterr().err and not (tmp_path / "out").exists()
     command[command.index("huggingface")] = "speechbrain"
-    assert main([*command, str(tmp_path / "out"), "--erasure_apart"]) == 2
-    assert "speechbrain holds it" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*command, str(tmp_path / "out"), "--changes_apart"]) == 2
+    assert "speechbrain keeps them" in capsys.readouterr().err and not (tmp_path / "out").exists()
     command[command.index("speechbrain")] = "huggingface"
-    assert main([*command, str(tmp_path / "out"), "--erasure_apart"]) == 0
+    assert main([*command, str(tmp_path / "out"), "--changes_apart"]) == 0
     assert (tmp_path / "out" / "erasure.safetensors").is_file()

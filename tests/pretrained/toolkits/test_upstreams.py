@@ -86,8 +86,7 @@ def test_a_model_without_what_is_asked_for_is_refused(tmp_path):
     save_model(tmp_path / "utterance", {"utterance_encoder": utterance_encoder()})
     for name, folder, message in (
         ("learn2diss_frames", "utterance", "utterance holds no frame encoder"),
-        ("learn2diss_erased", "utterance", "utterance holds no frame encoder"),
-        ("learn2diss_erased", "frames", "nothing is erased from its frames.*learn2diss_frames"),
+        ("learn2diss_last", "utterance", "utterance holds no frame encoder"),
         ("learn2diss_utterance", "frames", "frames holds no utterance encoder"),
     ):
         with pytest.raises(ValueError, match=message):
