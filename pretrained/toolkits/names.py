@@ -131,7 +131,7 @@ def _check_last_layer(encoder, layout, changes_apart):
     """Raise ValueError where frames are changed after the last layer, and the user may not know."""
     config = encoder.config
     changes = {
-        "each utterance's mean is taken off (frame_norm)": config["frame_norm"] != "none",
+        "frames are normalised over each utterance (frame_norm)": config["frame_norm"] != "none",
         f"{config['erased_directions']} directions are erased": config["erased_directions"] > 0,
         "what an embedding predicts is taken off (least_squares)": config["least_squares"],
     }

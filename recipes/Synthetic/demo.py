@@ -18,6 +18,7 @@ from pathlib import Path
 
 from recipes.common.data.files import CorpusError
 from recipes.common.data.table import ROOT, read_manifest
+from recipes.common.evaluation.comparison import ATTACKED
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from recipes.Synthetic.synthetic_prepare import prepare_synthetic
 
@@ -41,7 +42,7 @@ PREPARE = {  # the function, and the splits that the stages use; the last is the
 }
 COLUMNS = {  # of the table: representation, factor and measure in report.json
     "phone from frames": ("frame, weighted sum", "phone", "balanced accuracy"),
-    "speaker from frames": ("frame, pooled random features", "speaker", "balanced accuracy"),
+    "speaker from frames": (ATTACKED, "speaker", "balanced accuracy"),
     "speaker from u, EER": ("utterance", "speaker", "EER"),
     "phones from u, R2": ("utterance", "phone", "R2"),
 }

@@ -18,6 +18,7 @@ from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.annotations.alignments import frame_phones, write_ctm
 from recipes.common.evaluation import information, probe_fitting
+from recipes.common.evaluation.comparison import ATTACKED
 from recipes.common.report import measurement, report
 from recipes.common.report.measures import make_trials, nearer_sentence
 from recipes.common.report.phone_errors import read_phone_errors
@@ -248,6 +249,23 @@ def test_what_is_the_label_itself_reads_100_percent(quick):
     assert 0.9 < found["frame, pooled", "phone", "R2"]["value"] <= 1
     # Below 1 only where two sentences have the same phones in another order.
     assert found["frame, pooled", "sentence", "same sentence nearer"]["value"] > 0.99
+
+
+def signs(row):
+    """Return frames of mean 0 and deviation 1; the signs of correlations tell the speaker."""
+    rng, number = rng_of(row["ID"]), int(row["spk_id"][-2:])
+    first, other = rng.normal(size=(2, num_frames(8000), 4))
+    told = np.array([1.0 if number >> bit & 1 else -1.0 for bit in range(4)])
+    frames = np.hstack([first, 0.95 * told * first + 0.3 * other])
+    return (frames - frames.mean(0)) / frames.std(0), rng.normal(size=VOICE)
+
+
+def test_the_attacker_of_the_verdict_finds_what_means_and_deviations_do_not_tell(quick):
+    left_out = ("inform", "discriminate", "retrieve", "cluster", "draw")
+    own = [("frame, pooled", "speaker"), (measurement.SPREAD, "speaker"), (ATTACKED, "speaker")]
+    found = measure(make_speech(), signs, *left_out, probed=set(own))
+    means, spread, attacked = (found[(*key, "balanced accuracy")]["value"] for key in own)
+    assert means < 0.2 and spread < 0.2 and attacked > 0.6
 
 
 def test_critics_are_left_out_where_that_is_asked_for_and_it_is_told(monkeypatch):

@@ -146,7 +146,7 @@ def verdict(models, figures, comparisons):
 
     Each model with beta above 0 is judged against a control with beta 0, that of the same training
     seed where there is one. Four things are to hold, each by every figure that `RULES` names and
-    that was measured, at least one: pooled frames tell less of the speaker, embeddings tell less of
+    that was measured, at least one: frames tell less of the speaker, embeddings tell less of
     the content (both: the 95 % interval of the paired difference lies on the right side of 0),
     frames tell as much of the content, and embeddings as much of the speaker (both: the interval
     ends at most `KEPT_MARGIN` on the wrong side). Where the intervals of both models hold chance,
