@@ -14,7 +14,7 @@ def add_parser(commands):
         "--changes_apart",
         action="store_true",
         help="where the layout has no place for what is done to frames after the last layer (their "
-        "norm, directions erased), leave it to the user: the model card tells the lines",
+        "norm, directions erased), leave it to the user: the page of toolkits tells the lines",
     )
     export.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     export.add_argument(

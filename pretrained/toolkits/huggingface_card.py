@@ -58,16 +58,14 @@ APART = """
 Learn2Diss changes frames after the last layer, for which transformers' model has no place: **its
 last layer is not what Learn2Diss gives**. These lines make it so, to rounding:
 
-    import torch
-
     frames = output.last_hidden_state
 """
 NORMS = {
     "none": "",
     "mean": """    frames = frames - frames.mean(1, keepdim=True)  # of files of one length
 """,
-    "mean_std": """    frames = frames.transpose(1, 2)  # of files of one length
-    frames = torch.nn.functional.instance_norm(frames).transpose(1, 2)
+    "mean_std": """    frames = frames - frames.mean(1, keepdim=True)  # of files of one length
+    frames = frames / (frames.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
 """,
 }
 ERASED = """    from safetensors.torch import load_file
