@@ -1,4 +1,4 @@
-"""The training losses of the two encoders, and what frames tell of their utterance.
+"""The training losses of the two encoders.
 
 Each divides by the count of the global batch and multiplies by the number of ranks, so that the
 mean over the ranks, which DistributedDataParallel takes, is the loss of the global batch.
@@ -8,13 +8,12 @@ References
 Hsu et al., HuBERT, arXiv 2106.07447 (equation 1, masked prediction).
 Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
 arXiv 2002.05709 (equation 1, NT-Xent).
-Wilks, Certain generalizations in the analysis of variance, Biometrika 24 (lambda).
 """
 
 import torch
 from torch.nn import functional as F
 
-from lobes.distributed import all_reduce_sum, gather_rows, row_counts, row_offset, world_size
+from lobes.distributed import gather_rows, row_counts, row_offset, world_size
 
 IGNORED_UNIT = -100  # The label of padded frames.
 
@@ -104,57 +103,6 @@ def nt_xent(first, second, temperature=0.1, rows=None):
         logits = logits.scatter(1, own[:, None], float("-inf"))
         losses = F.cross_entropy(logits, positives, reduction="sum")
     return losses * world_size() / (2 * total)
-
-
-def utterance_information(frames, valid, ridge=0.01):
-    """Return what a frame tells of the utterance it is from, in closed form.
-
-    With frames that are Gaussian about their utterance's mean, with one covariance W for all, and
-    means that are Gaussian too, I(z; utterance) = 1/2 ln(det T / det W), T being the covariance of
-    all frames: minus half the logarithm of Wilks' lambda. An embedding is a function of the
-    utterance, so I(z; u) is no larger. Nothing is trained and nothing lags: the batch's own
-    moments tell all. n frames of g utterances that differ in nothing read about
-    dim (g - 1) / 2n.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Shape (utterances, frames, dim).
-    valid : torch.Tensor
-        Shape (utterances, frames), bool, False where padded; some True in each row.
-    ridge : float
-        Share of each feature's variance that is added to it.
-
-    Returns
-    -------
-    torch.Tensor
-        Scalar, float32, in nats, of the global batch.
-
-    Example
-    -------
-    >>> frames, valid = torch.randn(15, 60, 6), torch.ones(15, 60) > 0
-    >>> moved = frames + torch.randn(15, 1, 6)
-    >>> [bool(utterance_information(z, valid) < 0.2) for z in (frames, moved)]
-    [True, False]
-    """
-    with torch.autocast(frames.device.type, enabled=False):
-        weight = valid.unsqueeze(2).float()
-        sizes = weight.sum(1)
-        count = all_reduce_sum(sizes.sum())
-        x = frames.float()
-        x = (x - all_reduce_sum((x * weight).sum((0, 1))) / count) * weight
-        sums, rows = x.sum(1), x.flatten(0, 1)
-        total = all_reduce_sum(rows.T @ rows) / count
-        between = all_reduce_sum(sums.T @ (sums / sizes)) / count
-        floor = torch.diag(ridge * total.diagonal())
-        return (_log_det(total + floor) - _log_det(total - between + floor)) / 2
-
-
-def _log_det(x):
-    """Return the logarithm of a covariance's determinant; NaN where it is not positive definite."""
-    # The plain functions ask the device whether it went well.
-    factor, info = torch.linalg.cholesky_ex(x)
-    return 2 * factor.diagonal().log().sum() + torch.where(info == 0, 0.0, torch.nan)
 
 
 @torch.no_grad()

@@ -58,16 +58,16 @@ WAVES = (
         ),
         "joint": (
             PRETRAIN,
-            f"train.py hparams/joint_tiny.yaml {SPEECH} {TWO_EPOCHS} --erased_directions 20",
+            f"train.py hparams/joint_tiny.yaml {SPEECH} {TWO_EPOCHS}",
         ),
         "joint_beta0": (
             PRETRAIN,
-            f"train.py hparams/joint_tiny.yaml {SPEECH} {TWO_EPOCHS} --beta 0.0",
+            f"train.py hparams/joint_tiny.yaml {SPEECH} {TWO_EPOCHS} --beta 0.0 --frame_norm none",
         ),
         "joint_network": (
             PRETRAIN,
             f"train.py hparams/joint_tiny.yaml {SPEECH} --number_of_epochs 1 --max_batch_seconds 20"
-            " --critic_kind network --gamma 0.0 --erased_directions 20",
+            " --critic_kind network",
         ),
     },
     {

@@ -59,7 +59,7 @@ FIRST = [
     f"python train.py hparams/{stage}_tiny.yaml --data_folder LibriSpeech --output_folder O/{name}"
     for stage, name in (("frame", "frame"), ("utterance", "utterance"), ("joint", "joint"))
 ]
-FIRST.append(f"{FIRST[2]}_beta0 --beta 0.0")
+FIRST.append(f"{FIRST[2]}_plain --beta 0.0 --frame_norm none")
 FIRST.append(
     "python ../align.py --data_folder LibriSpeech --lexicon lexicon.txt "
     "--output_folder ALIGNMENTS --splits dev-clean test-clean"
@@ -92,7 +92,6 @@ ELSEWHERE = {
 BASE_SIZE = r"hparams/(frame|spin|utterance|joint|char|lexicon|linear|xvector|embedding)\.yaml"
 SHORT = {
     r"pretrain.*train\.py": "--number_of_epochs 1 --max_batch_seconds 20",
-    r"hparams/joint_tiny": "--erased_directions 20",
     r"(PR|ASR|SpeakerID|SpeakerRec|Commands|Table|EmoDB|IEMOCAP|VoxLingua107)/?.*train\.py": ""
     "--lrs [0.003] --number_of_epochs 1",
     r"report.*train\.py": "--seeds [1] --read_utterances 40 --train_utterances 40"

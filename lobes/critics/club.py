@@ -39,10 +39,12 @@ from lobes.distributed import all_reduce_sum, world_size
 class RandomFeatures(nn.Module):
     """Rectified random projections of frames; their means over time tell of all moments of frames.
 
-    Feature i of a frame x is max(0, w_i . x / sqrt(dim) + b_i), with w_i and b_i drawn from a
-    standard normal distribution, the same in every run. A linear critic of means over frames sees
-    what shifts the mean. Of means of these features it also sees deviations, correlations and
-    higher moments, with which frames can tell the speaker where each utterance has the same mean.
+    Feature i of a frame x is max(0, w_i . x / sqrt(dim) - b_i), with w_i drawn from a standard
+    normal distribution and b_i from its positive half, the same in every run. No b_i is below 0:
+    such a feature might be above 0 at every frame, and its mean tell of the mean frame alone. A
+    linear critic of means over frames sees what shifts the mean. Of means of these features it also
+    sees deviations, correlations and higher moments, with which frames can tell the speaker where
+    each utterance has the same mean.
     Frames should vary by about 1 in each dimension, as after a layer normalisation.
 
     Arguments
@@ -82,7 +84,7 @@ class RandomFeatures(nn.Module):
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(count, dim, generator=generator) / math.sqrt(dim)
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", torch.randn(count, generator=generator))
+        self.register_buffer("bias", -torch.randn(count, generator=generator).abs())
 
     def forward(self, frames):
         """Return the features of frames, (..., num_features), float32; frames are (..., dim)."""

@@ -96,7 +96,7 @@ def export_state_dict(encoder, layout="huggingface", changes_apart=False):
         have no mask embedding, so that it is left out).
     changes_apart : bool
         Whether an encoder that changes frames after the last layer, for which these layouts have no
-        place, is exported without that: `lobes.closed_forms.frame_norm` is its norm, and
+        place, is exported without that: `lobes.frame_encoder.FrameNorm` is its norm, and
         `erasure_map` returns what erases directions.
 
     Returns
@@ -127,18 +127,32 @@ def export_state_dict(encoder, layout="huggingface", changes_apart=False):
     }
 
 
-def _check_last_layer(encoder, layout, changes_apart):
-    """Raise ValueError where frames are changed after the last layer, and the user may not know."""
+def last_changes(encoder):
+    """Return what is done to an encoder's frames after the last layer, a text each.
+
+    Example
+    -------
+    >>> from lobes.frame_encoder import FrameEncoder
+    >>> last_changes(FrameEncoder("fbank", d_model=32, num_layers=1, nhead=4, frame_norm="mean"))
+    ["each utterance's mean is taken off (frame_norm)"]
+    """
     config = encoder.config
+    norm = "each utterance's mean is taken off"
+    norm += ", and its deviation divided by" if config["frame_norm"] == "mean_std" else ""
     changes = {
-        "frames are normalised over each utterance (frame_norm)": config["frame_norm"] != "none",
+        f"{norm} (frame_norm)": config["frame_norm"] != "none",
         f"{config['erased_directions']} directions are erased": config["erased_directions"] > 0,
         "what an embedding predicts is taken off (least_squares)": config["least_squares"],
     }
-    found = [change for change, is_there in changes.items() if is_there]
-    if not found or (changes_apart and not config["least_squares"]):
+    return [change for change, is_there in changes.items() if is_there]
+
+
+def _check_last_layer(encoder, layout, changes_apart):
+    """Raise ValueError where frames are changed after the last layer, and the user may not know."""
+    least_squares, found = encoder.config["least_squares"], last_changes(encoder)
+    if not found or (changes_apart and not least_squares):
         return
-    way = "" if config["least_squares"] else "; or say that the user does it (--changes_apart)"
+    way = "" if least_squares else "; or say that the user does it (--changes_apart)"
     raise ValueError(
         f"after the last layer of this encoder, {' and '.join(found)}, for which the layout "
         f"{layout} has no place: its model would give other frames. The layout speechbrain and the "

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Runs that do not need each other stand together; folder: the stage that runs there, its options
 RUNS = (
     {"frame": ("frame", []), "utterance": ("utterance", [])},
-    {"joint": ("joint", []), "joint_beta0": ("joint", ["--beta", "0.0"])},
+    {"joint": ("joint", []), "joint_plain": ("joint", ["--beta", "0.0", "--frame_norm", "none"])},
 )
 REPORT = {  # options by corpus; on the synthetic one a quick look, without the slowest parts
     "Synthetic": [
@@ -70,7 +70,7 @@ def main(arguments=None):
     common = ["--data_folder", data, "--manifest_folder", results / "manifest"]
     for runs in RUNS:
         train_side_by_side(corpus, runs, results, common)
-    models = ",".join(str(results / name / "model") for name in ("joint", "joint_beta0"))
+    models = ",".join(str(results / name / "model") for name in ("joint", "joint_plain"))
     settings = ["--models", f"[{models}]", *REPORT[corpus]]
     run(f"{corpus}/report", "report.yaml", results / "report", [*common, *settings])
     encode_one(results, data, splits[-1])

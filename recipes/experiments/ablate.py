@@ -5,11 +5,11 @@
         [--seeds 2] [--jobs 2] [--only NAME ...]
     python ablate.py --write B
 
-O holds the runs frame and utterance, which each setting starts from; ALIGNMENTS are of dev-clean
-(see align.py). The settings are those of ablations.yaml, each for 4 epochs instead of 6 unless
-it says otherwise. Started again, it does what is missing, and what other code, settings, data or
-models made. `--write` writes the table of RESULTS.md from B, and draws ablations.png. Test speakers
-are not read.
+O holds the runs frame and utterance, which settings start from; a setting that is a run of O itself
+(joint, joint_beta0, joint_plain) is not trained again. ALIGNMENTS are of dev-clean (see align.py).
+The settings are those of ablations.yaml. Started again, it does what is missing, and what other
+code, settings, data or models made. `--write` writes the table of RESULTS.md from B, and draws
+ablations.png. Test speakers are not read.
 """
 
 import json
@@ -19,11 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretrained.exported import load_model
 from pretrained.plain_files import read_json
 from recipes.common.annotations.alignments import read_alignments
 from recipes.common.closed_forms.rival_models import (
-    PLAIN,
     RIVALS,
     find_encoders,
     gather_evidence,
@@ -33,7 +31,8 @@ from recipes.common.evaluation.bootstrap import bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import readings, readmes, runner
-from recipes.experiments.provenance import Run, changed_reading, kept_reading, make_run
+from recipes.experiments.judging import aims
+from recipes.experiments.provenance import Run, changed, changed_reading, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "ablations.yaml"
@@ -45,14 +44,13 @@ PATHS = {
     "output_folder": "where the runs go",
 }
 CONTROL = "control"
+OF_MODELS = {CONTROL: aims.CONTROL, "default": aims.JOINT, "no critic": aims.NO_CRITIC}
 # Settings of which rivals in closed form are read, and more and more directions erased
-LADDER = ("stages A and B", CONTROL, "default")
+LADDER = ("stages A and B", CONTROL)
 # Frames changed in closed form: rows of their own below their setting's
-UNERASED = PLAIN
 CLOSED = {title: name for name, title in RIVALS.items() if name not in ("plain", "leace")}
 ERASED = {f"{count} directions erased": count for count in (20, 40, 60, 80, 100)}
-DIRECTIONS = 80  # that the other rivals lose, as joint_tiny.yaml has it
-EPOCHS = 4
+DIRECTIONS = 80  # that the other rivals lose
 PROBED = {  # as the table calls a measure, and as dev.json does
     "speaker, pooled z": "speaker_pooled",
     "speaker, deviations": "speaker_deviations",
@@ -61,12 +59,12 @@ PROBED = {  # as the table calls a measure, and as dev.json does
     "speaker, frames": "speaker_frames",
     "phone, frames": "phone_frames",
 }
-PLACED = ("speaker_pooled", "phone_frames")  # where a setting is in the picture
+PLACED = ("speaker_random", "phone_frames")  # where a setting is in the picture
 UNPROBED = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
 
 
 def run_of(name, seed, options):
-    """Return the run that trains a setting.
+    """Return the run that trains a setting: one of the models', if the same is among them.
 
     Example
     -------
@@ -74,24 +72,27 @@ def run_of(name, seed, options):
     >>> options = SimpleNamespace(
     ...     models=Path("O"), data_folder=Path("D"), output_folder=Path("B"))
     >>> run = run_of("control", 1, options)
-    >>> run.folder.as_posix(), run.given["beta"], run.given["number_of_epochs"]
-    ('B/control/1', 0.0, 4)
+    >>> run.folder.as_posix(), run.given["beta"], run.given["frame_model"].as_posix()
+    ('B/control/1', 0.0, 'O/frame/model')
     """
     given = {
-        "number_of_epochs": EPOCHS,
-        **dict(read_tree(SETTINGS)[name]),
+        **read_tree(SETTINGS)[name],
         "seed": seed,
         "data_folder": options.data_folder,
         "frame_model": options.models / "frame" / "model",
-        "units_folder": options.models / "frame" / "units",
         "utterance_model": options.models / "utterance" / "model",
     }
     folder = run_folder(options.output_folder, name, seed)
-    return Run(folder, runner.PRETRAIN, ["train.py", "hparams/joint_tiny.yaml"], given)
+    run = Run(folder, runner.PRETRAIN, ["train.py", "hparams/joint_tiny.yaml"], given)
+    if name in OF_MODELS:
+        kept = run._replace(folder=options.models / OF_MODELS[name])
+        if (kept.folder / "metrics.json").is_file() and not changed(kept):
+            return kept
+    return run
 
 
 def run_folder(folder, name, seed):
-    """Return where the run of a setting goes.
+    """Return where the run of a setting and its reading go.
 
     Example
     -------
@@ -116,23 +117,24 @@ def run_one(name, seed, options):
     run = run_of(name, seed, options)
     if problem := make_run(run, options.jobs):
         return f"{name}, seed {seed}: {problem}"
-    path, inputs = run.folder / READING, inputs_of(name, run.folder, options)
+    folder = run_folder(options.output_folder, name, seed)
+    path, inputs = folder / READING, inputs_of(name, run.folder, options)
     if path.is_file() and not changed_reading(path, inputs):
         return None
     paths = {"read": run.folder, "name": name, "data_folder": options.data_folder}
-    paths["alignments"] = options.alignments
+    paths |= {"alignments": options.alignments, "output_folder": folder}
     command = runner.make_command([__file__], paths)
-    if problem := runner.run_logged(command, runner.PRETRAIN, run.log, options.jobs):
+    if problem := runner.run_logged(command, runner.PRETRAIN, folder / "log.txt", options.jobs):
         return f"{name}, seed {seed}, {problem}"
-    print(run.folder, flush=True)
+    print(folder, flush=True)
     return None
 
 
 def read_run(options):
-    """Write dev.json of a run: its figures on development speakers, and the speakers' scores."""
+    """Write dev.json: a run's figures on development speakers, and the speakers' scores."""
     torch.set_num_threads(1)
     inputs = inputs_of(options.name, options.read, options)
-    kept_reading(options.read / READING, inputs, lambda: read_figures(options), [readings])
+    kept_reading(options.output_folder / READING, inputs, lambda: read_figures(options), [readings])
 
 
 def read_figures(options):
@@ -150,23 +152,19 @@ def read_figures(options):
 def changed_frames(options):
     """Yield how a run's frames are changed in closed form, and `arrays` of them.
 
-    Where directions were erased, the frames without that come first; of the settings of `LADDER`,
-    rivals in closed form follow, and more and more directions erased.
+    Of the settings of `LADDER`: the rivals in closed form, and more and more directions erased.
     """
+    if options.name not in LADDER:
+        return
     run, data_folder = options.read, options.data_folder
     frame_encoder, utterance_encoder = find_encoders(run / "model")
-    made = {}
-    if load_model(run / "model")["frame_encoder"].erasure is not None:
-        made[UNERASED] = frame_encoder
-    if options.name in LADDER:
-        rows = readings.rows_of_run(run, "train-clean-100", data_folder)
-        given = (frame_encoder, utterance_encoder, rows, DIRECTIONS, runner.SEEDS[0])
-        evidence = gather_evidence(*given)
-        for title, name in CLOSED.items():
-            made[title] = make_rival(name, frame_encoder, evidence)
-        for title, count in ERASED.items():
-            evidence = evidence._replace(directions=count)
-            made[title] = make_rival("leace", frame_encoder, evidence)
+    rows = readings.rows_of_run(run, "train-clean-100", data_folder)
+    given = (frame_encoder, utterance_encoder, rows, DIRECTIONS, runner.SEEDS[0])
+    evidence = gather_evidence(*given)
+    made = {title: make_rival(name, frame_encoder, evidence) for title, name in CLOSED.items()}
+    for title, count in ERASED.items():
+        evidence = evidence._replace(directions=count)
+        made[title] = make_rival("leace", frame_encoder, evidence)
     rows = readings.rows_of_run(run, "dev-clean", data_folder)
     for title, encoder in made.items():
         yield title, readings.arrays(readings.encode_frames(encoder, rows))
@@ -234,7 +232,7 @@ def with_changed(found):
     settings, unread = {}, dict.fromkeys(PROBED.values())
     for name, setting in found.items():
         settings[name] = setting
-        for change in (UNERASED, *CLOSED, *ERASED):
+        for change in (*CLOSED, *ERASED):
             runs = {
                 k: {**v, **unread, **v[change]} for k, v in setting["runs"].items() if change in v
             }
@@ -246,26 +244,25 @@ def with_changed(found):
 def draw(found, path):
     """Draw the probe accuracy of the speaker against that of the phone; see `make_table`.
 
-    The settings of `LADDER` are curves, from nothing erased to most; the others go from nothing
-    erased to what they erase themselves.
+    The settings of `LADDER` are curves, from nothing erased to most; the others are points.
     """
     places = {
-        name: tuple(
-            100 * np.mean([run[key]["value"] for run in setting["runs"].values()]) for key in PLACED
-        )
+        name: [tuple(100 * run[key]["value"] for key in PLACED) for run in setting["runs"].values()]
         for name, setting in with_changed(found).items()
         if all(run.get(key) for run in setting["runs"].values() for key in PLACED)
     }
     curves, points = {}, {}
     for name in found:
-        plain = f"{name}: {UNERASED}"
         if name in LADDER:
-            steps = {"0": plain if plain in places else name}
-            steps |= {str(count): f"{name}: {change}" for change, count in ERASED.items()}
-            curves[name] = {text: places[step] for text, step in steps.items() if step in places}
-        else:
-            points[name] = [places[step] for step in (plain, name) if step in places]
-    labels = "speaker from pooled z (accuracy, %)", "phone from frames (accuracy, %)"
+            steps = {"0": name, **{str(count): f"{name}: {x}" for x, count in ERASED.items()}}
+            curves[name] = {
+                text: tuple(np.mean(places[step], 0))
+                for text, step in steps.items()
+                if step in places
+            }
+        elif name in places:
+            points[name] = places[name]
+    labels = "speaker from random features of z (accuracy, %)", "phone from frames (accuracy, %)"
     draw_tradeoff(curves, points, labels, path)
 
 

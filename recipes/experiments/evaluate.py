@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The leakage between frames and embeddings after stage C, against the control with beta 0.
+"""The leakage between frames and embeddings after stage C, against the control.
 
     python evaluate.py hparams/evaluate.yaml --data_folder LibriSpeech --output_folder O/leakage
-        --model O/joint/model --control O/joint_beta0/model
+        --model O/joint/model --control O/joint_plain/model
 
 Fresh critics on frozen encoders (recipes/common/evaluation/leakage.py); differences with 95 %
 intervals over speakers. Masked accuracies are those of the two runs' own metrics.json; retrieval

@@ -5,13 +5,14 @@
         [--jobs 2]
     python judge.py --write J
 
-With each seed it trains stage A, stage B, stage C, its control and Spin, and makes the control's
-rivals in closed form. Phones are recognised from the last layer of each (LibriSpeech/PR), which is
-what the speaker is read from; of stage C and its control, from all layers too. Attackers are
-trained on the frames of each (attack.py); the strongest is chosen on dev-clean. What the aims say
-is then read on test-clean, whose speakers no setting was chosen on, and judged by intervals over
-speakers and seeds: see `aims.judge`. Started again, it does what is missing. `--write` writes the
-verdict into RESULTS.md from J.
+With each seed it trains stages A, B and C; stage C without its critic; the control, which is stage
+C with neither critic nor norm; and Spin. It makes the control's rivals in closed form. Phones
+are recognised from the last layer of each (LibriSpeech/PR), which is what the speaker is read from;
+of stage C and its controls, from all layers too. Attackers are trained on the frames of each
+(attack.py); the strongest is chosen on dev-clean. What the aims say is then read on test-clean,
+whose speakers no setting was chosen on, and judged by intervals over speakers and seeds: see
+`aims.judge`. Started again, it does what is missing. `--write` writes the verdict into RESULTS.md
+from J.
 """
 
 import json
@@ -22,9 +23,10 @@ from typing import NamedTuple
 
 from recipes.common.closed_forms.rival_models import CLOSED_FORMS, RIVALS
 from recipes.common.data.files import replace_text
+from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.experiments import readmes, runner
 from recipes.experiments.judging import aims
-from recipes.experiments.judging.aims import CONTROL, JOINT
+from recipes.experiments.judging.aims import CONTROL, JOINT, NO_CRITIC
 from recipes.experiments.judging.recognition import (
     SPLITS,
     add_skip_bad,
@@ -37,6 +39,7 @@ from recipes.experiments.provenance import Run, as_features, make_run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
+AXES = "speaker, strongest attacker (accuracy, %)", "phone errors, last layer (%)"
 PATHS = {
     "data_folder": "the folder LibriSpeech",
     "lexicon": "pronunciations",
@@ -44,10 +47,13 @@ PATHS = {
 }
 STEPS = (  # runs that can go side by side, with their options
     {"frame": {}, "utterance": {}},
-    {JOINT: {}, CONTROL: {"beta": 0.0}, "spin": {}},
+    {JOINT: {}, NO_CRITIC: {"beta": 0.0}, CONTROL: {"beta": 0.0, "frame_norm": "none"}, "spin": {}},
 )
 BOTH = {"frame_model": "frame", "utterance_model": "utterance"}
-STARTS = {JOINT: BOTH, CONTROL: BOTH, "spin": {"frame_model": "frame"}}  # models to start from
+STARTS = {  # models to start from
+    **dict.fromkeys((JOINT, NO_CRITIC, CONTROL), BOTH),
+    "spin": {"frame_model": "frame"},
+}
 PHONES = {"last_phones": 1, "phones": 0}  # what is recognised from how many last layers; 0: all
 LOG_MEL, RANDOM = "log_mel", "random_weights"  # read with the first seed alone
 
@@ -75,13 +81,14 @@ class Row(NamedTuple):
 
 ROWS = {
     LOG_MEL: Row("log-mel bands", "fbank", of_u=True),
-    RANDOM: Row("random weights", f"random:{{}}/{JOINT}/model", of_u=True),
+    RANDOM: Row("random weights", f"random:{{}}/{CONTROL}/model", of_u=True),
     "frame": Row("stage A", "{}/frame/model"),
-    CONTROL: Row("joint, beta 0", f"{{}}/{CONTROL}/model", of_u=True),
+    CONTROL: Row("control: no critic, no norm", f"{{}}/{CONTROL}/model", of_u=True),
+    NO_CRITIC: Row("joint, no critic", f"{{}}/{NO_CRITIC}/model", rival=True),
     JOINT: Row("joint", f"{{}}/{JOINT}/model", of_u=True),
     "spin": Row("stage A, then Spin", "{}/spin/model", rival=True),
     **{
-        name: Row(f"joint, beta 0: {RIVALS[name]}", f"{{}}/rivals/{name}/model", rival=True)
+        name: Row(f"control: {RIVALS[name]}", f"{{}}/rivals/{name}/model", rival=True)
         for name in CLOSED_FORMS
     },
 }
@@ -207,7 +214,7 @@ def read_row(plan, speaker_of):
 
 
 def run_all(options):
-    """Do what is missing of all runs; return the verdict: `aims` and `rows`."""
+    """Do what is missing of all runs; return the verdict: `aims`, `rows`, `points`, `limits`."""
     seeds = runner.SEEDS[: options.seeds]
     rows = plans(options, seeds)
     first = [plan for plan in rows if plan.seed == seeds[0]]  # sweeps learning rates
@@ -229,7 +236,12 @@ def run_all(options):
         for seed in seeds
     ]
     lines = aims.judge(runs, [name for name, row in ROWS.items() if row.rival])
-    return {"aims": lines, "rows": aims.tell_rows(runs, {n: r.title for n, r in ROWS.items()})}
+    titles = {name: row.title for name, row in ROWS.items()}
+    return {
+        "aims": lines,
+        "rows": aims.tell_rows(runs, titles),
+        **aims.tell_points(runs, titles),
+    }
 
 
 def main():
@@ -240,6 +252,8 @@ def main():
     if options.write is not None:
         found = runner.read_kept(options.write / "verdict.json")
         readmes.write_between(RESULTS, "verdict", aims.make_table(found["aims"], found["rows"]))
+        path = HERE / "verdict.png"
+        draw_tradeoff({}, found["points"], AXES, path, found["limits"])
         return
     runner.check_paths(parser, options, PATHS)
     check_lexicon(options.data_folder, options.lexicon, options.skip_bad)

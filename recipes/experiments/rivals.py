@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rivals in closed form of an exported model, as exported models: R/NAME/model for each.
 
-    python rivals.py --model O/joint_beta0/model --data_folder LibriSpeech --output_folder R
+    python rivals.py --model O/joint_plain/model --data_folder LibriSpeech --output_folder R
         [--utterance O/utterance/model] [--manifest train.csv] [--only NAME ...] [--directions 80]
 
 The frames of each are the model's last layer, with nothing erased, changed in closed form:

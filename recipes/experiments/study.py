@@ -55,9 +55,8 @@ LEXICON = "--lexicon {corpora}/lexicon.txt"
 SKIP = "--skip_bad {skip_bad}"
 ALIGNED = "--alignments {study}/alignments"
 RUNS = "--seeds {seeds} --jobs {jobs}"
-ABLATIONS = (  # of all settings of ablations.yaml, what each term of the loss and the critic do
-    "control default 'critic alone' 'utterance term alone, seven times as hard' network "
-    "'no units of plain frames'"
+ABLATIONS = (  # of all settings of ablations.yaml, what norm and critic do
+    "control default 'no critic' 'no norm' 'twice as hard' 'both encoders'"
 )
 METHODS = f"{SPEECH} {LEXICON} {ALIGNED} --output_folder {{study}}/methods {RUNS}"
 STEPS = (
@@ -70,7 +69,7 @@ STEPS = (
     Step(
         "verdict",
         f"judge.py {SPEECH} {LEXICON} --output_folder {{study}}/verdict {RUNS} {SKIP}",
-        (105, 85),
+        (80, 75),
         "judge.py --write {study}/verdict",
     ),
     Step(
@@ -83,9 +82,16 @@ STEPS = (
         "results.py --write {study}/tasks",
     ),
     Step(
+        "shuffled units",
+        "../LibriSpeech/pretrain/train.py ../LibriSpeech/pretrain/hparams/frame_tiny.yaml "
+        f"{SPEECH} --shuffle_units True --number_of_epochs 8 "
+        "--output_folder {models}/frame_shuffled",
+        (8, 0),
+    ),
+    Step(
         "leakage",
         f"evaluate.py hparams/evaluate.yaml {SPEECH} --output_folder {{models}}/leakage "
-        "--model {models}/joint/model --control {models}/joint_beta0/model",
+        "--model {models}/joint/model --control {models}/joint_plain/model",
         (10, 0),
         "pretraining_tables.py {models}",
     ),
@@ -93,26 +99,26 @@ STEPS = (
         "ablations",
         f"ablate.py --models {{models}} {SPEECH} {ALIGNED} --output_folder {{study}}/ablations "
         f"--seeds 1 --jobs {{jobs}} --only {ABLATIONS}",
-        (45, 0),
+        (20, 0),
         "ablate.py --write {study}/ablations",
     ),
     Step(
         "utterance methods",
         f"compare_methods.py utterance --minutes 3 {METHODS}",
-        (30, 10),
+        (17, 14),
         "compare_methods.py utterance --write {study}/methods",
     ),
     Step(
         "channels",
         "channels.py --methods {study}/methods --voxceleb {corpora}/voxceleb1 "
         "--noise_folder {corpora}/noise --output_folder {study}/channels --test_trials veri_test2",
-        (10, 5),
+        (6, 2),
         "channels.py --write {study}/channels",
     ),
     Step(
         "frame methods",
         f"compare_methods.py frame --minutes 10 {METHODS} {SKIP}",
-        (60, 45),
+        (22, 16),
         "compare_methods.py frame --write {study}/methods",
     ),
 )

@@ -115,19 +115,21 @@ def test_drawings_are_pngs_that_show_something(tmp_path):
 
 def test_a_tradeoff_is_drawn_where_its_points_are(drawn, tmp_path):
     curves = {"a": {"0": (90, 22), "40": (60, 21)}, "b": {"0": (80, 23)}}
-    points = {"c": [(70, 22), (50, 20)]}
-    draw_tradeoff(curves, points, ("speaker", "phone"), tmp_path / "tradeoff.png")
+    points = {"c": [(40, 20), (60, 22)], "d": [(10, 11)]}
+    draw_tradeoff(curves, points, ("speaker", "phone"), tmp_path / "tradeoff.png", (48, 21))
     axis = drawn[0].axes[0]
-    (way,) = (line for line in axis.lines if line.get_label().startswith("_"))
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line != way}
-    assert lines == {"a": [[90, 22], [60, 21]], "b": [[80, 23]], "c": [[50, 20]]}
-    assert way.get_xydata().tolist() == [[70, 22], [50, 20]]
-    assert way.get_markerfacecolor() == "white" and way.get_marker() == axis.lines[-1].get_marker()
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    named = {name: place for name, place in lines.items() if not name.startswith("_")}
+    means = {"c": [[50, 21]], "d": [[10, 11]]}
+    assert named == {"a": [[90, 22], [60, 21]], "b": [[80, 23]], **means}
+    others = [place for name, place in lines.items() if name.startswith("_")]
+    assert [[40, 20], [60, 22]] in others and len(others) == 3  # and the limits
+    assert [[48, 0], [48, 1]] in others and [[0, 21], [1, 21]] in others
     assert [(text.get_text(), text.xy) for text in axis.texts] == [
         *(("0", (90, 22)), ("40", (60, 21))),
         ("0", (80, 23)),
     ]
-    assert len({line.get_markeredgecolor() for line in axis.lines}) == 3
+    assert len({line.get_markeredgecolor() for line in axis.lines}) == 5  # and the limits
 
 
 def test_histograms_are_those_of_both_kinds_of_trials(drawn, tmp_path):

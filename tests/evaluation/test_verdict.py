@@ -21,8 +21,8 @@ def test_a_verdict_supports_where_leakage_is_lower_at_kept_quality(flip):
     assert found["supports"] is True and len(found["sentences"]) == 2
     first, second = found["sentences"]
     assert first.startswith("Joint training does what it is for") and "beta 0.007" in first
-    assert "give the speaker away in 31.0 % of utterances (45.0 % without)" in second
-    assert "by their embeddings in 8.1 % of comparisons (8.0 % without)" in second
+    assert "give the speaker away in 31.0 % of utterances (45.0 % in the control)" in second
+    assert "by their embeddings in 8.1 % of comparisons (8.0 % in the control)" in second
     reasons = "\n".join(found["reasons"])
     assert "balanced accuracy, linear probe 31.0 against 45.0 % (-14.0, -15.0 to -13.0)" in reasons
     assert "InfoNCE 0.94 against 1.6 nats (-0.66, -0.67 to -0.65), 30 speakers: less" in reasons
@@ -74,7 +74,7 @@ def test_quality_that_is_lost_is_told():
     first, second = found["sentences"]
     assert found["supports"] is False and first.startswith("The result is mixed")
     assert "apart as well as before (0 of 1 figures)" in first
-    assert "by their embeddings in 17.0 % of comparisons (8.0 % without)" in second
+    assert "by their embeddings in 17.0 % of comparisons (8.0 % in the control)" in second
     assert any(line.endswith("speakers: worse.") for line in found["reasons"])
 
 

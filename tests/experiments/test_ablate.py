@@ -62,10 +62,31 @@ def test_the_options_of_each_setting_are_those_of_the_stage(name):
     assert run.given["seed"] == 2408 and run.given["frame_model"] == Path("/O/frame/model")
 
 
+@pytest.mark.parametrize(
+    ("change", "used"), [(None, True), ("beta (0.0, now 0.1)", False)], ids=["same", "other"]
+)
+def test_a_setting_that_is_among_the_models_is_not_trained_again(
+    change, used, tmp_path, monkeypatch
+):
+    models, folder = tmp_path / "O", tmp_path / "B"
+    options = argparse.Namespace(models=models, data_folder=Path("/D"), output_folder=folder)
+    asked = []
+    monkeypatch.setattr(ablate, "changed", lambda run: asked.append(run) or change)
+    assert ablate.run_of("default", 1, options).folder == folder / "default" / "1"
+    for name in ablate.OF_MODELS.values():
+        (models / name).mkdir(parents=True)
+        (models / name / "metrics.json").write_text("{}")
+    for name, kept in ablate.OF_MODELS.items():
+        run = ablate.run_of(name, 1, options)
+        assert run.folder == (models / kept if used else ablate.run_folder(folder, name, 1))
+        assert asked[-1].folder == models / kept and asked[-1].given == run.given
+    assert ablate.run_of("no norm", 1, options).folder == folder / "no_norm" / "1"
+
+
 def test_settings_differ_and_each_has_a_folder_of_its_own():
     settings = ablate.read_tree(ablate.SETTINGS)
     assert len(settings) >= 12 and settings["default"] == {}
-    assert settings[ablate.CONTROL] == {"beta": 0.0}
+    assert dict(settings[ablate.CONTROL]) == {"frame_norm": "none", "beta": 0.0}
     assert len({json.dumps(options) for options in settings.values()}) == len(settings)
     assert len({ablate.run_folder(Path("B"), name, 1) for name in settings}) == len(settings)
 
@@ -114,19 +135,16 @@ def test_the_curves_go_from_nothing_erased_to_most(tmp_path, monkeypatch):
     probed = lambda value: {key: figures(value)[key] for key in ablate.PROBED.values()}  # noqa: E731
     steps = {name: probed(0.4 - count / 1000) for name, count in ablate.ERASED.items()}
     run = figures(0.3) | steps | {CENTRED: {"phone_frames": figures(0.1)["phone_frames"]}}
-    plain = {ablate.UNERASED: probed(0.4)}
     found = {
         "control": {"options": {}, "runs": {"1": run, "2": run}},
-        "default": {"options": {}, "runs": {"1": run | plain}},
-        "hard": {"options": {}, "runs": {"1": figures(0.2) | plain}},
+        "default": {"options": {}, "runs": {"1": figures(0.2)}},
     }
     ablate.draw(found, tmp_path / "it.png")
     [(curves, points, labels, _)] = drawn
     assert curves["control"]["0"] == pytest.approx((30, 30))
-    assert curves["default"]["0"] == pytest.approx((40, 40)) and len(curves) == 2
-    assert list(curves["default"]) == ["0", "20", "40", "60", "80", "100"]
-    assert curves["default"]["80"] == pytest.approx((32, 32))
-    assert points == {"hard": [pytest.approx((40, 40)), pytest.approx((20, 20))]}
+    assert list(curves["control"]) == ["0", "20", "40", "60", "80", "100"] and len(curves) == 1
+    assert curves["control"]["80"] == pytest.approx((32, 32))
+    assert points == {"default": [pytest.approx((20, 20))]}
     assert len(labels) == 2
 
 
@@ -166,7 +184,11 @@ def erased_run(librispeech, tmp_path, monkeypatch):
     encoders["frame_encoder"].erase(3, *moments[:4])
     save_model(run / "model", encoders)
     return argparse.Namespace(
-        read=run, data_folder=librispeech, alignments=tmp_path, name=ablate.CONTROL
+        read=run,
+        data_folder=librispeech,
+        alignments=tmp_path,
+        output_folder=tmp_path / "B",
+        name=ablate.CONTROL,
     )
 
 
@@ -184,24 +206,21 @@ def test_frames_are_changed_as_the_run_changed_its_own(erased_run):
     for name, same in {"3 directions erased": True, "1 directions erased": False}.items():
         for one, other in zip(own[:2], found[name][:2], strict=True):
             assert np.allclose(one, other, atol=0.01) == same
-    assert list(found) == [ablate.UNERASED, *ablate.CLOSED, *ablate.ERASED]
+    assert list(found) == [*ablate.CLOSED, *ablate.ERASED]
     ranks = {
-        name: np.linalg.matrix_rank(np.cov(found[name][0].T), tol=1e-4)
-        for name in (ablate.UNERASED, *ablate.ERASED)
+        name: np.linalg.matrix_rank(np.cov(found[name][0].T), tol=1e-4) for name in ablate.ERASED
     }
-    assert ranks == {ablate.UNERASED: 15, "1 directions erased": 14, "3 directions erased": 12}
+    assert ranks == {"1 directions erased": 14, "3 directions erased": 12}
     means, _, whole = found[CENTRED]
     assert np.allclose(means, 0, atol=1e-5)
     assert np.allclose([x.astype(np.float32).mean(0) for x in whole], 0, atol=1e-3)
 
 
 @pytest.mark.long
-def test_a_run_is_read_with_what_it_erased_and_without(erased_run):
-    erased_run.name = "frames alone"  # whose rivals are not read
+def test_a_setting_is_read_as_it_is_and_has_no_rivals(erased_run):
+    erased_run.name = "both encoders"
     ablate.read_run(erased_run)
-    found = json.loads((erased_run.read / "dev.json").read_text())["figures"]
-    assert found.keys() == {*ablate.PROBED.values(), *ablate.UNPROBED.values(), ablate.UNERASED}
-    assert found[ablate.UNERASED].keys() == set(ablate.PROBED.values())
+    found = json.loads((erased_run.output_folder / "dev.json").read_text())["figures"]
+    assert found.keys() == {*ablate.PROBED.values(), *ablate.UNPROBED.values()}
     for name in ablate.PROBED.values():
-        for figures in (found[name], found[ablate.UNERASED][name]):
-            assert 0 <= figures["value"] <= 1 and len(figures["scores"]) == 6
+        assert 0 <= found[name]["value"] <= 1 and len(found[name]["scores"]) == 6

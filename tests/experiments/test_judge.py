@@ -48,7 +48,7 @@ def run(seed, speaker, phones, last_phones, noise, content, spread=0.05):
 
 def verdict(joint, control=(0.8, 0.7, 0.75, 0.3, 0.2), seeds=3, **options):
     pairs = [
-        {"joint": run(s, *joint, **options), "joint_beta0": run(s + 50, *control, **options)}
+        {"joint": run(s, *joint, **options), "joint_plain": run(s + 50, *control, **options)}
         for s in range(seeds)
     ]
     return aims.judge(pairs)
@@ -92,7 +92,7 @@ def test_an_aim_met_only_on_average_is_not_met():
 def test_seeds_that_disagree_widen_the_interval():
     pairs = [
         {"joint": run(s, 0.2 + 0.4 * (s == 2), 0.7, 0.75, 0.3, 0.05)}
-        | {"joint_beta0": run(s + 50, 0.8, 0.7, 0.75, 0.3, 0.2)}
+        | {"joint_plain": run(s + 50, 0.8, 0.7, 0.75, 0.3, 0.2)}
         for s in range(3)
     ]
     apart = aims.judge(pairs)[0]
@@ -118,7 +118,7 @@ def with_rivals(rivals, seeds=3):
     """Return runs whose joint model has a speaker accuracy of 0.3 and a phone error of 0.75."""
     joint, control = (0.3, 0.7, 0.75, 0.3, 0.05), (0.8, 0.7, 0.75, 0.3, 0.2)
     return [
-        {"joint": run(s, *joint), "joint_beta0": run(s + 50, *control)}
+        {"joint": run(s, *joint), "joint_plain": run(s + 50, *control)}
         | {name: rival(seed=s + 90, **own) for name, own in rivals.items()}
         for s in range(seeds)
     ]
@@ -170,6 +170,16 @@ def test_a_row_tells_what_was_read_of_it():
     assert cells["phone errors, last layer"].startswith("76.0 [")
     assert cells["EER of u"] == cells["phone errors, all layers"] == "-"
     assert rows[0][-1] == "x-vector" and rows[1][-1] == "means"
+
+
+def test_the_picture_has_a_point_of_each_seed_and_what_is_allowed():
+    runs = with_rivals({"good": RIVALS["good"]})
+    del runs[0]["good"]
+    titles = {"joint_plain": "control", "joint": "joint", "good": "a rival"}
+    told = aims.tell_points(runs, titles)
+    assert told["points"]["joint"] == [pytest.approx([30, 75])] * 3
+    assert told["points"]["a rival"] == [pytest.approx([50, 76])] * 2
+    assert told["limits"] == pytest.approx([0.6 * 80, 1.02 * 75])
 
 
 def test_phones_are_counted_over_all_words_and_by_speaker(tmp_path):

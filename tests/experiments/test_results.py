@@ -127,9 +127,9 @@ def test_the_features_of_a_cell_are_those_of_its_row(options):
     models = options.models
     expected = {
         "log-mel": "fbank",
-        "random weights": f"random:{models}/joint/model",
+        "random weights": f"random:{models}/joint_plain/model",
         "frame only": models / "frame" / "model",
-        "joint, beta 0": models / "joint_beta0" / "model",
+        "control": models / "joint_plain" / "model",
         "joint": models / "joint" / "model",
     }
     for row, value in expected.items():
@@ -238,7 +238,7 @@ def test_a_cell_is_run_again_for_what_its_features_are_made_of(
 ):
     monkeypatch.setattr(results, "ROWS", {"log-mel": None, row: ROWS[row]})
     run_all(options)
-    write_digests(options.models / "joint" / "model", weights, encoders)
+    write_digests(options.models / (ROWS[row] or "joint") / "model", weights, encoders)
     fake.ran.clear()
     assert run_all(options) == []
     again = [Cell(row, *PER, seed).folder for seed in SEEDS[:2]] if depends else []
@@ -286,7 +286,7 @@ def test_a_table_shows_means_ranges_and_what_is_missing():
         "| random weights | not run | not run |",
         "| frame only | 25.0 | - |",
         "| utterance only | - | not run |",
-        "| joint, beta 0 | not run | not run |",
+        "| control | not run | not run |",
         "| joint | 51.0 [43.0, 60.0] | 100.0 |",
     ]
 
@@ -322,7 +322,7 @@ def test_classified_columns_have_a_row_of_chance_and_one_of_shuffled_labels(tmp_
         "| random weights | not run |",
         "| frame only | not run |",
         "| utterance only | - |",
-        "| joint, beta 0 | not run |",
+        "| control | not run |",
         "| joint | not run |",
         f"| {SHUFFLED} | 25.0 |",
         f"| {CHANCE} | 30.0 |",

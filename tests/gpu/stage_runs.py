@@ -30,7 +30,7 @@ OPTIONS = {
     "tiny": {
         "frame": {"number_of_epochs": 3, "max_batch_seconds": 20},
         "utterance": {"number_of_epochs": 2, "max_batch_seconds": 40},
-        "joint": {"number_of_epochs": 2, "max_batch_seconds": 20, "erased_directions": 8},
+        "joint": {"number_of_epochs": 2, "max_batch_seconds": 20},
     },
 }
 OPTIONS["small"] = OPTIONS["base"]

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lobes.losses import nt_xent, prediction_loss, retrieval_accuracy, utterance_information
+from lobes.losses import nt_xent, prediction_loss, retrieval_accuracy
 from lobes.signal import length_mask
 from lobes.tdnn import MaskedBatchNorm1d
 from recipes.common.training.run import leave_together
@@ -88,37 +88,6 @@ def test_retrieval_accuracy():
     assert retrieval_accuracy(torch.ones(8, 4), torch.ones(8, 4)).item() == pytest.approx(1 / 8)
 
 
-def utterances(between, frames=50, count=400, dim=4):
-    """Return frames of deviation 1 about means that deviate by `between`; all are valid."""
-    x = between * torch.randn(count, 1, dim) + torch.randn(count, frames, dim)
-    return x, torch.ones(count, frames, dtype=torch.bool)
-
-
-@pytest.mark.parametrize("between", [0.2, 0.5, 1.0, 2.0])
-def test_utterance_information_is_its_closed_form(between):
-    mi = 4 / 2 * math.log(1 + between**2)
-    reading = utterance_information(*utterances(between), ridge=0.0).item()
-    assert reading == pytest.approx(mi + 4 / 2 / 50, rel=0.07)
-
-
-def test_utterances_that_do_not_differ_share_little_information():
-    reading = utterance_information(*utterances(0.0, frames=200, count=15)).item()
-    assert 0 < reading < 2 * 4 * 14 / 2 / 3000
-
-
-def test_utterance_information_is_wilks_lambda_of_valid_frames():
-    lens = torch.tensor([9, 4, 7, 9, 3, 8])
-    x, valid = utterances(0.7, frames=9, count=6)[0], length_mask(lens, 9)
-    parts = [row[:length] for row, length in zip(x, lens, strict=True)]
-    within = sum((part - part.mean(0)).T @ (part - part.mean(0)) for part in parts)
-    rows = torch.cat(parts) - torch.cat(parts).mean(0)
-    wilks = torch.linalg.det(within) / torch.linalg.det(rows.T @ rows)
-    reading = utterance_information(x, valid, ridge=0.0)
-    torch.testing.assert_close(reading, -wilks.log() / 2, rtol=1e-4, atol=1e-5)
-    moved = utterance_information((100 * x - 30).masked_fill(~valid[..., None], 1e6), valid, 0.0)
-    torch.testing.assert_close(moved, reading, rtol=1e-3, atol=1e-4)
-
-
 def batch_of(rows):
     """Return the inputs of these rows of one fixed global batch of five."""
     generator = torch.Generator().manual_seed(3)
@@ -135,7 +104,7 @@ def all_losses(model, rows):
     frames = model["frame_norm"](x.transpose(1, 2), valid)
     logits = model["linear"](frames.transpose(1, 2))
     pooled = model["row_norm"](logits.mean(1))
-    loss = prediction_loss(logits[mask], units[mask]) - utterance_information(logits, valid, 0.1)
+    loss = prediction_loss(logits[mask], units[mask])
     return loss + nt_xent(pooled, model["linear"](pooled) + pooled, 0.5)
 
 

@@ -77,7 +77,6 @@ def build(stage, output):
             "joint": {"critic_kind": kind},
             "utterance": {"method": kind, **SMALL.get(kind, {})},
         }[stage]
-    overrides |= {"gamma": 0.5} if stage == "joint" else {}
     hparams = load_hparams(
         ROOT / "recipes" / "LibriSpeech" / "pretrain" / "hparams" / f"{stage}_tiny.yaml", overrides
     )

@@ -4,10 +4,10 @@ import pytest
 import torch
 from speechbrain import Stage
 
-from lobes.closed_forms.frame_norm import FrameNorm
 from lobes.critics.club import RandomFeatures
+from lobes.frame_encoder import FrameNorm
 from recipes.common.training.limits import check_limits
-from tests.training.test_brain import joint_hparams, loader_of, make_brain
+from tests.training.test_brain import joint_hparams, make_brain
 from tests.training.test_device_use import reads_of
 
 
@@ -35,6 +35,9 @@ def test_a_step_is_finite_and_reads_nothing(stage, kind, tmp_path):
 def test_means_of_whole_utterances_tell_the_critic_nothing_and_break_nothing(tmp_path):
     brain, batch = normed_brain("joint", "mean", tmp_path)
     brain.hparams.frames_per_pair = None
+    of_means = joint_hparams(tmp_path, critic_projections=0)["modules"]
+    for name in ("frame_features", "critic", "lower_bound"):
+        brain.modules[name] = of_means[name]
     outputs = brain.compute_forward(batch, Stage.TRAIN)
     loss = brain.compute_objectives(outputs, batch, Stage.TRAIN)
     loss.backward()
@@ -48,7 +51,7 @@ def test_means_of_whole_utterances_tell_the_critic_nothing_and_break_nothing(tmp
 
 def test_random_features_tell_the_critic_of_what_the_norm_leaves(tmp_path):
     brain, batch = normed_brain("joint", "mean_std", tmp_path)
-    brain.hparams.frames_per_pair, brain.hparams.gamma = None, 0.0
+    brain.hparams.frames_per_pair = None
     frames = torch.randn(*batch.units.data.shape, 128, requires_grad=True)
     embeddings = torch.randn(2 * len(frames), brain.modules.critic.weight.shape[1])
     valid = batch.units.data >= 0
@@ -61,16 +64,6 @@ def test_random_features_tell_the_critic_of_what_the_norm_leaves(tmp_path):
     means[64].var(0).sum().backward()
     moved = frames.grad.abs().sum(-1) > 0
     assert torch.equal(moved, valid)
-
-
-def test_no_direction_of_means_is_left_to_erase(tmp_path):
-    brain, batch = normed_brain("joint", "mean", tmp_path)
-    brain.hparams.erased_directions = 5
-    brain.loaders = {"plain": loader_of([batch])}
-    brain.checkpointer.save_checkpoint(meta={"epoch": 3})
-    brain.finalise()
-    assert brain.last_settings() == {"erased_directions": 0}
-    assert brain.modules.frame_encoder.erasure is None
 
 
 def test_the_setting_reaches_the_encoder_and_another_word_is_refused(tmp_path):

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lobes.frame_encoder import FrameEncoder
 from lobes.utterance_encoder import UtteranceEncoder
-from recipes.common.closed_forms.moments import joint_moments
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.units import lines, passes
 from recipes.LibriSpeech.pretrain.utterance import embedding_moments
@@ -22,11 +20,9 @@ def batch_of(seed):
 
 
 @pytest.fixture
-def encoders():
+def encoder():
     torch.manual_seed(0)
-    sizes = {"conv_channels": 16, "d_model": 16, "num_layers": 1, "nhead": 2, "d_ffn": 16}
-    frame = FrameEncoder("fbank", pos_conv_kernel=4, pos_conv_groups=2, **sizes)
-    return [frame.eval(), UtteranceEncoder("tdnn", channels=8, embedding_dim=6).eval()]
+    return UtteranceEncoder("tdnn", channels=8, embedding_dim=6).eval()
 
 
 @pytest.fixture
@@ -34,37 +30,10 @@ def loader():
     return DataLoader([batch_of(n) for n in range(21)], batch_size=1, collate_fn=itemgetter(0))
 
 
-@torch.no_grad()
-def plain_joint_moments(frame_encoder, utterance_encoder, batches):
-    """Return moments by holding all frames at once."""
-    frames, embeddings = [], []
-    for batch in batches:
-        rows = zip(
-            frame_encoder(*batch.sig).double(), frame_encoder.frame_lens(*batch.sig), strict=True
-        )
-        frames += [row[:length] for row, length in rows]
-        embeddings.append(utterance_encoder(*batch.sig).double())
-    rows = torch.cat(frames)
-    centred = rows - rows.mean(0)
-    means = torch.stack([own.mean(0) for own in frames])
-    return rows.mean(0), centred.T @ centred / len(rows), means, torch.cat(embeddings)
-
-
-def in_order_of_sixteenths(rows):
-    """Return rows, two of each batch, in the order in which moments have the batches."""
-    pairs = rows.unflatten(0, (-1, 2))
-    return torch.cat([pairs[first::16] for first in range(16)]).flatten(0, 1)
-
-
-def test_moments_are_those_of_the_plain_computation(encoders, loader, tmp_path):
-    found = joint_moments(*encoders, loader, tmp_path / "moments")
-    mean, covariance, means, embeddings = plain_joint_moments(*encoders, loader)
-    expected = mean, covariance, in_order_of_sixteenths(means), in_order_of_sixteenths(embeddings)
-    for ours, slow in zip(found, expected, strict=True):
-        assert ours.dtype == torch.float64
-        assert (ours - slow).abs().max() < 1e-6 * slow.abs().max()
-
-    mean, covariance = embedding_moments(encoders[1], loader, tmp_path / "moments")
+def test_moments_are_those_of_the_plain_computation(encoder, loader, tmp_path):
+    mean, covariance = embedding_moments(encoder, loader, tmp_path / "moments")
+    with torch.no_grad():
+        embeddings = torch.cat([encoder(*batch.sig).double() for batch in loader])
     centred = embeddings - embeddings.mean(0)
     slow = centred.T @ centred / len(centred)
     assert (mean - embeddings.mean(0)).abs().max() < 1e-6 * mean.abs().max()
@@ -74,10 +43,9 @@ def test_moments_are_those_of_the_plain_computation(encoders, loader, tmp_path):
 
 @pytest.mark.parametrize("utterances", [1000, 7])
 def test_directions_of_lines_are_those_of_each_utterance_alone(
-    encoders, loader, tmp_path, monkeypatch, utterances
+    encoder, loader, tmp_path, monkeypatch, utterances
 ):
     monkeypatch.setattr(lines, "UTTERANCES", utterances)
-    encoder = encoders[1]
     found = lines.line_directions(encoder, loader, tmp_path / "moments", 3)
     differences = []
     for batch in list(loader)[:: 1 if utterances == 1000 else 3]:
@@ -97,11 +65,11 @@ def test_directions_of_lines_are_those_of_each_utterance_alone(
     assert left.square().sum() < rows[-len(lines.LINES) :].square().sum() < before
 
 
-def write_moments(encoders, loader, folder, path):
-    torch.save(joint_moments(*encoders, loader, folder), f"{path}.{passes.rank()}")
+def write_moments(encoder, loader, folder, path):
+    torch.save(embedding_moments(encoder, loader, folder), f"{path}.{passes.rank()}")
 
 
-def be_killed(count, encoders, loader, folder, path):
+def be_killed(count, encoder, loader, folder, path):
     """Take moments, but be killed before the rank's own part of some number."""
     given, plain = [], passes.save
 
@@ -112,14 +80,14 @@ def be_killed(count, encoders, loader, folder, path):
         return plain(part)
 
     passes.save = save
-    write_moments(encoders, loader, folder, path)
+    write_moments(encoder, loader, folder, path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_moments_by_interrupted_ranks_are_those_of_one_process(ranks, encoders, loader, tmp_path):
-    expected = joint_moments(*encoders, loader, tmp_path / "moments")
-    given = encoders, loader, tmp_path / "moments", tmp_path / "found"
+def test_moments_by_interrupted_ranks_are_those_of_one_process(ranks, encoder, loader, tmp_path):
+    expected = embedding_moments(encoder, loader, tmp_path / "moments")
+    given = encoder, loader, tmp_path / "moments", tmp_path / "found"
     assert run_ranks(5 - ranks, tmp_path / "log", be_killed, 2, *given)
     assert not run_ranks(ranks, tmp_path / "log", write_moments, *given)
     for rank in range(ranks):

@@ -1,18 +1,18 @@
 """Stage C: both encoders learn on, while a critic drives them apart.
 
-    L = L_frame + alpha * L_utterance + beta * (I(z; u) + gamma * I(z; utterance))
+    L = L_frame + alpha * L_utterance + beta * I(z; u)
 
 L_frame is the cross-entropy of the units at masked frames, plus `plain_weight` times that at all
 frames of the same utterance without masks: these are what the critic sees, and what it pulls at.
 
-I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between frames z, or means over
-several of them or of random features of them (`critic_projections`), and embeddings u. The critic's
-own steps, which maximise its likelihood, come between the steps of the encoders. I(z; utterance) is
-what a single frame tells of the utterance it is from, in closed form. The frames are those of the
-utterance without masks.
+I(z; u) is the estimate of CLUB (https://arxiv.org/abs/2006.12013) between embeddings u and means
+over frames z of the utterance without masks, or over random features of these frames, which tell
+of all their moments (`critic_projections`). The critic's own steps, which maximise its likelihood,
+come between the steps of the encoders. Its gradient reaches the frame encoder alone, unless
+`information_trains` says otherwise: embeddings are to tell the speaker.
 
-At the end, the directions that tell most of the embeddings are erased from the frames, in closed
-form: see `FrameEncoder.erase`.
+Of the last layer each utterance's mean and deviation are taken off (`frame_norm`), which tell much
+of the speaker. What other moments tell is left to the critic.
 """
 
 import copy
@@ -24,16 +24,14 @@ import numpy as np
 import torch
 from speechbrain import Stage
 
-from lobes.closed_forms.erasure import check_directions
 from lobes.critics.club import repeat_rows
 from lobes.critics.groups import GroupIndex
 from lobes.distributed import SharedCounts, rank, row_offset, unwrap
-from lobes.losses import nt_xent, prediction_loss, utterance_information
+from lobes.losses import nt_xent, prediction_loss
 from lobes.signal import masked_mean, to_device
 from pretrained.toolkits.importing import import_weights
-from recipes.common.closed_forms.moments import joint_moments
 from recipes.common.data.crops import both_crops
-from recipes.common.data.loaders import plain_loader, stage_loaders
+from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.seeding import derive_rng
 from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
@@ -53,6 +51,7 @@ FREE_SETTINGS = {
     "layer_drop",
     "feature_grad_mult",
     "temperature",
+    "frame_norm",
 }
 ENCODERS = ("frame_encoder", "utterance_encoder")
 CRITIC_FIGURES = {"critic": "critic_log_likelihood", "lower_bound": "lower_bound"}
@@ -101,8 +100,7 @@ class JointBrain(PretrainingBrain):
         """Start from stages A and B, or from public weights in the place of stage A."""
         modules = hparams["modules"]
         check_receivers(hparams["information_trains"], hparams["critic_kind"])
-        d_model = modules["frame_encoder"].config["d_model"]
-        check_directions(hparams["erased_directions"], d_model)
+        check_seen(hparams)
         if hparams["frame_weights"]:
             import_weights(modules["frame_encoder"], hparams["frame_weights"])
         else:
@@ -124,8 +122,7 @@ class JointBrain(PretrainingBrain):
         else:
             folder = os.path.normpath(hparams["units_folder"])
             units = UnitArray(folder, columns(*datasets.values()), hparams["num_targets"])
-        loaders = stage_loaders(hparams, datasets, units, hparams["augment"])
-        return {**loaders, "plain": plain_loader(datasets["train"], hparams)}
+        return stage_loaders(hparams, datasets, units, hparams["augment"])
 
     def init_optimizers(self):
         """Give the encoders, the critic and the lower bound an optimizer each."""
@@ -163,7 +160,7 @@ class JointBrain(PretrainingBrain):
         return JointOutputs(*masked, *plain, *utterances, counts)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Return L_frame + alpha L_utterance + beta (I(z; u) + gamma I(z; utterance))."""
+        """Return L_frame + alpha L_utterance + beta I(z; u)."""
         frames, embeddings = predictions.frames, predictions.embeddings
         counts, projections = predictions.counts, predictions.projections.chunk(2)
         units = batch.units_at(predicted_frames(batch, Stage.VALID))
@@ -176,14 +173,10 @@ class JointBrain(PretrainingBrain):
             ),
             "utterance_loss": nt_xent(*projections, self.hparams.temperature, counts["rows"]),
             "club": self.information(*predictions.pairs, predictions.groups),
-            "utterance_information": self.frame_information(frames, batch.units.data >= 0),
         }
         loss = parts["frame_loss"] + self.hparams.plain_weight * parts["plain_frame_loss"]
         loss = loss + self.hparams.alpha * parts["utterance_loss"]
-        if not self.beta:
-            return loss
-        gamma = self.hparams.gamma
-        return loss + self.beta * (parts["club"] + gamma * parts["utterance_information"])
+        return loss + self.beta * parts["club"] if self.beta else loss
 
     def information(self, frames, embeddings, groups):
         """Return the critic's estimate, whose gradient reaches encoders and not the critic."""
@@ -195,13 +188,6 @@ class JointBrain(PretrainingBrain):
             information = critic(frames, embeddings, groups)
         critic.requires_grad_(True)
         return information
-
-    def frame_information(self, frames, valid):
-        """Return what single frames tell of their utterance, with a gradient if it has a weight."""
-        weighted = self.beta * self.hparams.gamma > 0
-        trained = weighted and "frame_encoder" in self.hparams.information_trains
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            return utterance_information(frames, valid)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Train the critics on this batch's frames and embeddings, cut off from the encoders."""
@@ -226,7 +212,7 @@ class JointBrain(PretrainingBrain):
         return GroupIndex(own.repeat(pairs), self.device, rows * pairs)
 
     def draw_pairs(self, frames, embeddings, batch, purpose):
-        """Pair means over random valid frames' features with an embedding of their utterance.
+        """Pair means of valid frames' features with an embedding of their utterance.
 
         Over many frames, what is said averages out, and who says it remains.
 
@@ -291,31 +277,6 @@ class JointBrain(PretrainingBrain):
                 objective = unwrap(critic)(*outputs.pairs, outputs.groups, mode="objective")
                 joint.add(CRITIC_FIGURES[name], objective, 1)
 
-    def last_settings(self):
-        """Return how many directions are erased."""
-        return {"erased_directions": self.hparams.erased_directions if self.erases() else 0}
-
-    def last_step(self):
-        """Erase, unless beta is 0, the directions of frames that tell most of the embeddings."""
-        if self.erases():
-            encoders = [unwrap(self.modules[name]) for name in ENCODERS]
-            folder = Path(self.hparams.output_folder) / "moments"
-            moments = joint_moments(*encoders, self.loaders["plain"], folder)
-            encoders[0].erase(self.hparams.erased_directions, *moments)
-
-    def prepare_for(self, checkpoint):
-        """Give the frame encoder a place for what is erased."""
-        if self.erases():
-            unwrap(self.modules.frame_encoder).add_erasure(self.hparams.erased_directions)
-
-    def erases(self):
-        """Return whether the last step takes directions off the frames.
-
-        Where `frame_norm` takes each utterance's mean off, no direction of the means is left.
-        """
-        erases = self.hparams.beta and self.hparams.erased_directions
-        return bool(erases and self.hparams.frame_norm == "none")
-
 
 def check_receivers(names, critic_kind):
     """Raise ValueError unless names are of encoders that the critic's information can train."""
@@ -328,6 +289,16 @@ def check_receivers(names, critic_kind):
         raise ValueError(
             "information_trains is [utterance_encoder], which critic_kind: classifier does not "
             "reach: its gradient is that of frames. Add frame_encoder, or use another critic."
+        )
+
+
+def check_seen(hparams):
+    """Raise ValueError where the critic would see means of frames whose means are taken off."""
+    features, of_all = hparams["critic_projections"], hparams["frames_per_pair"] is None
+    if hparams["frame_norm"] != "none" and of_all and not features:
+        raise ValueError(
+            "critic_projections is 0: the critic would see each utterance's mean frame, which "
+            f"frame_norm {hparams['frame_norm']} takes off. Give it some, or --frame_norm none."
         )
 
 

@@ -2,7 +2,7 @@
 """What each representation of a model tells of content and of speakers, with controls: a report.
 
     python train.py hparams/report.yaml --data_folder CORPUS --output_folder O/report
-        --models [O/joint/model,O/joint_beta0/model]
+        --models [O/joint/model,O/joint_plain/model]
 
 Writes report.html, a page that opens from disk, and report.json. Run again, it goes on where it was
 stopped; models that were measured before are not measured again.

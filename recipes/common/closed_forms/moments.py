@@ -6,7 +6,6 @@ import torch
 from tqdm import tqdm
 
 from pretrained.audio import read_speech
-from recipes.common.units.passes import share_moments
 
 
 class Moments(NamedTuple):
@@ -31,33 +30,6 @@ class Moments(NamedTuple):
     means: torch.Tensor
     embeddings: torch.Tensor
     lens: torch.Tensor
-
-
-def joint_moments(frame_encoder, utterance_encoder, loader, folder):
-    """Return what `FrameEncoder.erase` takes of frames and embeddings, with all ranks.
-
-    Arguments
-    ---------
-    frame_encoder : FrameEncoder
-        In evaluation mode.
-    utterance_encoder : UtteranceEncoder
-        In evaluation mode.
-    loader : torch.utils.data.DataLoader
-        Of batches with `sig`.
-    folder : Path
-        Takes what ranks give each other, and is removed.
-
-    Returns
-    -------
-    mean, covariance, means, embeddings : torch.Tensor
-        See `Moments`.
-    """
-    encoders = [frame_encoder, utterance_encoder]
-
-    def compute(batches):
-        return sums_of(*encoders, (batch.sig for batch in batches))
-
-    return _moments_of(share_moments(folder, encoders, loader, compute))[:4]
 
 
 @torch.no_grad()

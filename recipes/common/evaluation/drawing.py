@@ -122,7 +122,7 @@ def draw_scores(scores, labels, path, threshold=None):
     figure.savefig(path)
 
 
-def draw_tradeoff(curves, points, labels, path):
+def draw_tradeoff(curves, points, labels, path, limits=None):
     """Draw what is removed against what is kept, as a PNG.
 
     Arguments
@@ -131,18 +131,19 @@ def draw_tradeoff(curves, points, labels, path):
         By name: a dict of points, (x, y), in percent, which a line joins in their order; their
         names stand beside them.
     points : dict
-        By name: a list of points, (x, y), in percent: the last is filled, the ones before it are
-        hollow.
+        By name: a list of points, (x, y), in percent: one of each seed. Their mean is drawn large.
     labels : tuple of str
         Of the axes.
     path : str or Path
         The PNG.
+    limits : tuple of float, optional
+        Of x and of y: dashed lines.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "tradeoff.png"
     >>> curve = {"0": (91, 22), "40": (69, 21)}
-    >>> points = {"critic": [(86, 23), (44, 20)]}
+    >>> points = {"critic": [(44, 20), (46, 21)]}
     >>> draw_tradeoff({"control": curve}, points, ("speaker", "phone"), path)
     >>> path.read_bytes()[1:4]
     b'PNG'
@@ -157,10 +158,12 @@ def draw_tradeoff(curves, points, labels, path):
     for (name, places), colour, marker in zip(
         points.items(), colours, itertools.cycle(MARKERS), strict=False
     ):
-        look = {"marker": marker, "markeredgecolor": colour}
-        before = {"color": "0.85", "linewidth": 0.8, "markerfacecolor": "white", "zorder": 1}
-        axis.plot(*zip(*places, strict=True), **look, **before)
-        axis.plot(*places[-1], color=colour, linestyle="", label=name, **look)
+        look = {"color": colour, "linestyle": "", "marker": marker}
+        axis.plot(*np.mean(places, 0), markersize=8, label=name, **look)
+        if len(places) > 1:
+            axis.plot(*zip(*places, strict=True), markersize=3, alpha=0.7, **look)
+    for draw, limit in zip((axis.axvline, axis.axhline), limits or (), strict=False):
+        draw(limit, color="0.5", linestyle="--", linewidth=0.8)
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.grid(color="0.92")
     figure.legend(loc="outside right upper", fontsize=8)

@@ -1,4 +1,4 @@
-"""The verdict on the critic: what counts as less leakage and as kept quality, and how it is said.
+"""The verdict on joint training: what counts as less leakage and kept quality, and how it is said.
 
 A paired difference is judged by its 95 % interval over speakers and seeds. The rules are fixed here
 for all reports: see `verdict`.
@@ -65,31 +65,31 @@ class Rule(NamedTuple):
 RULES = (
     Rule(
         *("speaker in frames", ATTACKED, "speaker", ("balanced accuracy",), -1),
-        "frames give the speaker away in {} of utterances ({} without)",
+        "frames give the speaker away in {} of utterances ({} in the control)",
     ),
     Rule(
         *("content in embeddings", "utterance", "phone", ("balanced accuracy", "R2"), -1),
-        "embeddings explain {} of which sounds an utterance has ({} without)",
+        "embeddings explain {} of which sounds an utterance has ({} in the control)",
     ),
     Rule(
         *("content in embeddings", "z and u", "z and u", ("InfoNCE",), -1),
-        "frames and embeddings share at least {} of information ({} without)",
+        "frames and embeddings share at least {} of information ({} in the control)",
     ),
     Rule(
         *("content in embeddings", "z and u", "z and u", ("likelihood gain",), -1),
-        "frames foretell {} of the embedding ({} without)",
+        "frames foretell {} of the embedding ({} in the control)",
     ),
     Rule(
         *("content kept", LAST_LAYER, "phone", ("balanced accuracy",), 1),
-        "frames give their sound away in {} of cases ({} without)",
+        "frames give their sound away in {} of cases ({} in the control)",
     ),
     Rule(
         *("content kept", LAST_LAYER, "phone", ("ABX error", "phone error rate"), -1),
-        "sounds are confused in {} of cases ({} without)",
+        "sounds are confused in {} of cases ({} in the control)",
     ),
     Rule(
         *("speaker kept", "utterance", "speaker", ("EER",), -1),
-        "two voices are confused by their embeddings in {} of comparisons ({} without)",
+        "two voices are confused by their embeddings in {} of comparisons ({} in the control)",
     ),
 )
 
@@ -142,7 +142,7 @@ class Trial(NamedTuple):
 
 
 def verdict(models, figures, comparisons):
-    """Return what the figures say of the critic, by rules that are fixed beforehand.
+    """Return what the figures say of joint training, by rules that are fixed beforehand.
 
     Each model with beta above 0 is judged against a control with beta 0, that of the same training
     seed where there is one. Four things are to hold, each by every figure that `RULES` names and
@@ -196,8 +196,8 @@ def _without_control(joints):
     return {
         "supports": None,
         "sentences": [
-            "Nothing can be concluded on the critic: among the models, there is none known to be "
-            f"{lacking}.",
+            "Nothing can be concluded on joint training: among the models, there is none known to "
+            f"be {lacking}.",
             "The figures tell what each representation holds, but not what made it so.",
         ],
         "reasons": [f"Not judged: {rule}." for rule in RULES],
@@ -284,8 +284,8 @@ def _conclude(trial, supports, by_beta):
             failed.append(f"{claim} ({right} of {judged} figures)")
     if supports:
         return (
-            "Joint training does what it is for: against the same training without the critic "
-            f"({beta}), {_listed(held)}."
+            f"Joint training does what it is for: against a control with beta 0 ({beta}), "
+            f"{_listed(held)}."
         )
     mixed = any(not part.endswith("kept") for part in trial.held())
     start = "The result is mixed and does" if mixed else "The figures do"
@@ -293,8 +293,8 @@ def _conclude(trial, supports, by_beta):
     clauses += [f"it is not shown that {_listed(failed, 'or that')}"] if failed else []
     clauses += [f"it was not judged whether {_listed(unjudged, 'or')}"] if unjudged else []
     return (
-        f"{start} not support that joint training disentangles: against the same training without "
-        f"the critic ({beta}), {'; '.join(filter(None, clauses))}."
+        f"{start} not support that joint training disentangles: against a control with beta 0 "
+        f"({beta}), {'; '.join(filter(None, clauses))}."
     )
 
 
@@ -306,7 +306,7 @@ def _quote(trial):
         quoted += [j.plain for j in sorted(own, key=lambda j: j.holds)[:1] if j.plain]
     if not quoted:
         return "No figure of both models could be compared."
-    return f"With the critic, {_listed(quoted)}."
+    return f"In the joint model, {_listed(quoted)}."
 
 
 def _listed(texts, last="and"):

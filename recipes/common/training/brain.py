@@ -384,8 +384,7 @@ class ResumableBrain(sb.Brain):
 class PretrainingBrain(ResumableBrain):
     """A stage of pretraining: training, then a last step in closed form, then the test.
 
-    A stage's Brain says in `last_step` what is done to the trained encoders, and in
-    `prepare_for` what they need to take what was done from a checkpoint.
+    A stage's Brain says in `last_step` what is done to the trained encoders.
     """
 
     finalised = False
@@ -414,7 +413,6 @@ class PretrainingBrain(ResumableBrain):
             self.last_step()
             final.save_and_keep_only(meta={"of": source}, num_to_keep=1)
         else:
-            self.prepare_for(found)
             final.load_checkpoint(found)
         self.finalised = True
 
@@ -424,9 +422,6 @@ class PretrainingBrain(ResumableBrain):
 
     def last_step(self):
         """Change the encoders, which are in evaluation mode."""
-
-    def prepare_for(self, checkpoint):
-        """Make the encoders such that a checkpoint of after the last step can be loaded."""
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Leave the encoders as `finalise` made them."""

@@ -36,7 +36,6 @@ FREE = {
         "download",
         "skip_prep",
         "lrs",
-        "erased_directions",
         "lexicon",
         "features",
         "teacher",

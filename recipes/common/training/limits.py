@@ -2,7 +2,7 @@
 
 import math
 
-from lobes.closed_forms.frame_norm import FRAME_NORMS
+from lobes.frame_encoder import FRAME_NORMS
 
 NO_END = math.inf
 WHOLE = {  # lowest and highest
@@ -61,7 +61,6 @@ RANGES = {
     "beta": (0, NO_END),
     "beta_starts": (0, 1),
     "beta_reached": (0, 1),
-    "gamma": (0, NO_END),
     "critic_momentum": (0, 1),
     "critic_ridge": (0, NO_END),
     "critic_lr": (0, NO_END),

@@ -7,7 +7,7 @@ from recipes.common.evaluation.metrics import eer
 from recipes.experiments import method_readings, readmes
 from recipes.experiments.runner import SEEDS
 
-JOINT, CONTROL = "joint", "joint_beta0"
+JOINT, NO_CRITIC, CONTROL = "joint", "joint_beta0", "joint_plain"
 SPEAKER_SHARE, PHONE_SHARE, EER_MARGIN = 0.6, 1.02, 0.01
 PAIRED = bootstrap.DIFFERENCE_PAIRED_USE
 NOTHING, NO_RIVAL = "nothing to lower", "no rival keeps the phones"
@@ -60,7 +60,7 @@ def judge(runs, rivals=()):
     ...     reading = {"value": speaker, "dev": 0.3, "evidence": probed, "control": 0.0}
     ...     keys = "speaker", "phones", "last_phones", "content"
     ...     return {**dict.fromkeys(keys, reading), "eer": {"value": 0.0, "evidence": trials}}
-    >>> runs = [{"joint": run(0.2), "joint_beta0": run(0.5), "mean": run(0.3)}]
+    >>> runs = [{"joint": run(0.2), "joint_plain": run(0.5), "mean": run(0.3)}]
     >>> [line["met"] for line in judge(runs, ["mean"])]
     [True, True, True, True, True, True]
     """
@@ -188,6 +188,29 @@ def tell_rows(runs, titles):
     return rows
 
 
+def tell_points(runs, titles):
+    """Return where the rows are between phone errors and the speaker, in per cent.
+
+    Arguments
+    ---------
+    runs, titles
+        As `tell_rows` takes them.
+
+    Returns
+    -------
+    dict
+        `points`: by title, of each seed [accuracy of the strongest attacker, phone errors of the
+        last layer]; `limits`: what the aims allow of both, by the control's means over seeds.
+    """
+    keys = "speaker", "last_phones"
+    points = {
+        title: [[100 * run[name][key]["value"] for key in keys] for run in runs if name in run]
+        for name, title in titles.items()
+    }
+    speaker, phones = np.mean(points[titles[CONTROL]], 0)
+    return {"points": points, "limits": [SPEAKER_SHARE * speaker, PHONE_SHARE * phones]}
+
+
 def make_table(lines, rows):
     """Return a verdict as Markdown, in per cent: the aims, then the table of rows.
 
@@ -216,14 +239,14 @@ def tell_aims(lines):
     >>> print(tell_aims([{**line, "interval": [-0.2, 0.1], "met": False}]))
     None of 1 aims is met.
     <BLANKLINE>
-    | aim | joint | beta 0, or the rival | above what is allowed | met |
+    | aim | joint | control, or the rival | above what is allowed | met |
     |---|--:|--:|--:|---|
     | low | 20.0 | 50.0 | -10.0 [-20.0, +10.0] | no |
     """
     judged = [line["met"] for line in lines if line["met"] is not None]
     count = sum(judged) or "None"
     verb = "is" if count in ("None", 1) else "are"
-    heads = ["aim", "joint", "beta 0, or the rival", "above what is allowed", "met"]
+    heads = ["aim", "joint", "control, or the rival", "above what is allowed", "met"]
     table = readmes.markdown_table(heads, "lrrrl", [_cells(line) for line in lines])
     return f"{count} of {len(judged)} aims {verb} met.\n\n{table}"
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lobes.closed_forms.erasure import Erasure, directions_of_share, speaker_means
-from lobes.closed_forms.frame_norm import FRAME_NORMS, FrameNorm
 from lobes.closed_forms.least_squares import LeastSquares
+from lobes.frame_encoder import FRAME_NORMS, FrameNorm
 
 DIM, SPEAKERS, EACH = 8, 30, 10
 ENCODER = {"backbone": "tdnn", "channels": 8, "embedding_dim": 6}

@@ -67,7 +67,7 @@ def test_stage_c_starts_from_it_with_units_of_a_layer(left_alone, librispeech, c
     save_model(tmp_path / "utterance" / "model", encoder)
     model = left_alone / "codes" / "model"
     more = ("--frame_model", model, "--units_folder", "null", "--number_of_epochs", 1)
-    args = arguments("joint", librispeech, tmp_path, *more, "--erased_directions", 12)
+    args = arguments("joint", librispeech, tmp_path, *more)
     args[args.index("--num_targets") + 1] = "24"  # others than the codes
     commands.succeed(TRAIN, *args)
     description = json.loads((tmp_path / "joint" / "units" / "units.json").read_text())

@@ -85,6 +85,6 @@ def test_a_small_stage_learns_its_batch(stage, tmp_path):
     made_up.make_ready(brain)
     batch = made_up.make_batch([1.0, 0.8])
     before = made_up.one_forward(brain, batch)[1].item()
-    for _ in range(2):
+    for _ in range(8):
         made_up.one_step(brain, batch)
     assert made_up.one_forward(brain, batch)[1].item() < before
