@@ -42,8 +42,19 @@ def export_model(options):
         layouts.to_speechbrain(*load_folder(options.model), options.out)
     else:
         write = getattr(layouts, f"to_{options.layout}")
-        write(load_model(options.model), options.out, options.changes_apart)
+        encoders = load_model(options.model)
+        write(encoders, options.out, options.changes_apart)
+        if options.changes_apart:
+            tell_what_is_left(encoders["frame_encoder"])
     return 0
+
+
+def tell_what_is_left(encoder):
+    """Print what is done to frames after the last layer, which an export leaves to its user."""
+    from pretrained.toolkits.names import last_changes
+
+    changes = " and ".join(last_changes(encoder)) or "nothing is done"
+    print(f"Left to you, after the last layer: {changes}.")
 
 
 def export_graphs(options):

@@ -72,8 +72,13 @@ class UpstreamExpert(nn.Module):
         Raises
         ------
         ValueError
-            Where a waveform is shorter than the 400 samples of one frame.
+            Where there is no waveform, one has another shape, or one is shorter than the 400
+            samples of one frame.
         """
+        shapes = [tuple(wav.shape) for wav in wavs]
+        if not shapes or any(len(shape) != 1 for shape in shapes):
+            found = ", ".join(map(str, shapes)) or "none"
+            raise ValueError(f"expected a list of waveforms of shape (samples,), found {found}")
         counts = torch.tensor([len(wav) for wav in wavs])
         batch = pad_sequence(list(wavs), batch_first=True)
         wav_lens = counts.double() / batch.shape[1]

@@ -188,3 +188,5 @@ def test_the_command_line_exports_erased_models_when_told_to(tmp_path, capsys):
     command[command.index("speechbrain")] = "huggingface"
     assert main([*command, str(tmp_path / "out"), "--changes_apart"]) == 0
     assert (tmp_path / "out" / "erasure.safetensors").is_file()
+    said = capsys.readouterr().out
+    assert "Left to you, after the last layer: 4 directions are erased." in said

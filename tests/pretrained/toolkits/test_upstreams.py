@@ -98,6 +98,14 @@ def test_a_waveform_without_a_frame_is_named(model):
         upstream_of("learn2diss_frames", model)(noise(16000, 399))
 
 
+@pytest.mark.parametrize(
+    ("wavs", "found"), [([], "none"), ([torch.zeros(1, 16000)], r"\(1, 16000\)")]
+)
+def test_what_is_no_list_of_waveforms_is_refused(wavs, found, model):
+    with pytest.raises(ValueError, match=rf"shape \(samples,\), found {found}"):
+        upstream_of("learn2diss_frames", model)(wavs)
+
+
 TASKS_LOAD = (
     find_spec("s3prl") is not None
     and hasattr(torchaudio, "set_audio_backend")
