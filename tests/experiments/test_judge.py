@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recipes.common.training.hparams import check_options
-from recipes.experiments import compare_methods, judge, results, runner
+from recipes.common.training.hparams import check_options, read_tree
+from recipes.experiments import ablate, compare_methods, judge, results, runner
 from recipes.experiments.judging import aims, recognition
 from recipes.experiments.runner import PRETRAIN
+from recipes.Synthetic import demo
 from tests.conftest import WORDS
 
 SPEAKERS = 20
@@ -287,3 +288,12 @@ def test_the_options_of_each_run_are_those_of_its_stage():
         for name, given in step.items():
             yaml = PRETRAIN / "hparams" / f"{name.partition('_')[0]}_tiny.yaml"
             check_options(yaml, {**given, **judge.STARTS.get(name, {})})
+
+
+def test_the_control_of_the_demo_and_of_the_ablations_is_that_of_the_verdict():
+    control = judge.STEPS[1][aims.CONTROL]
+    assert control == {"beta": 0.0, "frame_norm": "none"}
+    assert dict(read_tree(ablate.SETTINGS)[ablate.CONTROL]) == control
+    stage, words = demo.RUNS[1][aims.CONTROL]
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert stage == "joint" and given == {f"--{name}": str(x) for name, x in control.items()}

@@ -17,7 +17,7 @@ from recipes.common.training.brain import ResumableBrain, TrainingError
 from recipes.common.training.checkpoints import AtomicCheckpointer
 from recipes.common.training.history import record_epoch
 from recipes.common.training.hparams import load_hparams
-from recipes.LibriSpeech.pretrain.joint import check_receivers, check_seen
+from recipes.LibriSpeech.pretrain.joint import JointBrain, check_receivers, check_seen
 from tests.training import distributed_gradients as steps
 
 JOINT = ["joint", "joint network", "joint classifier"]  # with each critic
@@ -130,6 +130,11 @@ def test_refuses_a_critic_that_would_see_means_of_nothing(norm, features, frames
     else:
         with pytest.raises(ValueError, match=f"frame_norm {norm} takes off"):
             check_seen(given)
+
+
+def test_a_stage_is_refused_before_it_trains_where_its_critic_sees_nothing(tmp_path):
+    with pytest.raises(ValueError, match="critic_projections is 0: .* frame_norm mean_std"):
+        JointBrain.initialise(joint_hparams(tmp_path, critic_projections=0))
 
 
 def test_refuses_a_critic_that_does_not_reach_whom_it_is_to_train():
