@@ -66,12 +66,15 @@ class Column(NamedTuple):
         Of the test, in metrics.json.
     needs : tuple of str
         Of `PATHS`: the corpus, and what else the command reads.
+    read_from : str
+        The name of the column whose runs it reads, where it has none of its own.
     """
 
     recipe: str
     command: str
     figure: str
     needs: tuple
+    read_from: str = ""
 
 
 def classification(recipe, corpus):
@@ -79,7 +82,8 @@ def classification(recipe, corpus):
     return Column(recipe, "train.py hparams/linear_tiny.yaml", "accuracy", (corpus,))
 
 
-TUNED = ", fine-tuned"
+TUNED, BIGRAM = ", fine-tuned", ", bigram"
+RECOGNISER = "train.py hparams/bpe_tiny.yaml --beam_size 30 --lm_file transcripts"
 ASR, HEAD = "LibriSpeech/ASR", "VoxCeleb/SpeakerRec"
 IDENTIFICATION = classification("VoxCeleb/SpeakerID", "voxceleb")
 COSINE = Column(HEAD, "verify.py hparams/verify_tiny.yaml", "eer", ("voxceleb", "librispeech"))
@@ -89,7 +93,8 @@ COLUMNS = {
     ("PER", "frames"): Column(
         "LibriSpeech/PR", "train.py hparams/lexicon_tiny.yaml", "per", (*SPEECH, "lexicon")
     ),
-    ("WER", "frames"): Column(ASR, "train.py hparams/bpe_tiny.yaml", "wer", SPEECH),
+    ("WER", "frames"): Column(ASR, RECOGNISER, "wer", SPEECH),
+    ("WER" + BIGRAM, "frames"): Column(ASR, RECOGNISER, "beam_wer", SPEECH, "WER"),
     ("SID accuracy", "frames"): IDENTIFICATION,
     ("SID accuracy", "utterance"): IDENTIFICATION,
     ("EER, cosine", "frames"): COSINE,
@@ -109,9 +114,9 @@ COLUMNS |= {
     for name, column in CLASSIFIED.items()
     for representation in ("frames", "utterance")
 }
-COLUMNS["WER" + TUNED, "frames"] = Column(  # takes longest, so it comes last
-    ASR, "train.py hparams/bpe_tiny.yaml --upstream finetune", "wer", SPEECH
-)
+TUNING = f"{RECOGNISER} --upstream finetune"  # takes longest, so it comes last
+COLUMNS["WER" + TUNED, "frames"] = Column(ASR, TUNING, "wer", SPEECH)
+COLUMNS["WER" + TUNED + BIGRAM, "frames"] = Column(ASR, TUNING, "beam_wer", SPEECH, "WER" + TUNED)
 
 
 def columns_named(*starts):
@@ -180,7 +185,7 @@ def cells(seeds):
     """
     made = []
     for seed in seeds:
-        for name, representation in COLUMNS:
+        for name, representation in (key for key in COLUMNS if not COLUMNS[key].read_from):
             for row, run in ROWS.items():
                 if representation not in HELD.get(run, ["frames", "utterance"]):
                     continue
@@ -192,6 +197,15 @@ def cells(seeds):
                     continue
                 made.append(Cell(row, name, representation, seed))
     return made
+
+
+def columns_read_from(cell):
+    """Return the keys of the columns whose figures a cell's run gives."""
+    return [
+        (name, representation)
+        for (name, representation), column in COLUMNS.items()
+        if (column.read_from or name, representation) == (cell.name, cell.representation)
+    ]
 
 
 def run_of(cell, options, rates=None):
@@ -289,7 +303,7 @@ def describe(planned, options):
     lines = [f"{len(planned)} runs, {sum(done)} of them done, {options.jobs} at a time:"]
     counts = Counter((cell.name, cell.representation) for cell in planned)
     lines += [f"  {name}, {kind}: {count}" for (name, kind), count in counts.items()]
-    for key in (key for key in COLUMNS if key not in counts):
+    for key in (key for key in COLUMNS if key not in counts and not COLUMNS[key].read_from):
         lacking = [f"--{name}" for name in COLUMNS[key].needs if not getattr(options, name)]
         lines.append(f"  {', '.join(key)}: none without {' and '.join(lacking)}")
     return "\n".join(lines)
@@ -316,14 +330,14 @@ def read_results(folder):
         if figures is None:
             continue
         figures = figures["test"]
-        column = COLUMNS[cell.name, cell.representation]
         if cell.name == "EER, cosine":
             systems = {"log-mel": "fbank", "random weights": "random"}
             figures = figures["systems"][systems.get(cell.row, cell.representation)]
-        key = cell.name, cell.representation
-        found.setdefault((cell.row, key), []).append(figures[column.figure])
-        if cell.name in CLASSIFIED:
-            found[CHANCE, key] = [figures["chance"]]
+        for key in columns_read_from(cell):
+            if COLUMNS[key].figure in figures:  # none of a beam where there was none
+                found.setdefault((cell.row, key), []).append(figures[COLUMNS[key].figure])
+            if cell.name in CLASSIFIED:
+                found[CHANCE, key] = [figures["chance"]]
     return found
 
 
@@ -361,7 +375,8 @@ def make_table(found, columns, minutes=None):
     >>> print(make_table(found, [("PER", "frames")]).splitlines()[-1])
     | joint | 55.0 [50.0, 60.0] |
     """
-    possible = {(cell.row, (cell.name, cell.representation)) for cell in cells(runner.SEEDS[:1])}
+    first = cells(runner.SEEDS[:1])
+    possible = {(cell.row, key) for cell in first for key in columns_read_from(cell)}
     possible |= {(CHANCE, key) for key in COLUMNS if key[0] in CLASSIFIED}
     classified = any(key[0] in CLASSIFIED for key in columns)
     shown = [row for row in (*ROWS, CHANCE) if classified or row not in (SHUFFLED, CHANCE)]
@@ -413,6 +428,8 @@ def main():
         parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")
     if {"librispeech", "lexicon"} <= given:
         check_lexicon(options.librispeech, options.lexicon, options.skip_bad)
+    if "librispeech" in given:
+        runner.check_language_models(parser)
     problems = run_all(options)
     if problems:
         sys.exit("\n".join(problems))

@@ -1,6 +1,7 @@
 """What the studies share: their command lines, and commands of recipes that run side by side."""
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -58,6 +59,15 @@ def check_paths(parser, options, paths):
             parser.error(f"--output_folder {path} is a file: expected a folder, or nothing yet")
         if name != "output_folder" and not path.exists():
             parser.error(f"--{name} {path} does not exist")
+
+
+def check_language_models(parser):
+    """Leave with a message unless what reads language models is installed."""
+    if absent := [name for name in ("kenlm", "pygtrie") if importlib.util.find_spec(name) is None]:
+        parser.error(
+            f"{' and '.join(absent)} must be installed for word error rates with a bigram: "
+            "pip install kenlm pygtrie (a C++ compiler builds them)"
+        )
 
 
 def make_command(words, options):

@@ -138,6 +138,8 @@ def main(arguments=None):
     lacking = [name for name in NEEDED if not (options.corpora / name).exists()]
     if lacking:
         parser.error(f"--corpora {options.corpora} holds no {', no '.join(lacking)} (see --help)")
+    if "tasks" in options.only:
+        runner.check_language_models(parser)
     steps = [step for step in STEPS if step.name in options.only]
     print(describe(steps, options.seeds), flush=True)
     for step in steps:

@@ -14,7 +14,7 @@ from lobes.states import FbankStates
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.downstream.ctc import favour_blanks
-from recipes.common.downstream.decoding import BLANK_PENALTIES
+from recipes.common.downstream.decoding import BLANK_PENALTIES, BeamDecoder
 from recipes.common.evaluation.metrics import error_counts
 from recipes.common.training.brain import TrainingError
 from recipes.LibriSpeech.PR.train import dataio_prepare
@@ -79,7 +79,7 @@ def test_logits_that_are_not_finite_stop_the_training(recogniser):
 
 def test_the_beam_decodes_the_test_beside_the_best_path(recogniser, tmp_path):
     brain, batch, logits = recogniser
-    brain.hparams.beam_size = 5
+    brain.beam = BeamDecoder(brain.labels, beam_size=5)
     for stage in (Stage.VALID, Stage.TEST):
         brain.on_stage_start(stage)
         brain.compute_objectives((logits.detach(), FRAMES), batch, stage)

@@ -57,6 +57,7 @@ def test_the_time_is_told_before_anything_is_run(options, monkeypatch, capsys):
         (options.corpora / name).mkdir(parents=True)
     ran = []
     monkeypatch.setattr(study, "run_step", lambda step, options: ran.append(step.name))
+    monkeypatch.setattr(study.runner, "check_language_models", lambda parser: None)
     given = ["--corpora", options.corpora, "--output_folder", options.output_folder]
     main([*map(str, given), "--only", "tasks", "--seeds", "1"])
     assert ran == ["tasks"]
@@ -73,6 +74,17 @@ def test_a_corpus_that_is_missing_is_named(options, capsys):
     with pytest.raises(SystemExit):
         main([*map(str, given)])
     assert f"{options.corpora} holds no LibriSpeech" in capsys.readouterr().err
+
+
+def test_without_what_reads_language_models_nothing_is_begun(options, monkeypatch, capsys):
+    for name in study.NEEDED:
+        (options.corpora / name).mkdir(parents=True)
+    monkeypatch.setattr(study.runner.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(study, "run_step", lambda step, options: pytest.fail("was begun"))
+    given = ["--corpora", options.corpora, "--output_folder", options.output_folder]
+    with pytest.raises(SystemExit):
+        main([*map(str, given)])
+    assert "kenlm and pygtrie must be installed" in capsys.readouterr().err
 
 
 def test_a_step_that_fails_stops_the_study_and_is_named(options, monkeypatch, tmp_path):

@@ -17,12 +17,15 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import run_on_main
 
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
+from recipes.common.downstream.bigram import write_bigram
 from recipes.common.downstream.ctc import CTCBrain, add_tokens, drop_spans, read_transcripts
 from recipes.common.downstream.decoding import BeamDecoder
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.metrics import cer
 from recipes.common.training.refusals import run_recipe
+
+TRANSCRIPTS = "transcripts"  # as lm_file: a bigram of the training transcripts
 
 
 class WordBrain(CTCBrain):
@@ -36,11 +39,6 @@ class WordBrain(CTCBrain):
         if stage == Stage.TRAIN and self.hparams.spec_augment:
             states = drop_spans(states)
         return self.modules.ctc_head(states, lens)
-
-    def on_stage_start(self, stage, epoch=None):
-        """Decode the test by a beam too, where asked for."""
-        super().on_stage_start(stage, epoch)
-        self.beam = make_beam(vars(self.hparams), self.labels) if stage == Stage.TEST else None
 
     def error_figures(self, references, hypotheses):
         """Return the word error rate, its parts by words, and the character error rate."""
@@ -57,7 +55,8 @@ def check_files(hparams):
         file = hparams[name]
         if file is not None and hparams[setting] == unused:
             raise ValueError(f"{name} is {file}, which is not used where {setting} is {unused}.")
-        if file is not None and not Path(file).is_file():
+        made = (name, file) == ("lm_file", TRANSCRIPTS)
+        if file is not None and not made and not Path(file).is_file():
             raise ValueError(f"{name} is {file}, which is missing: expected a file.")
 
 
@@ -73,22 +72,25 @@ def make_tokenizer(hparams, texts):
     return PieceTokenizer(file)
 
 
-def make_beam(hparams, tokenizer):
+def make_beam(hparams, texts, tokenizer):
     """Return the beam search of the test, or None where `beam_size` is 0."""
     if hparams["beam_size"] == 0:
         return None
-    weights = hparams["lm_weight"], hparams["word_score"]
-    return BeamDecoder(tokenizer, hparams["beam_size"], hparams["lm_file"], *weights)
+    file, weights = hparams["lm_file"], (hparams["lm_weight"], hparams["word_score"])
+    if file == TRANSCRIPTS:
+        file = Path(hparams["output_folder"]) / "bigram.arpa"
+        run_on_main(write_bigram, args=[texts, file])
+    return BeamDecoder(tokenizer, hparams["beam_size"], file, *weights)
 
 
 def dataio_prepare(hparams, datasets):
-    """Give each utterance its `text` and `tokens`, and return the tokenizer."""
+    """Give each utterance its `text` and `tokens`; return the tokenizer and the test's beam."""
     texts = read_transcripts(hparams, datasets)
     texts["train"] = deal(texts["train"], hparams)
-    tokenizer = make_tokenizer(hparams, list(texts["train"].values()))
+    trained_on = list(texts["train"].values())
+    tokenizer = make_tokenizer(hparams, trained_on)
     add_tokens(hparams, datasets, texts, tokenizer)
-    make_beam(hparams, tokenizer)  # a bad language model is refused now, not after training
-    return tokenizer
+    return tokenizer, make_beam(hparams, trained_on, tokenizer)
 
 
 def main(arguments):
@@ -96,9 +98,11 @@ def main(arguments):
     sweep = Sweep(arguments, WordBrain)
     check_files(sweep.hparams)
     datasets = sweep.prepare()
-    tokenizer = dataio_prepare(sweep.hparams, datasets)
+    # Before training, so that a language model that cannot be used is refused at once.
+    tokenizer, beam = dataio_prepare(sweep.hparams, datasets)
     loaders = sweep.make_loaders(datasets)
     brain = sweep.fit(loaders, tokenizer)
+    brain.beam = beam
     brain.evaluate(loaders["test"], min_key=brain.criterion)
     sweep.finish(brain)
 

@@ -28,8 +28,8 @@ RIVALS = {  # of each its folder, and how tables call it
     "least_squares": "least squares on the embedding taken off",
     "leace": "directions that tell most of the embedding erased",
     "leace_speakers": "directions that tell most of speakers' names erased",
-    "least_squares_shuffled": "control: least squares on embeddings of other utterances",
-    "leace_shuffled": "control: directions that tell most of embeddings of other utterances erased",
+    "least_squares_shuffled": "least squares on embeddings of other utterances",
+    "leace_shuffled": "directions that tell most of embeddings of other utterances erased",
 }
 # Those that change frames, and are no controls.
 CLOSED_FORMS = [name for name in RIVALS if name != "plain" and not name.endswith("_shuffled")]
@@ -49,7 +49,7 @@ class Evidence(NamedTuple):
     directions : int
         How many are erased where the share of variance does not decide.
     seed : int
-        Of the controls.
+        Of those that take other utterances' embeddings.
     """
 
     moments: Moments

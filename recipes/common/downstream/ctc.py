@@ -32,8 +32,8 @@ class CTCBrain(DownstreamBrain):
     Validation decodes with each of BLANK_PENALTIES. The best one becomes part of the head before
     the test: the exported head needs none.
 
-    A task's Brain adds `criterion`, the name of the error rate; in `on_stage_start` it may set
-    `beam`, a second way to decode.
+    A task's Brain adds `criterion`, the name of the error rate. Where `beam` is set, a second way
+    to decode, the test is decoded by it too.
     """
 
     label_keys = ("text", "tokens")
@@ -90,7 +90,7 @@ class CTCBrain(DownstreamBrain):
         log_probs = logits.float().log_softmax(2)
         penalties = BLANK_PENALTIES if self.stage == Stage.VALID else (0.0,)
         decoded = [greedy_decode(log_probs, lens, self.labels, penalty) for penalty in penalties]
-        if self.beam is not None:
+        if self.stage == Stage.TEST and self.beam is not None:
             decoded.append(self.beam(log_probs, lens))
         self.rows += zip(batch.id, batch.text, *decoded, strict=True)
 
