@@ -9,7 +9,7 @@ O holds the runs frame and utterance, which settings start from; a setting that 
 (joint, joint_beta0, joint_plain) is not trained again. ALIGNMENTS are of dev-clean (see align.py).
 The settings are those of ablations.yaml. Started again, it does what is missing, and what other
 code, settings, data or models made. `--write` writes the table of RESULTS.md from B, and draws
-ablations.png. Test speakers are not read.
+ablations.png and layers.png. Test speakers are not read.
 """
 
 import json
@@ -59,7 +59,8 @@ PROBED = {  # as the table calls a measure, and as dev.json does
     "speaker, frames": "speaker_frames",
     "phone, frames": "phone_frames",
 }
-PLACED = ("speaker_random", "phone_frames")  # where a setting is in the picture
+PLACED = ("speaker_random", "phone_frames")  # where a setting is in the pictures
+AXES = ("speaker from random features of z (accuracy, %)", "phone from frames (accuracy, %)")
 UNPROBED = {"EER of u": "eer", "masked": "masked_accuracy", "retrieval": "retrieval_accuracy"}
 
 
@@ -142,6 +143,7 @@ def read_figures(options):
     rows, encoded = readings.encode_run(options.read, "dev-clean", options.data_folder)
     alignments = read_alignments(options.alignments, rows)
     figures = readings.read_frames(*readings.arrays(encoded), rows, alignments)
+    figures["layers"] = readings.read_layers(encoded.frames, rows, alignments)
     for name, frames in changed_frames(options):
         figures[name] = readings.read_frames(*frames, rows, alignments)
     figures["eer"] = readings.read_verification(rows, encoded.embeddings)["value"]
@@ -262,8 +264,19 @@ def draw(found, path):
             }
         elif name in places:
             points[name] = places[name]
-    labels = "speaker from random features of z (accuracy, %)", "phone from frames (accuracy, %)"
-    draw_tradeoff(curves, points, labels, path)
+    draw_tradeoff(curves, points, AXES, path)
+
+
+def draw_layers(found, path):
+    """Draw, of each setting, a curve from the first hidden state to the last; see `draw`."""
+    curves = {}
+    for name, setting in found.items():
+        runs = [run["layers"] for run in setting["runs"].values() if "layers" in run]
+        if runs:
+            places = [[[layer[key]["value"] for key in PLACED] for layer in run] for run in runs]
+            means = 100 * np.mean(places, 0)
+            curves[name] = {str(number): tuple(point) for number, point in enumerate(means)}
+    draw_tradeoff(curves, {}, AXES, path)
 
 
 def _probed(runs, control, key, is_control):
@@ -292,6 +305,7 @@ def main():
             sys.exit(f"{options.write} holds no figures of settings: run them first.")
         readmes.write_between(HERE / "RESULTS.md", "ablations", make_table(found))
         draw(found, HERE / "ablations.png")
+        draw_layers(found, HERE / "layers.png")
         return
     if options.read is not None:
         read_run(options)

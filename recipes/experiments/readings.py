@@ -86,30 +86,69 @@ def read_frames(means, frames, whole, rows, alignments):
     dict
         By measure: `value`, and the `scores` of the speakers, which paired tests compare.
     """
-    speakers = np.array([row["spk_id"] for row in rows]).astype(str)
-    utterances = np.array([row["ID"] for row in rows])
-    phones = drawn_phones(rows, alignments, FRAMES).ravel()
-    frames, owners = frames.reshape(len(phones), -1), speakers.repeat(FRAMES)
-    known = np.flatnonzero(phones != np.array(None))
-    known = known[often_enough(phones[known], owners[known])]
+    speakers, utterances = names_of(rows)
     deviations = pool_deviations(whole)
     features = RandomFeatures(whole)(whole)
-    inputs = {
-        "speaker_pooled": (means, speakers, utterances, speakers),
-        "speaker_deviations": (deviations, speakers, utterances, speakers),
-        "speaker_both": (np.hstack([means, deviations]), speakers, utterances, speakers),
-        "speaker_random": (features, speakers, utterances, speakers),
-        "speaker_frames": (frames, owners, utterances.repeat(FRAMES), owners),
-        "phone_frames": (frames[known], phones[known].astype(str), owners[known], owners[known]),
-    }
-    readings = {name: read_probes(*x, ["linear"], seeds=[1])[0] for name, x in inputs.items()}
+    drawn = speakers.repeat(FRAMES), utterances.repeat(FRAMES)
     return {
-        name: {
-            "value": reading["value"],
-            "scores": reading["evidence"]["group_scores"][0].round(6).tolist(),
-        }
-        for name, reading in readings.items()
+        "speaker_pooled": read_speakers(means, speakers, utterances),
+        "speaker_deviations": read_speakers(deviations, speakers, utterances),
+        "speaker_both": read_speakers(np.hstack([means, deviations]), speakers, utterances),
+        "speaker_random": read_speakers(features, speakers, utterances),
+        "speaker_frames": read_speakers(frames.reshape(len(drawn[0]), -1), *drawn),
+        "phone_frames": read_phones(frames, rows, alignments),
     }
+
+
+def read_layers(frames, rows, alignments):
+    """Return the probe accuracies of each hidden state, from drawn frames alone.
+
+    Arguments
+    ---------
+    frames : numpy.ndarray
+        Drawn ones, (utterances, FRAMES, states, dim).
+    rows, alignments
+        As `read_frames` takes them.
+
+    Returns
+    -------
+    list of dict
+        From the first hidden state to the last: `speaker_random` and `phone_frames`, as
+        `read_frames` returns them.
+    """
+    layers = [frames[:, :, state] for state in range(frames.shape[2])]
+    return [
+        {
+            "speaker_random": read_speakers(RandomFeatures(list(x))(list(x)), *names_of(rows)),
+            "phone_frames": read_phones(x, rows, alignments),
+        }
+        for x in layers
+    ]
+
+
+def names_of(rows):
+    """Return the speaker and the name of each utterance, (utterances,)."""
+    return tuple(np.array([row[key] for row in rows]).astype(str) for key in ("spk_id", "ID"))
+
+
+def read_speakers(inputs, speakers, utterances):
+    """Return the accuracy of a probe of the speaker on held-out utterances, and its `scores`."""
+    return _read(inputs, speakers, utterances, speakers)
+
+
+def read_phones(frames, rows, alignments):
+    """Return the accuracy of a probe of the phone on held-out speakers, and its `scores`."""
+    phones = drawn_phones(rows, alignments, FRAMES).ravel()
+    frames, owners = frames.reshape(len(phones), -1), names_of(rows)[0].repeat(FRAMES)
+    known = np.flatnonzero(phones != np.array(None))
+    known = known[often_enough(phones[known], owners[known])]
+    return _read(frames[known], phones[known].astype(str), owners[known], owners[known])
+
+
+def _read(inputs, labels, held_out_by, scored_by):
+    reading = read_probes(inputs, labels, held_out_by, scored_by, ["linear"], seeds=[1])[0]
+    scores = reading["evidence"]["group_scores"][0].round(6).tolist()
+    return {"value": reading["value"], "scores": scores}
 
 
 def read_verification(rows, embeddings):

@@ -110,12 +110,12 @@ def test_a_run_of_another_setting_is_left_out(settings, tmp_path, capsys):
 
 
 def test_nothing_is_written_from_a_folder_without_figures(tmp_path, monkeypatch):
-    pages = [ablate.HERE / name for name in ("RESULTS.md", "ablations.png")]
-    before = [page.read_bytes() for page in pages]
+    pages = [ablate.HERE / name for name in ("RESULTS.md", "ablations.png", "layers.png")]
+    before = [page.is_file() and page.read_bytes() for page in pages]
     monkeypatch.setattr("sys.argv", ["ablate.py", "--write", str(tmp_path)])
     with pytest.raises(SystemExit, match="holds no figures of settings"):
         ablate.main()
-    assert [page.read_bytes() for page in pages] == before
+    assert [page.is_file() and page.read_bytes() for page in pages] == before
 
 
 def test_changed_frames_are_a_row_of_their_own():
@@ -146,6 +146,27 @@ def test_the_curves_go_from_nothing_erased_to_most(tmp_path, monkeypatch):
     assert curves["control"]["80"] == pytest.approx((32, 32))
     assert points == {"default": [pytest.approx((20, 20))]}
     assert len(labels) == 2
+
+
+def test_a_curve_of_layers_is_the_mean_of_the_runs_that_have_them(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ablate, "draw_tradeoff", lambda *given: drawn.append(given))
+    runs = {
+        str(seed): {
+            **figures(0.3),
+            "layers": [
+                dict(zip(ablate.PLACED, ({"value": x}, {"value": y}), strict=True))
+                for x, y in ((0.2 * seed, 0.5), (0.1 * seed, 0.7))
+            ],
+        }
+        for seed in (1, 2)
+    }
+    found = {"control": {"options": {}, "runs": {**runs, "3": figures(0.2)}}}
+    found["older"] = {"options": {}, "runs": {"1": figures(0.2)}}
+    ablate.draw_layers(found, tmp_path / "it.png")
+    [(curves, points, *_)] = drawn
+    assert list(curves) == ["control"] and not points
+    assert curves["control"] == {"0": pytest.approx((30, 50)), "1": pytest.approx((15, 70))}
 
 
 def test_a_column_is_there_where_a_run_was_read_for_it():
@@ -221,6 +242,7 @@ def test_a_setting_is_read_as_it_is_and_has_no_rivals(erased_run):
     erased_run.name = "both encoders"
     ablate.read_run(erased_run)
     found = json.loads((erased_run.output_folder / "dev.json").read_text())["figures"]
-    assert found.keys() == {*ablate.PROBED.values(), *ablate.UNPROBED.values()}
+    assert found.keys() == {*ablate.PROBED.values(), *ablate.UNPROBED.values(), "layers"}
+    assert len(found["layers"]) == 2  # the input of the layer, and its output
     for name in ablate.PROBED.values():
         assert 0 <= found[name]["value"] <= 1 and len(found[name]["scores"]) == 6

@@ -38,6 +38,23 @@ def test_what_tells_the_speaker_is_found_where_it_is(place, monkeypatch):
     assert values["speaker_random"] > 0.8
 
 
+@pytest.mark.long
+def test_each_layer_is_read_by_itself(monkeypatch):
+    monkeypatch.setattr(probe_fitting, "MAX_STEPS", 60)
+    monkeypatch.setattr(readings, "FRAMES", 20)
+    phones = np.array([["a", "b"] * 10] * SPEAKERS * EACH, object)
+    monkeypatch.setattr(readings, "drawn_phones", lambda *_: phones)
+    rng = np.random.default_rng(0)
+    rows = [{"ID": f"{n}", "spk_id": f"{n // EACH}"} for n in range(SPEAKERS * EACH)]
+    voices = rng.normal(size=(SPEAKERS, 1, DIM)).repeat(EACH, 0)
+    sounds = np.where(phones == "a", 1.0, -1.0)[..., None] * rng.normal(size=DIM)
+    noise = rng.normal(size=(2, *sounds.shape))
+    layers = np.stack([noise[0] + 3 * voices, noise[1] + 3 * sounds], 2)
+    first, second = readings.read_layers(layers, rows, {})
+    assert first["speaker_random"]["value"] > 0.8 > 0.5 > second["speaker_random"]["value"]
+    assert second["phone_frames"]["value"] > 0.9 > 0.6 > first["phone_frames"]["value"]
+
+
 def drawn(rows):
     """Return four phones of each utterance, in turns."""
     return np.array([["a", "b", "a", "b"]] * len(rows), object)
