@@ -6,11 +6,12 @@
         --output_folder R [--seeds 3] [--jobs 2]
     python results.py --write R
 
-`O` holds the runs frame, utterance, joint and joint_plain, its control. The tasks on a corpus that
-is not given are left out. With the first seed each cell sweeps the learning rates on validation;
-further seeds, fine-tuning and the control with shuffled labels train at the rate that was best for
-the frozen features. Cross-validation sweeps in each of its folds. Started again, it does what is
-missing, and what other code, settings, data or models made.
+`O` holds the runs frame, utterance, joint and joint_plain, its control, and may hold frame_more, of
+more speech. The tasks on a corpus that is not given are left out. With the first seed each cell
+sweeps the learning rates on validation; further seeds, fine-tuning and the control with shuffled
+labels train at the rate that was best for the frozen features. Cross-validation sweeps in each of
+its folds. Started again, it does what is missing, and what other code, settings, data or models
+made.
 """
 
 import json
@@ -40,17 +41,20 @@ PATHS = {
 NEEDED = ("models", "output_folder")
 SHUFFLED = "joint, shuffled labels"  # of training: a control
 MINUTES = "*minutes of a run with the first seed*"
+MORE = "frame only, more speech"  # as many steps on another corpus: left out where it is missing
 CHANCE = "chance"  # naming the class that is most frequent in training
 ROWS = {
     "log-mel": None,
     "random weights": "joint_plain",
     "frame only": "frame",
+    MORE: "frame_more",
     "utterance only": "utterance",
     "control": "joint_plain",
     "joint": "joint",
     SHUFFLED: "joint",
 }
-HELD = {"frame": ["frames"], "utterance": ["utterance"]}  # what the runs of one encoder have
+# What the runs of one encoder have.
+HELD = {"frame": ["frames"], "frame_more": ["frames"], "utterance": ["utterance"]}
 
 
 class Column(NamedTuple):
@@ -279,11 +283,13 @@ def run_cell(cell, options):
 
 
 def plan(options):
-    """Return the cells whose corpora are given."""
+    """Return the cells whose corpora are given, and of `MORE` where there is such a run."""
+    left_out = () if (options.models / "frame_more").is_dir() else (MORE,)
     return [
         cell
         for cell in cells(runner.SEEDS[: options.seeds])
         if all(getattr(options, name) for name in COLUMNS[cell.name, cell.representation].needs)
+        and cell.row not in left_out
     ]
 
 
@@ -423,7 +429,8 @@ def main():
         return
     given = {name for name in PATHS if getattr(options, name)} | {*NEEDED}
     runner.check_paths(parser, options, [name for name in PATHS if name in given])
-    missing = [run for run in filter(None, ROWS.values()) if not (options.models / run).is_dir()]
+    needed = [run for row, run in ROWS.items() if run and row != MORE]
+    missing = [run for run in needed if not (options.models / run).is_dir()]
     if missing:
         parser.error(f"--models {options.models} holds no {missing[0]}: pretrain it first")
     if {"librispeech", "lexicon"} <= given:

@@ -6,7 +6,8 @@
     python study.py --write S
 
 CORPORA holds LibriSpeech (train-clean-100, dev-clean, test-clean), lexicon.txt, voxceleb1,
-speech_commands, fluent, emodb and noise, each laid out as its own recipe or study says. The first
+speech_commands, fluent, emodb and noise, each laid out as its own recipe or study says, and
+pretraining, a folder of audio with no speaker of the dev and test splits. The first
 command says what it is going to do and how long that takes on two cores, then runs one step after
 another, each a program of this folder or a recipe, which goes on where it stopped: nothing that is
 there already is made again, unless what made it has changed. The second writes the tables and
@@ -25,7 +26,8 @@ from recipes.experiments.judging.recognition import add_skip_bad
 
 HERE = Path(__file__).resolve().parent
 PATHS = {"corpora": "the corpora", "output_folder": "where all runs go"}
-NEEDED = ("LibriSpeech", "lexicon.txt", "voxceleb1", "speech_commands", "fluent", "emodb", "noise")
+NEEDED = ("LibriSpeech", "lexicon.txt", "pretraining", "voxceleb1", "speech_commands", "fluent")
+NEEDED += ("emodb", "noise")
 FIRST = runner.SEEDS[0]
 
 
@@ -71,6 +73,13 @@ STEPS = (
         f"judge.py {SPEECH} {LEXICON} --output_folder {{study}}/verdict {RUNS} {SKIP}",
         (80, 75),
         "judge.py --write {study}/verdict",
+    ),
+    Step(
+        "more speech",  # 11 epochs of its 6 hours are as many steps as 20 of the others' 3.4
+        "../AudioFolder/pretrain/train.py ../AudioFolder/pretrain/hparams/frame_tiny.yaml "
+        "--data_folder {corpora}/pretraining --number_of_epochs 11 --skip_bad {skip_bad} "
+        "--output_folder {models}/frame_more",
+        (20, 0),
     ),
     Step(
         "tasks",

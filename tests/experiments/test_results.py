@@ -1,6 +1,7 @@
 """The table of results: which cells there are, how each is run, what the READMEs show."""
 
 import json
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -17,6 +18,7 @@ from recipes.experiments.results import (
     FOLDED,
     FRONT,
     MINUTES,
+    MORE,
     PAGES,
     ROWS,
     SHUFFLED,
@@ -64,7 +66,7 @@ def write_digests(model, weights, encoders):
 def possible(row, column):
     """Return whether a row's features can be given to a column's task."""
     name, representation = column
-    if row == "frame only" and representation == "utterance":
+    if row in ("frame only", MORE) and representation == "utterance":
         return False
     if row == "utterance only" and representation == "frames":
         return False
@@ -96,6 +98,13 @@ def test_a_cosine_that_does_not_depend_on_the_seed_is_of_the_first_alone():
     assert {cell.row for cell in cosines} == {"random weights"} and len(cosines) == 4
     trained = [cell for cell in made if cell.name != "EER, cosine"]
     assert len(trained) == 3 * sum(cell.seed == SEEDS[0] for cell in trained)
+
+
+def test_a_model_of_more_speech_is_read_where_there_is_one(options):
+    assert MORE in {cell.row for cell in plan(options)}
+    shutil.rmtree(options.models / "frame_more")
+    left_out = [cell for cell in cells(SEEDS[:2]) if cell not in plan(options)]
+    assert {cell.row for cell in left_out} == {MORE}
 
 
 def test_each_cell_has_a_folder_of_its_own():
@@ -287,6 +296,7 @@ def test_a_table_shows_means_ranges_and_what_is_missing():
         "| log-mel | not run | not run |",
         "| random weights | not run | not run |",
         "| frame only | 25.0 | - |",
+        f"| {MORE} | not run | - |",
         "| utterance only | - | not run |",
         "| control | not run | not run |",
         "| joint | 51.0 [43.0, 60.0] | 100.0 |",
@@ -323,6 +333,7 @@ def test_classified_columns_have_a_row_of_chance_and_one_of_shuffled_labels(tmp_
         "| log-mel | 50.0 |",
         "| random weights | not run |",
         "| frame only | not run |",
+        f"| {MORE} | not run |",
         "| utterance only | - |",
         "| control | not run |",
         "| joint | not run |",
