@@ -34,7 +34,15 @@ def export_model(options):
     if Path(options.out).resolve().is_relative_to(Path(options.model).resolve()):
         raise ValueError(f"--out {options.out} lies in the model's own folder: name another.")
     if options.layout in GRAPHS:
-        return export_graphs(options)
+        export_graphs(options)
+    else:
+        export_layout(options)
+    print(f"Written to {options.out}.")
+    return 0
+
+
+def export_layout(options):
+    """Export a folder in another toolkit's layout."""
     from pretrained.exported import load_folder, load_model
     from pretrained.toolkits import layouts
 
@@ -46,7 +54,6 @@ def export_model(options):
         write(encoders, options.out, options.changes_apart)
         if options.changes_apart:
             tell_what_is_left(encoders["frame_encoder"])
-    return 0
 
 
 def tell_what_is_left(encoder):
@@ -67,4 +74,3 @@ def export_graphs(options):
         to_onnx(modules, facts, options.out, options.int8)
     else:
         to_torch_export(modules, facts, options.out)
-    return 0

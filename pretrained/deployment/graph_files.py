@@ -203,5 +203,5 @@ def _require(*packages):
     if missing:
         raise ValueError(
             f"{missing[0]} is not installed, which an export to ONNX needs: "
-            'pip install "learn2diss[onnx]"'
+            'pip install ".[onnx]", in the folder of this project'
         )

@@ -16,7 +16,7 @@ CARD_FILE = "README.md"
 FILES = {CONFIG_FILE: 10**6, WEIGHTS_FILE: 2**32, CARD_FILE: 10**6}  # and the most bytes of each
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.ASCII)
 REVISION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)  # leads nowhere as a path
-HOW_TO_INSTALL = 'pip install "learn2diss[hub]"'
+HOW_TO_INSTALL = 'pip install ".[hub]", in the folder of this project'
 ANSWER_SECONDS = 10  # within which the Hub is to say what a model holds
 
 

@@ -14,8 +14,8 @@ def main():
     except (ImportError, AttributeError) as error:
         raise SystemExit(
             f"s3prl's tasks cannot be loaded here: {error}. s3prl 0.4.18, its newest version, asks "
-            'for older ones of other packages, which pip install "learn2diss[s3prl]" brings: '
-            "make an environment for it."
+            "for older ones of other packages: make an environment for it and say, in the folder "
+            'of this project, pip install ".[s3prl]"'
         ) from error
     register(hub)
     run_downstream.main()

@@ -42,7 +42,7 @@ def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders
     >>> prepare_audio_folder("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     listing = {"speakers_from_folders": speakers_from_folders}
     options |= {"listing": listing, "any_rate": True}

@@ -67,7 +67,7 @@ def prepare_librispeech(
     >>> prepare_librispeech("nowhere", "manifest", ["dev-clean"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     splits = [splits] if isinstance(splits, str) else list(splits)
     if download and not skip_prep:
@@ -176,4 +176,6 @@ def _what_is_there(folder):
         return f"Splits in {folder}: {', '.join(splits)}."
     if (folder / "LibriSpeech").is_dir():
         return f"Did you mean {folder / 'LibriSpeech'} as data_folder?"
+    if folder.name in PUBLISHED:
+        return f"Did you mean {folder.parent} as data_folder? {folder.name} is a split."
     return f"{folder} holds none of LibriSpeech's splits."

@@ -94,7 +94,7 @@ def prepare_speech_commands(
     >>> prepare_speech_commands("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     if classes not in ("all", 12):
         raise ValueError(f"classes is {classes!r}: expected all or 12.")

@@ -173,7 +173,8 @@ def warn_of_likes(labels, table):
 def _read_lines(table):
     """Return the number and the values of each row of a table."""
     if not Path(table).is_file():
-        raise CorpusError(f"table {table} is missing: expected a CSV file.")
+        what = "a folder" if Path(table).is_dir() else "missing"
+        raise CorpusError(f"table {table} is {what}: expected a CSV file.")
     reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
     try:
         names = reader.fieldnames or []
@@ -203,7 +204,10 @@ def _read_row(row, data_folder, by):
         return None, f"wav is {path!r} and label {label!r}: expected a path and a line of text."
     place = os.path.relpath(os.path.join(data_folder, path), data_folder)
     if place.split(os.sep)[0] == os.pardir:
-        return None, f"{path} lies outside of data_folder {data_folder}: name one that holds all."
+        return None, (
+            f"{path} lies outside of data_folder {data_folder}, which is the table's folder where "
+            "none is given: give --data_folder a folder that holds all."
+        )
     wav = data_folder / place
     if (absent := why_absent(wav)) is not None:
         hint = " Expected / between folders, not \\." if "\\" in place else ""

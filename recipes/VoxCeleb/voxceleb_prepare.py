@@ -87,7 +87,7 @@ def prepare_voxceleb(
     >>> prepare_voxceleb("nowhere", "manifest", ["veri_test2"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     held_out = [held_out] if isinstance(held_out, str) else list(held_out)
     splits = [splits] if isinstance(splits, str) else list(splits)

@@ -48,7 +48,7 @@ def prepare_voxlingua107(data_folder, save_folder, splits, **options):
     >>> prepare_voxlingua107("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     check_splits(splits)
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)

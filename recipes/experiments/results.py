@@ -428,6 +428,8 @@ def main():
             sys.exit(str(error))
         return
     given = {name for name in PATHS if getattr(options, name)} | {*NEEDED}
+    if not given & {column.needs[0] for column in COLUMNS.values()}:
+        parser.error("no corpus is given, such as --librispeech: there is nothing to run")
     runner.check_paths(parser, options, [name for name in PATHS if name in given])
     needed = [run for row, run in ROWS.items() if run and row != MORE]
     missing = [run for run in needed if not (options.models / run).is_dir()]

@@ -43,7 +43,7 @@ def prepare_speechocean762(data_folder, save_folder, splits, **options):
     >>> prepare_speechocean762("nowhere", "manifest", ["train"])
     Traceback (most recent call last):
         ...
-    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty.
+    recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 

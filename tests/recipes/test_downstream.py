@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -132,6 +133,28 @@ def test_fine_tuning_is_exported_and_a_frozen_encoder_is_as_it_was(left_alone, c
         own = [name for name in found if "_encoder." in name]
         assert own and any(not found[name].equal(given[name]) for name in own) == changed
     assert set(load_folder(left_alone / "xvector" / "model")[0]) == {"speaker_head"}
+
+
+def test_a_trained_recogniser_is_decoded_again_without_training(
+    left_alone, corpora, commands, tmp_path
+):
+    folder = tmp_path / "asr"
+    shutil.copytree(left_alone / "ASR", folder)
+    said = commands.succeed(script("ASR"), *arguments("ASR", corpora, folder, beam_size=2))
+    assert "Goes on after epoch 2 of 2, from" in said
+    before, now = weights(left_alone / "ASR"), weights(folder)
+    assert before.keys() == now.keys() and all(x.equal(now[name]) for name, x in before.items())
+    decoded = figures(folder)["test"]
+    assert 0 <= decoded["beam_wer"]
+    plain = {name: x for name, x in decoded.items() if not name.startswith("beam_")}
+    assert plain == figures(left_alone / "ASR")["test"]
+
+
+def test_a_run_on_other_features_says_so(left_alone, corpora, commands, tmp_path):
+    folder = tmp_path / "pr"
+    shutil.copytree(left_alone / "PR", folder)
+    code, said = commands.run(script("PR"), *arguments("PR", corpora, folder, features="fbank"))
+    assert code == 1 and "was trained on other features" in said
 
 
 # Kills and ranks

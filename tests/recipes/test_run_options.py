@@ -101,3 +101,4 @@ def test_a_refusal_has_a_traceback_with_debug_alone(options, commands, tmp_path)
     code, said = commands.run(PRETRAIN / "train.py", *words, *options)
     assert code == 1 and said.endswith(f"data_folder {none} is missing or empty.\n")
     assert ("Traceback" in said) == bool(options) and not output.exists()
+    assert "torchvision" not in said  # whose absence SpeechBrain tells, as if pictures were lost

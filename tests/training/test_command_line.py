@@ -330,6 +330,20 @@ def test_a_refusal_ends_a_command_with_its_message_alone(said, monkeypatch, tmp_
         run_recipe(REFUSALS[said])
 
 
+def test_an_interrupted_recipe_says_what_to_do(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as end:
+        run_recipe(interrupted)
+    assert end.value.code == 130
+    assert "The same command goes on from the last checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["train.py", "--debug"])
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(interrupted)
+
+
 @pytest.mark.parametrize("said", DEFECTS)
 def test_a_defect_keeps_its_traceback(said, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])

@@ -141,6 +141,17 @@ def test_a_run_goes_on_with_the_settings_that_it_was_trained_with(finished, file
         check_same_settings(files / "base.yaml", {}, folder)
 
 
+def test_a_folder_of_another_stage_is_told_before_all_else(files):
+    for stage, lr in (("frame", 1), ("joint", 2)):
+        (files / f"{stage}.yaml").write_text(f"lr: {lr}\nstage: {stage}\nbeam_size: {lr}\n")
+    run = files / "run"
+    (run / "save" / "CKPT").mkdir(parents=True)
+    save_hparams(files / "frame.yaml", {}, run)
+    with pytest.raises(ValueError, match="trained with stage frame; now it is joint"):
+        check_same_settings(files / "joint.yaml", {"lr": 3}, run)
+    check_same_settings(files / "frame.yaml", {"beam_size": 3}, run)  # how the test is decoded
+
+
 def test_of_several_settings_that_changed_the_one_that_is_given_is_named(files):
     for word, lr in (("a", 1), ("b", 2)):
         (files / f"way_{word}.yaml").write_text(f"lr: {lr}\n")

@@ -34,6 +34,42 @@ def test_a_corpus_is_prepared_with_its_own_options(tmp_path):
     assert calls[1:] == [True]
 
 
+def test_an_option_that_the_preparation_does_not_take_is_named():
+    def prepare_corpus(data_folder, deeply=False, **given):
+        raise TypeError("list_utterances() got an unexpected keyword argument 'deeplly'")
+
+    hparams = {f"{split}_splits": ["a"] for split in run.SPLITS}
+    hparams |= {"data_folder": "D", "manifest_folder": "M", "skip_prep": False, "skip_bad": True}
+    hparams |= {"download": False, "prepare": prepare_corpus}
+    with pytest.raises(ValueError, match="prepare_options has deeplly, .* Did you mean deeply?"):
+        prepare({**hparams, "prepare_options": {"deeplly": True}})
+    with pytest.raises(TypeError):  # a defect
+        prepare({**hparams, "prepare_options": {"deeply": True}})
+
+
+def test_what_an_earlier_stage_was_trained_on_is_not_held_out(tmp_path):
+    earlier = tmp_path / "O" / "utterance"
+    (earlier / "model").mkdir(parents=True)
+    (earlier / "manifest").mkdir()
+    lines = ["ID,duration,wav,spk_id", *(f"{name},1.0,$data_root/{name},{name}" for name in "abc")]
+    (earlier / "manifest" / "train.csv").write_text("\n".join(lines) + "\n")
+    hparams = {"utterance_model": tmp_path / "O" / "joint" / ".." / "utterance" / "model"}
+    hparams["frame_model"] = None  # public weights in its place
+    datasets = {
+        split: SimpleNamespace(data_ids=[*names])
+        for split, names in {"train": "abc", "valid": "d", "test": "eb"}.items()
+    }
+    run.check_unseen(hparams, datasets)  # a model that lies there without its run
+    splits = {f"{split}_splits": [split] for split in run.SPLITS}
+    settings = {"manifest_folder": f"{earlier}/manifest", **splits}
+    lines = [f"{name}: {json.dumps(value)}" for name, value in settings.items()]
+    (earlier / "hyperparams.yaml").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"train.csv has 1 utterances .* such as b \(test\)"):
+        run.check_unseen(hparams, datasets)
+    datasets["test"].data_ids.remove("b")
+    run.check_unseen(hparams, datasets)
+
+
 HOLDING = """
 import sys
 from recipes.common.training.run import claim

@@ -57,7 +57,8 @@ def check_files(hparams):
             raise ValueError(f"{name} is {file}, which is not used where {setting} is {unused}.")
         made = (name, file) == ("lm_file", TRANSCRIPTS)
         if file is not None and not made and not Path(file).is_file():
-            raise ValueError(f"{name} is {file}, which is missing: expected a file.")
+            what = f"a file, or {TRANSCRIPTS}" if name == "lm_file" else "a file"
+            raise ValueError(f"{name} is {file}, which is missing: expected {what}.")
 
 
 def make_tokenizer(hparams, texts):

@@ -64,6 +64,7 @@ def main(arguments):
 
     run_on_main(run.prepare, args=[hparams])
     datasets = run.split_datasets(hparams)
+    run.check_unseen(hparams, datasets)
     if run_opts["debug"]:
         hparams, datasets = run.quick_look(hparams, datasets)
 

@@ -168,7 +168,8 @@ def prepare_splits(
     if data_folder.is_file():
         raise CorpusError(f"data_folder {data_folder} is a file: expected the corpus's folder.")
     if not data_folder.is_dir() or not any(data_folder.iterdir()):
-        raise CorpusError(f"data_folder {data_folder} is missing or empty.")
+        at = "" if data_folder.is_absolute() else f": there is no {data_folder.resolve()}"
+        raise CorpusError(f"data_folder {data_folder} is missing or empty{at}.")
     list_utterances = partial(list_utterances, **(listing or {}))
     how = {"skip_bad": skip_bad, "any_rate": any_rate}
     glance = _glance(data_folder, save_folder, list_utterances, how)

@@ -42,8 +42,9 @@ class ResumableBrain(sb.Brain):
     The learning rate rises linearly over the first `warmup` of the run and falls linearly to 0 at
     its end. It and dropout depend on (seed, epoch, step) alone.
 
-    A step reads nothing back from the device. Losses and figures stay there for `log_steps` steps;
-    a loss that is not finite is found then, and before any checkpoint is written.
+    A step but the first of an epoch reads nothing back from the device. Losses and figures stay
+    there for `log_steps` steps; a loss that is not finite is found then, and before any checkpoint
+    is written.
 
     Arguments
     ---------
@@ -75,6 +76,10 @@ class ResumableBrain(sb.Brain):
         latest = self.checkpointer.find_checkpoint()
         processes = world_size() if latest is None else latest.meta.get("processes", world_size())
         self.step = self.step * processes // world_size()
+        if latest is not None:
+            epoch, epochs = (getattr(self.hparams.epoch_counter, x) for x in ("current", "limit"))
+            within = f" and {self.step} steps" if self.step else ""
+            logger.info(f"Goes on after epoch {epoch} of {epochs}{within}, from {latest.path}")
 
     def check_architecture(self):
         """Raise ValueError where the latest checkpoint is of other encoders than these."""
@@ -85,6 +90,12 @@ class ResumableBrain(sb.Brain):
         for name, config in self.architecture().items():
             for key, value in config.items():
                 there = found.get(name, {}).get(key)
+                if there != value and (name, key) == ("features", "digest"):
+                    raise ValueError(
+                        f"{latest.path} was trained on other features: their weights, or the code "
+                        f"that computes them, have the digest {there} there and {value} here. Use "
+                        "another output_folder, or the features of before."
+                    )
                 if there != value:
                     raise ValueError(
                         f"{latest.path} is a checkpoint of another architecture: {name}.{key} is "
@@ -222,11 +233,15 @@ class ResumableBrain(sb.Brain):
         return loss.detach()
 
     def update_average(self, loss, average):
-        """Return the average loss, of training as it was when losses were last read."""
+        """Return the average loss, of training as it was when losses were last read.
+
+        They are read at the first step too: until then a progress bar would show a loss of 0.
+        """
         if self.stage != sb.Stage.TRAIN:
             return super().update_average(loss, average)
         self.unread.append((self.step, loss, True))
-        return self.read_losses(average) if self.step % self.hparams.log_steps == 0 else average
+        read = self.step == 1 or self.step % self.hparams.log_steps == 0
+        return self.read_losses(average) if read else average
 
     def check_loss_isfinite(self, loss):
         """Have a loss that enters no average looked at with the others."""

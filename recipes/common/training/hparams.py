@@ -28,18 +28,12 @@ from recipes.common.data.files import REPOSITORY
 INCLUDE = "!include:"
 KEY_IN_BASE = re.compile("<(.+?)>")
 REFERRED_TO = re.compile(r"!ref <(\w+)>")
-# What may change between the parts of a run: how long and how it is computed, and where things lie.
+# What may change between the parts of a run: how long and how it is computed, where things lie, and
+# what is done once it is trained.
 FREE = {
     *("number_of_epochs", "num_workers", "max_batch_seconds", "ckpt_interval_minutes", "log_steps"),
-    *(
-        "tensorboard",
-        "download",
-        "skip_prep",
-        "lrs",
-        "lexicon",
-        "features",
-        "teacher",
-    ),
+    *("tensorboard", "download", "skip_prep", "lrs", "lexicon", "features", "teacher"),
+    *("beam_size", "lm_weight", "word_score"),
 }
 PLACES = ("_folder", "_model", "_weights", "_file")
 
@@ -179,8 +173,10 @@ def check_same_settings(path, overrides, folder):
     if not saved.is_file() or not any(Path(folder).glob("**/save/CKPT*")):
         return
     now = plain_values(ruamel.yaml.YAML().load(resolve_hparams(path, overrides)))
-    first = sorted(plain_values(read_tree(saved)).items(), key=lambda own: own[0] not in overrides)
-    for key, value in first:  # what the command says, before what follows from it
+    before = plain_values(read_tree(saved))
+    # The stage, then what the command says, before what follows from these.
+    for key in sorted(before, key=lambda key: (key != "stage", key not in overrides)):
+        value = before[key]
         free = key in FREE or key.endswith(PLACES)
         if not free and key in now and now[key] != value:
             raise ValueError(

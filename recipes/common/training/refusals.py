@@ -8,14 +8,18 @@ import traceback
 from recipes.common.training.brain import TrainingError
 
 logger = logging.getLogger(__name__)  # SpeechBrain's own leaves out what is below info
+INTERRUPTED = (
+    "Interrupted. The same command goes on from the last checkpoint; before the first one was "
+    "saved, it begins anew."
+)
 PROJECT = {"lobes", "pretrained", "recipes", "__main__"}  # the last is a recipe's train.py
 
 
 def run_recipe(main, *more):
     """Run a recipe on its command line; where it refuses something, say so and end with status 1.
 
-    A refusal is written to stderr and to the run's log. A defect keeps its traceback, and with
-    `--debug` a refusal has one too.
+    A refusal is written to stderr and to the run's log; so is, to stderr, that Ctrl-C interrupted
+    it, which ends with status 130. A defect keeps its traceback, and with `--debug` all of them do.
 
     Arguments
     ---------
@@ -27,6 +31,11 @@ def run_recipe(main, *more):
     arguments = sys.argv[1:]
     try:
         main(arguments, *more)
+    except KeyboardInterrupt:
+        if "--debug" in arguments:
+            raise
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)  # as shells have it for SIGINT
     except Exception as error:
         if "--debug" in arguments or not is_refusal(error):
             raise

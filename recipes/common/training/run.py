@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import sys
+from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from recipes.common.data.manifest import count_left_out, validate_manifests
 from recipes.common.data.table import open_table
 from recipes.common.training.description import describe_run
 from recipes.common.training.history import read_history
+from recipes.common.training.hparams import read_tree
 from recipes.common.training.record import write_metrics
 
 logger = get_logger(__name__)
@@ -93,7 +95,8 @@ def prepare(hparams):
     Raises
     ------
     ValueError
-        Where `download` is set, and the corpus is none that its prepare script fetches.
+        Where `download` is set, and the corpus is none that its prepare script fetches; where it
+        does not take one of the `prepare_options`.
     """
     options = dict(hparams["prepare_options"])
     if hparams["download"]:
@@ -103,14 +106,26 @@ def prepare(hparams):
                 "says what is expected in data_folder."
             )
         options["download"] = True
-    hparams["prepare"](
-        data_folder=hparams["data_folder"],
-        save_folder=hparams["manifest_folder"],
-        splits=[name for split in SPLITS for name in hparams[f"{split}_splits"]],
-        skip_prep=hparams["skip_prep"],
-        skip_bad=hparams["skip_bad"],
-        **options,
-    )
+    try:
+        hparams["prepare"](
+            data_folder=hparams["data_folder"],
+            save_folder=hparams["manifest_folder"],
+            splits=[name for split in SPLITS for name in hparams[f"{split}_splits"]],
+            skip_prep=hparams["skip_prep"],
+            skip_bad=hparams["skip_bad"],
+            **options,
+        )
+    except TypeError as error:
+        unknown = [
+            name for name in options if f"unexpected keyword argument '{name}'" in str(error)
+        ]
+        if not unknown:
+            raise
+        near = get_close_matches(unknown[0], signature(hparams["prepare"]).parameters, n=1)
+        raise ValueError(
+            f"prepare_options has {unknown[0]}, which this corpus's preparation does not take. "
+            f"{f'Did you mean {near[0]}? ' if near else ''}The recipe's README has its options."
+        ) from error
 
 
 def manifest_paths(hparams):
@@ -147,6 +162,33 @@ def split_datasets(hparams, disjoint_speakers=True):
     groups = {split: [path.stem for path in paths[split]] for split in SPLITS}
     validate_manifests(named, hparams["data_folder"], groups if disjoint_speakers else {})
     return {split: load_split(paths[split], hparams) for split in SPLITS}
+
+
+def check_unseen(hparams, datasets):
+    """Raise ValueError where an earlier stage was trained on what is held out here.
+
+    Arguments
+    ---------
+    hparams : dict
+        `frame_model` and `utterance_model`, where the stage starts from such: model folders. Only
+        those in the folder of a run, with its settings and its manifests, can be checked.
+    datasets : dict
+        By split, as `split_datasets` returns them.
+    """
+    held_out = {name: split for split in SPLITS[1:] for name in datasets[split].data_ids}
+    for key in ("frame_model", "utterance_model"):
+        earlier = Path(os.path.normpath(hparams.get(key) or ".")).parent
+        if not (earlier / "hyperparams.yaml").is_file():
+            continue
+        settings = read_tree(earlier / "hyperparams.yaml")
+        for path in manifest_paths(settings)["train"] if "train_splits" in settings else ():
+            trained = open_table(path)["ID"].to_pylist() if path.is_file() else ()
+            if seen := [name for name in trained if name in held_out]:
+                raise ValueError(
+                    f"{path} has {len(seen)} utterances that are held out here, such as {seen[0]} "
+                    f"({held_out[seen[0]]}): {earlier} was trained on them. Give all stages the "
+                    "same splits: the same data_folder, prepare_options and lists of splits."
+                )
 
 
 def quick_look(hparams, datasets):

@@ -259,7 +259,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
         to_torch_export(modules_of("frame_encoder", ctc_head=head), LETTERS_FACTS, out)
     monkeypatch.setattr(graph_files, "find_spec", lambda name: None)
     assert main([*command, "onnx"]) == 2
-    assert 'pip install "learn2diss[onnx]"' in capsys.readouterr().err
+    assert 'pip install ".[onnx]"' in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -192,5 +192,5 @@ def test_versions_beside_which_tasks_cannot_be_loaded_are_told():
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and 'pip install "learn2diss[s3prl]"' in done.stderr
+    assert done.returncode == 1 and 'pip install ".[s3prl]"' in done.stderr
     assert "Traceback" not in done.stderr
