@@ -41,7 +41,7 @@ PATHS = {
 NEEDED = ("models", "output_folder")
 SHUFFLED = "joint, shuffled labels"  # of training: a control
 MINUTES = "*minutes of a run with the first seed*"
-MORE = "frame only, more speech"  # as many steps on another corpus: left out where it is missing
+MORE = "frame only, more speech"  # about as many steps on a larger corpus; may be missing
 CHANCE = "chance"  # naming the class that is most frequent in training
 ROWS = {
     "log-mel": None,
@@ -53,6 +53,7 @@ ROWS = {
     "joint": "joint",
     SHUFFLED: "joint",
 }
+TUNED_ROWS = ("random weights", "control", "joint")  # each takes as long as three others
 # What the runs of one encoder have.
 HELD = {"frame": ["frames"], "frame_more": ["frames"], "utterance": ["utterance"]}
 
@@ -135,6 +136,7 @@ PAGES = {
         [
             ("PER", "frames"),
             ("WER", "frames"),
+            ("WER" + TUNED + BIGRAM, "frames"),
             ("keyword accuracy", "frames"),
             ("intent accuracy", "frames"),
             ("SID accuracy", "frames"),
@@ -193,8 +195,8 @@ def cells(seeds):
             for row, run in ROWS.items():
                 if representation not in HELD.get(run, ["frames", "utterance"]):
                     continue
-                if name.endswith(TUNED) and row == "log-mel":
-                    continue  # nothing to tune
+                if name.endswith(TUNED) and row not in TUNED_ROWS:
+                    continue
                 if row == SHUFFLED and name not in CLASSIFIED:
                     continue
                 if name == "EER, cosine" and seed != seeds[0] and row != "random weights":
@@ -373,7 +375,7 @@ def make_table(found, columns, minutes=None):
     -------
     str
         A cell is the mean over seeds, with the range in brackets where there are several; "-" where
-        the task cannot take the features, "not run" where it was not.
+        no run is meant, as where the task cannot take the features; "not run" where one is missing.
 
     Example
     -------

@@ -22,6 +22,7 @@ from recipes.experiments.results import (
     PAGES,
     ROWS,
     SHUFFLED,
+    TUNED_ROWS,
     Cell,
     cells,
     columns_read_from,
@@ -72,7 +73,7 @@ def possible(row, column):
         return False
     if row == SHUFFLED:
         return name in CLASSIFIED
-    return not (row == "log-mel" and name.startswith("WER, fine-tuned"))
+    return row in TUNED_ROWS or not name.startswith("WER, fine-tuned")
 
 
 def write_figures(folder, cell, test, seconds=90, **more):
