@@ -238,7 +238,8 @@ def run_of(cell, options, rates=None):
     }
     if cell.name == "EER, cosine":
         given["model"] = model
-        given["reference_manifest"] = model.parent / "manifest" / "train-clean-100.csv"
+        of_tree = options.models / "frame" / "manifest"  # that of more speech is of another corpus
+        given["reference_manifest"] = of_tree / "train-clean-100.csv"
         given["reference_folder"] = options.librispeech
     else:
         features = {"log-mel": "fbank", "random weights": f"{RANDOM}{model}"}
