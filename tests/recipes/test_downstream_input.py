@@ -99,14 +99,17 @@ def test_more_layers_than_there_are(task, corpora, out):
     [
         ({"beam_size": 2, "lm_file": "nowhere.arpa"}, "lm_file is nowhere.arpa, which is missing"),
         ({"tokenizer_file": "nowhere"}, "tokenizer_file is nowhere, which is missing"),
+        ({"beam_size": 2, "lm_file": "transcript"}, "missing: expected a file, or transcripts"),
         ({"beam_size": 0, "lm_file": __file__}, "not used where beam_size is 0"),
+        ({"beam_size": 2, "lm_weight": 0.2}, "not used where lm_file is None"),
+        ({"tokenizer": "characters", "vocab_size": 99}, "not used where tokenizer is characters"),
         (
             {"tokenizer": "characters", "tokenizer_file": __file__},
             "not used where tokenizer is characters",
         ),
     ],
 )
-def test_a_file_that_is_missing_or_of_no_use(given, message, corpora, out):
+def test_an_option_that_is_missing_or_of_no_use(given, message, corpora, out):
     refuse("ASR", corpora, out, message, **given)
     assert not out.exists()
 

@@ -26,6 +26,11 @@ from recipes.common.evaluation.metrics import cer
 from recipes.common.training.refusals import run_recipe
 
 TRANSCRIPTS = "transcripts"  # as lm_file: a bigram of the training transcripts
+USED_BY = {  # by option: a setting, and its value with which the option is of no use
+    **dict.fromkeys(("tokenizer_file", "vocab_size"), ("tokenizer", "characters")),
+    **dict.fromkeys(("lm_weight", "word_score"), ("lm_file", None)),
+    "lm_file": ("beam_size", 0),
+}
 
 
 class WordBrain(CTCBrain):
@@ -46,19 +51,25 @@ class WordBrain(CTCBrain):
         return {**words, "cer": cer(references, hypotheses)}
 
 
-def check_files(hparams):
-    """Raise ValueError where a file is given that would not be used, or is none."""
-    for name, setting, unused in (
-        ("tokenizer_file", "tokenizer", "characters"),
-        ("lm_file", "beam_size", 0),
-    ):
-        file = hparams[name]
-        if file is not None and hparams[setting] == unused:
-            raise ValueError(f"{name} is {file}, which is not used where {setting} is {unused}.")
-        made = (name, file) == ("lm_file", TRANSCRIPTS)
-        if file is not None and not made and not Path(file).is_file():
+def check_used(hparams, given):
+    """Raise ValueError where an option would not be used, or names a file that is missing.
+
+    Arguments
+    ---------
+    hparams : dict
+    given : iterable of str
+        The names of the command line's options.
+    """
+    for name, (setting, unused) in USED_BY.items():
+        value = hparams[name]
+        if value is None:
+            continue
+        is_file = name.endswith("_file")
+        if (is_file or name in given) and hparams[setting] == unused:
+            raise ValueError(f"{name} is {value}, which is not used where {setting} is {unused}.")
+        if is_file and (name, value) != ("lm_file", TRANSCRIPTS) and not Path(value).is_file():
             what = f"a file, or {TRANSCRIPTS}" if name == "lm_file" else "a file"
-            raise ValueError(f"{name} is {file}, which is missing: expected {what}.")
+            raise ValueError(f"{name} is {value}, which is missing: expected {what}.")
 
 
 def make_tokenizer(hparams, texts):
@@ -97,7 +108,7 @@ def dataio_prepare(hparams, datasets):
 def main(arguments):
     """Train a recogniser at each learning rate, test the best one and export it."""
     sweep = Sweep(arguments, WordBrain)
-    check_files(sweep.hparams)
+    check_used(sweep.hparams, sweep.overrides)
     datasets = sweep.prepare()
     # Before training, so that a language model that cannot be used is refused at once.
     tokenizer, beam = dataio_prepare(sweep.hparams, datasets)
