@@ -145,6 +145,18 @@ def test_accuracies_are_compared_over_the_same_draws_of_crops(left_alone, libris
     assert 0 < both <= 1 and both == pytest.approx(sum(each) / 2)
 
 
+def test_a_stage_holds_out_nothing_that_an_earlier_one_was_trained_on(
+    left_alone, librispeech, commands, tmp_path
+):
+    words = ["--train_splits", "[dev-clean]", "--valid_splits", "[test-clean]"]
+    words += ["--test_splits", "[train-clean-100]"]
+    words += ["--units_folder", left_alone / "frame" / "units"]
+    for name in ("frame", "utterance"):
+        words += [f"--{name}_model", left_alone / name / "model"]
+    code, said = commands.run(TRAIN, *arguments("joint", librispeech, tmp_path, *words))
+    assert code == 1 and "utterances that are held out here" in said and "(test)" in said
+
+
 def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):
     with pytest.raises(ValueError, match="metrics.json is not there: --model is to be"):
         evaluate.check_runs(evaluation(left_alone, librispeech, tmp_path / "model"))
