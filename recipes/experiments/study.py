@@ -10,14 +10,17 @@ speech_commands, fluent, emodb and noise, each laid out as its own recipe or stu
 pretraining, a folder of audio with no speaker of the dev and test splits. The first
 command says what it is going to do and how long that takes on two cores, then runs one step after
 another, each a program of this folder or a recipe, which goes on where it stopped: nothing that is
-there already is made again, unless what made it has changed. The second writes the tables and
-pictures of all pages from S.
+there already is made again, unless what made it has changed. With two jobs, neighbouring steps
+that are one process each run side by side, and what they print goes to files in S/logs. The second
+command writes the tables and pictures of all pages from S.
 """
 
 import shlex
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +47,15 @@ class Step(NamedTuple):
         What it takes on two cores: with one seed, and more with each further one.
     write : str
         What writes its tables, if another program does.
+    one_process : bool
+        Whether it leaves a core free, so that the next such step can run beside it.
     """
 
     name: str
     command: str
     minutes: tuple
     write: str = ""
+    one_process: bool = False
 
 
 SPEECH = "--data_folder {corpora}/LibriSpeech"
@@ -58,7 +64,7 @@ SKIP = "--skip_bad {skip_bad}"
 ALIGNED = "--alignments {study}/alignments"
 RUNS = "--seeds {seeds} --jobs {jobs}"
 ABLATIONS = (  # of all settings of ablations.yaml, what norm and critic do
-    "control default 'no critic' 'no norm' 'twice as hard' 'both encoders'"
+    "control default 'no critic' 'no norm' 'both encoders'"
 )
 METHODS = f"{SPEECH} {LEXICON} {ALIGNED} --output_folder {{study}}/methods {RUNS}"
 STEPS = (
@@ -80,6 +86,23 @@ STEPS = (
         "--data_folder {corpora}/pretraining --number_of_epochs 11 --skip_bad {skip_bad} "
         "--output_folder {models}/frame_more",
         (25, 0),
+        one_process=True,
+    ),
+    Step(
+        "shuffled units",
+        "../LibriSpeech/pretrain/train.py ../LibriSpeech/pretrain/hparams/frame_tiny.yaml "
+        f"{SPEECH} --shuffle_units True --number_of_epochs 8 "
+        "--output_folder {models}/frame_shuffled",
+        (12, 0),
+        one_process=True,
+    ),
+    Step(
+        "leakage",
+        f"evaluate.py hparams/evaluate.yaml {SPEECH} --output_folder {{models}}/leakage "
+        "--model {models}/joint/model --control {models}/joint_plain/model",
+        (13, 0),
+        "pretraining_tables.py {models}",
+        one_process=True,
     ),
     Step(
         "tasks",
@@ -91,24 +114,10 @@ STEPS = (
         "results.py --write {study}/tasks",
     ),
     Step(
-        "shuffled units",
-        "../LibriSpeech/pretrain/train.py ../LibriSpeech/pretrain/hparams/frame_tiny.yaml "
-        f"{SPEECH} --shuffle_units True --number_of_epochs 8 "
-        "--output_folder {models}/frame_shuffled",
-        (8, 0),
-    ),
-    Step(
-        "leakage",
-        f"evaluate.py hparams/evaluate.yaml {SPEECH} --output_folder {{models}}/leakage "
-        "--model {models}/joint/model --control {models}/joint_plain/model",
-        (10, 0),
-        "pretraining_tables.py {models}",
-    ),
-    Step(
         "ablations",
         f"ablate.py --models {{models}} {SPEECH} {ALIGNED} --output_folder {{study}}/ablations "
         f"--seeds 1 --jobs {{jobs}} --only {ABLATIONS}",
-        (20, 0),
+        (15, 0),
         "ablate.py --write {study}/ablations",
     ),
     Step(
@@ -151,12 +160,30 @@ def main(arguments=None):
         runner.check_language_models(parser)
     steps = [step for step in STEPS if step.name in options.only]
     print(describe(steps, options.seeds), flush=True)
-    for step in steps:
-        run_step(step, options)
+    for group in side_by_side(steps):
+        run_group(group, options)
+
+
+def side_by_side(steps):
+    """Return the steps in lists of those that can run side by side.
+
+    Example
+    -------
+    >>> a, b, c = [Step(name, "", (), one_process=name != "a") for name in "abc"]
+    >>> [[step.name for step in group] for group in side_by_side([a, b, c])]
+    [['a'], ['b', 'c']]
+    """
+    groups = groupby(steps, key=lambda step: step.one_process or step.name)
+    return [list(group) for _, group in groups]
+
+
+def minutes_of(step, seeds):
+    """Return what a step takes with so many seeds."""
+    return step.minutes[0] + (seeds - 1) * step.minutes[1]
 
 
 def describe(steps, seeds):
-    """Return what is going to be run, and how long it takes, in lines.
+    """Return what is going to be run, and how long it takes with two jobs, in lines.
 
     Example
     -------
@@ -165,12 +192,15 @@ def describe(steps, seeds):
       a: 60 minutes
       b: 60 minutes
     """
-    minutes = [step.minutes[0] + (seeds - 1) * step.minutes[1] for step in steps]
+    total = 0
+    for group in side_by_side(steps):
+        minutes = [minutes_of(step, seeds) for step in group]
+        total += max(*minutes, sum(minutes) / 2) if len(group) > 1 else sum(minutes)
     lines = [
-        f"{len(steps)} steps with {seeds} seed(s), some {sum(minutes) / 60:.1f} hours on two cores "
+        f"{len(steps)} steps with {seeds} seed(s), some {total / 60:.1f} hours on two cores "
         "where nothing is there yet:"
     ]
-    lines += [f"  {step.name}: {m:.0f} minutes" for step, m in zip(steps, minutes, strict=True)]
+    lines += [f"  {step.name}: {minutes_of(step, seeds):.0f} minutes" for step in steps]
     return "\n".join(lines)
 
 
@@ -189,18 +219,33 @@ def words_of(command, study, options=None):
     return [sys.executable, *(word.format(**places) for word in shlex.split(command))]
 
 
-def run_step(step, options):
-    """Run a step, with its output on the screen; leave where it fails."""
-    began = time.monotonic()
-    print(f"== {step.name}", flush=True)
-    words = words_of(step.command, options.output_folder, options)
-    done = subprocess.run(words, cwd=HERE)
-    if done.returncode:
+def run_group(steps, options):
+    """Run steps side by side, as many at a time as there are jobs; leave where one fails."""
+    logged = len(steps) > 1 and options.jobs > 1
+    run = partial(run_step, options=options, logged=logged)
+    if problems := runner.run_side_by_side(run, steps, options.jobs):
         sys.exit(
-            f"{step.name} ended with {done.returncode}. What is done is kept: mend what is said "
-            "above, and start the study again."
+            f"{'; '.join(problems)}. What is done is kept: mend what is said there, and start the "
+            "study again."
         )
-    print(f"== {step.name}: {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
+
+
+def run_step(step, options, logged):
+    """Run a step, with its output on the screen or in a log; return what went wrong, or None."""
+    began = time.monotonic()
+    words = words_of(step.command, options.output_folder, options)
+    if logged:
+        log = options.output_folder / "logs" / f"{step.name}.txt"
+        print(f"== {step.name}, beside others: see {log}", flush=True)
+        problem = runner.run_logged(words, HERE, log, options.jobs)
+    else:
+        print(f"== {step.name}", flush=True)
+        done = subprocess.run(words, cwd=HERE)
+        problem = f"ended with {done.returncode}: see above" if done.returncode else None
+    if problem is None:
+        print(f"== {step.name}: {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
+        return None
+    return f"{step.name} {problem}"
 
 
 def write_pages(study):

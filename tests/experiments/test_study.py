@@ -11,7 +11,7 @@ from recipes.common.data.files import CorpusError
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import study
 from recipes.experiments.runner import RECIPES
-from recipes.experiments.study import STEPS, Step, main, run_step, words_of
+from recipes.experiments.study import STEPS, Step, describe, main, run_group, words_of
 
 COMMANDS = [text for step in STEPS for text in (step.command, step.write) if text]
 
@@ -56,7 +56,7 @@ def test_the_time_is_told_before_anything_is_run(options, monkeypatch, capsys):
     for name in study.NEEDED:
         (options.corpora / name).mkdir(parents=True)
     ran = []
-    monkeypatch.setattr(study, "run_step", lambda step, options: ran.append(step.name))
+    monkeypatch.setattr(study, "run_step", lambda step, options, logged: ran.append(step.name))
     monkeypatch.setattr(study.runner, "check_language_models", lambda parser: None)
     given = ["--corpora", options.corpora, "--output_folder", options.output_folder]
     main([*map(str, given), "--only", "tasks", "--seeds", "1"])
@@ -87,8 +87,42 @@ def test_without_what_reads_language_models_nothing_is_begun(options, monkeypatc
     assert "kenlm and pygtrie must be installed" in capsys.readouterr().err
 
 
-def test_a_step_that_fails_stops_the_study_and_is_named(options, monkeypatch, tmp_path):
-    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+def test_steps_of_one_process_are_estimated_side_by_side():
+    single = [
+        Step(name, "", (minutes, 0), one_process=True) for name, minutes in (("a", 40), ("b", 20))
+    ]
+    assert "some 0.7 hours" in describe(single, seeds=3)
+    assert "some 1.7 hours" in describe([*single, Step("c", "", (20, 20))], seeds=3)
+    assert "some 1.0 hours" in describe([step._replace(one_process=False) for step in single], 1)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch, options):
+    """A folder of programs in the place of the study's; its steps run two at a time."""
     monkeypatch.setattr(study, "HERE", Path(tmp_path))
-    with pytest.raises(SystemExit, match="^a step ended with 3. What is done is kept"):
-        run_step(Step("a step", "fails.py", (1, 0)), options)
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    (tmp_path / "says.py").write_text("print('said')")
+    wait = "import pathlib, time\nstart = time.monotonic()\npathlib.Path({own!r}).touch()\n"
+    wait += "while not pathlib.Path({other!r}).exists():\n    time.sleep(0.01)\n"
+    wait += "    assert time.monotonic() < start + 20\n"
+    for own, other in ("ab", "ba"):
+        (tmp_path / f"waits_{own}.py").write_text(wait.format(own=own, other=other))
+    options.jobs = 2
+    return tmp_path
+
+
+def test_a_step_that_fails_stops_the_study_and_is_named(options, programs, capfd):
+    with pytest.raises(SystemExit, match="^a step ended with 3: see above. What is done is kept"):
+        run_group([Step("a step", "fails.py", (1, 0))], options)
+    run_group([Step("a step", "says.py", (1, 0))], options)
+    assert "said" in capfd.readouterr().out
+
+
+def test_steps_of_one_process_run_side_by_side_and_into_logs(options, programs, capfd):
+    """Each of two waits for the other; one that fails does not stop its neighbour."""
+    run_group([Step(f"step {name}", f"waits_{name}.py", (1, 0)) for name in "ab"], options)
+    log = options.output_folder / "logs" / "fails.txt"
+    with pytest.raises(SystemExit, match=f"^fails ended with 3: see {log}. What is done is kept"):
+        run_group([Step("fails", "fails.py", (1, 0)), Step("says", "says.py", (1, 0))], options)
+    assert (options.output_folder / "logs" / "says.txt").read_text() == "said\n"
+    assert "said" not in capfd.readouterr().out
