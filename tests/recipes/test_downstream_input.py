@@ -114,6 +114,12 @@ def test_an_option_that_is_missing_or_of_no_use(given, message, corpora, out):
     assert not out.exists()
 
 
+def test_a_learning_rate_of_an_upstream_that_is_frozen(corpora, out):
+    expected = "upstream_lr is 0.1, which is not used where upstream is frozen"
+    refuse("SID", corpora, out, expected, upstream_lr=0.1)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

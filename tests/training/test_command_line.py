@@ -265,6 +265,15 @@ def test_a_file_that_cannot_be_read_is_told_in_a_line(text, message, file, tmp_p
     assert len(str(error.value).splitlines()) == 1 and "http" not in str(error.value)
 
 
+def test_of_a_misspelt_file_the_nearest_is_named(file, tmp_path):
+    with pytest.raises(ValueError) as error:
+        read_command_line([str(tmp_path / "tinny.yaml")])
+    assert f"tinny.yaml. Did you mean {file}? Files in" in str(error.value)
+    with pytest.raises(ValueError) as error:
+        read_command_line([str(tmp_path / "something else")])
+    assert "Did you mean" not in str(error.value)
+
+
 def test_steps_between_checkpoints_take_the_place_of_minutes(file):
     _, run_opts, _ = read_command_line([file, "--ckpt_interval_steps", "5"])
     assert run_opts.ckpt_interval_steps == 5 and run_opts.ckpt_interval_minutes == 0

@@ -23,10 +23,11 @@ from recipes.common.downstream.decoding import BeamDecoder
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.metrics import cer
+from recipes.common.training.limits import check_used
 from recipes.common.training.refusals import run_recipe
 
 TRANSCRIPTS = "transcripts"  # as lm_file: a bigram of the training transcripts
-USED_BY = {  # by option: a setting, and its value with which the option is of no use
+USED_BY = {  # as `check_used` takes it
     **dict.fromkeys(("tokenizer_file", "vocab_size"), ("tokenizer", "characters")),
     **dict.fromkeys(("lm_weight", "word_score"), ("lm_file", None)),
     "lm_file": ("beam_size", 0),
@@ -51,8 +52,8 @@ class WordBrain(CTCBrain):
         return {**words, "cer": cer(references, hypotheses)}
 
 
-def check_used(hparams, given):
-    """Raise ValueError where an option would not be used, or names a file that is missing.
+def check_files(hparams, given):
+    """Raise ValueError where a file or an option would not be used, or a file is missing.
 
     Arguments
     ---------
@@ -60,14 +61,11 @@ def check_used(hparams, given):
     given : iterable of str
         The names of the command line's options.
     """
-    for name, (setting, unused) in USED_BY.items():
+    files = [name for name in ("tokenizer_file", "lm_file") if hparams[name] is not None]
+    check_used(hparams, {*given, *files}, USED_BY)
+    for name in files:
         value = hparams[name]
-        if value is None:
-            continue
-        is_file = name.endswith("_file")
-        if (is_file or name in given) and hparams[setting] == unused:
-            raise ValueError(f"{name} is {value}, which is not used where {setting} is {unused}.")
-        if is_file and (name, value) != ("lm_file", TRANSCRIPTS) and not Path(value).is_file():
+        if (name, value) != ("lm_file", TRANSCRIPTS) and not Path(value).is_file():
             what = f"a file, or {TRANSCRIPTS}" if name == "lm_file" else "a file"
             raise ValueError(f"{name} is {value}, which is missing: expected {what}.")
 
@@ -108,7 +106,7 @@ def dataio_prepare(hparams, datasets):
 def main(arguments):
     """Train a recogniser at each learning rate, test the best one and export it."""
     sweep = Sweep(arguments, WordBrain)
-    check_used(sweep.hparams, sweep.overrides)
+    check_files(sweep.hparams, sweep.overrides)
     datasets = sweep.prepare()
     # Before training, so that a language model that cannot be used is refused at once.
     tokenizer, beam = dataio_prepare(sweep.hparams, datasets)

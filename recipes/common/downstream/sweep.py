@@ -24,10 +24,11 @@ from recipes.common.training.brain import TrainingError
 from recipes.common.training.command_line import read_command_line
 from recipes.common.training.history import read_history
 from recipes.common.training.hparams import check_same_settings, load_hparams, save_hparams
-from recipes.common.training.limits import check_limits
+from recipes.common.training.limits import check_limits, check_used
 
 logger = get_logger(__name__)
 
+OF_FINE_TUNING = {"upstream_lr": ("upstream", "frozen")}  # as `check_used` takes it
 BY_THE_SWEEP = {"lr": "lrs [0.001], learning rates to try", "run_folder": "output_folder"}
 
 
@@ -75,6 +76,7 @@ class Sweep:
         self.hparams = load_hparams(self.file, self.overrides)
         check_rates(self.hparams["lrs"])
         check_limits(self.hparams)
+        check_used(self.hparams, self.overrides, OF_FINE_TUNING)
         if not self.debug:
             check_same_settings(self.file, self.overrides, self.hparams["output_folder"])
         keep_freed_memory()

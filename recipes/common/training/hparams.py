@@ -313,9 +313,12 @@ def _check_use(key, word, choice, given):
 def _read_mapping(path):
     """Return the mapping of one file, without its base."""
     if not path.is_file():
-        there = ", ".join(sorted(str(found) for found in path.parent.glob("*.yaml")))
+        there = {found.name: str(found) for found in sorted(path.parent.glob("*.yaml"))}
+        near = get_close_matches(path.name, there, n=1)
+        meant = f" Did you mean {there[near[0]]}?" if near else ""
         raise ValueError(
-            f"There is no hyperparameters file {path}. Files in {path.parent}: {there or 'none'}."
+            f"There is no hyperparameters file {path}.{meant} Files in {path.parent}: "
+            f"{', '.join(there.values()) or 'none'}."
         )
     try:
         tree = ruamel.yaml.YAML().load(read_utf8(path))

@@ -128,6 +128,31 @@ def check_limits(hparams):
             raise ValueError(f"{high} is {hparams[high]}, less than {low}, {hparams[low]}.")
 
 
+def check_used(hparams, given, used_by):
+    """Raise ValueError where an option is given that the value of another leaves without use.
+
+    Arguments
+    ---------
+    hparams : dict
+    given : collection of str
+        The names of what was given.
+    used_by : dict
+        By option, the name of a setting and its value with which the option is of no use.
+
+    Example
+    -------
+    >>> hparams = {"upstream": "frozen", "upstream_lr": 0.1}
+    >>> check_used(hparams, ["upstream_lr"], {"upstream_lr": ("upstream", "frozen")})
+    Traceback (most recent call last):
+        ...
+    ValueError: upstream_lr is 0.1, which is not used where upstream is frozen.
+    """
+    for name, (setting, unused) in used_by.items():
+        value = hparams[name]
+        if name in given and value is not None and hparams[setting] == unused:
+            raise ValueError(f"{name} is {value}, which is not used where {setting} is {unused}.")
+
+
 def _check_number(name, value, kind, expected, low, high):
     fits = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
     if not fits and not (value is None and name in MAY_BE_NULL):
