@@ -30,8 +30,8 @@ With that project installed:
 {load}
 
 On the Hugging Face Hub, `organisation/name` stands for the folder. It is complete and holds no
-code: `model.safetensors` are the weights, `config.json` the architecture and the checksums. Who
-trained the weights says under which licence they are: in the first lines of this file.
+code: `model.safetensors` are the weights, `config.json` the architecture and the checksums. The
+licence of the weights, which those who trained them choose, stands in the first lines of this file.
 
 ## What it is for
 

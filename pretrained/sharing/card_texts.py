@@ -13,7 +13,7 @@ NOT_FOR = """\
   data, as long as nobody has tested it on them. Music and other sounds are in none of our tests.
 - Hiding who speaks. The next section says why."""
 PRIVACY = """\
-A voice tells who speaks: a recording of it is personal data, and so is what is computed of it.
+A voice tells who speaks: a recording of it is personal data, and so is what is computed from it.
 
 - **The embedding of an utterance is made to tell voices apart.** Used to recognise a person, it is
   biometric data in many laws, among them the General Data Protection Regulation of the European

@@ -19,8 +19,8 @@ tags:
 # Frame encoder of 16 kHz speech
 
 Trained without labels by a recipe of Learn2Diss for SpeechBrain (arXiv 2407.02543), and written in
-the layout of transformers: {num_layers} layers of {d_model} dimensions, 50 frames a second. Who
-trained the weights says under which licence they are: in the first lines of this file.
+the layout of transformers: {num_layers} layers of {d_model} dimensions, 50 frames a second. The
+licence of the weights, which those who trained them choose, stands in the first lines of this file.
 
 ## Load
 

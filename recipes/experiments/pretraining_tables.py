@@ -35,7 +35,7 @@ PARTS = {
     "training speakers": "training speakers",
     "unseen speakers, valid": "valid, unseen speakers",
     "unseen speakers, test": "test, unseen speakers",
-    "unseen speakers": "both",
+    "unseen speakers": "valid and test together",
 }
 READINGS = {"likelihood gain": "likelihood_gain", "InfoNCE": "info_nce"}
 COMPARED = ("model", "control")

@@ -29,9 +29,30 @@ GOOD = {
     ("utterance", "speaker", "EER", None): (0.08, 0.001),
 }
 MODELS = [
-    {"name": "joint", "kind": "model", "folder": None, "beta": 0.007, "train_seed": 1},
-    {"name": "beta0", "kind": "model", "folder": None, "beta": 0.0, "train_seed": 1},
-    {"name": "FBANK", "kind": "fbank", "folder": None, "beta": None, "train_seed": None},
+    {
+        "name": "joint",
+        "kind": "model",
+        "folder": None,
+        "beta": 0.007,
+        "train_seed": 1,
+        "frame_norm": "mean_std",
+    },
+    {
+        "name": "beta0",
+        "kind": "model",
+        "folder": None,
+        "beta": 0.0,
+        "train_seed": 1,
+        "frame_norm": "none",
+    },
+    {
+        "name": "FBANK",
+        "kind": "fbank",
+        "folder": None,
+        "beta": None,
+        "train_seed": None,
+        "frame_norm": None,
+    },
 ]
 
 

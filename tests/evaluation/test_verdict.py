@@ -147,6 +147,16 @@ def several(betas_and_seeds, changes):
     return models, figures, comparisons
 
 
+def test_of_several_controls_the_one_without_norm_is_taken():
+    normed = {**MODELS[1], "name": "normed", "frame_norm": "mean_std"}
+    figures, comparisons = figures_of(GOOD)
+    found = verdict([MODELS[0], normed, MODELS[1]], figures, comparisons)
+    assert found["reasons"][0].startswith("joint against beta0")
+    other = {**MODELS[1], "train_seed": 9}  # of another seed: the same training counts more
+    found = verdict([MODELS[0], other, normed], *figures_of(GOOD, control="normed"))
+    assert found["reasons"][0].startswith("joint against normed")
+
+
 def test_of_several_betas_the_best_is_told_and_that_it_was_chosen():
     bad = {LINEAR: (0.45, 0.0)}
     found = verdict(*several([(0.001, 1), (0.01, 1)], {(0.001, 1): bad}))

@@ -107,9 +107,16 @@ def make_report(points=60):
     """Return a report of three models and two controls, with all parts of report.json."""
     rng = np.random.default_rng(0)
     names = [*MODELS, *CONTROLS]
-    unknown = {"folder": None, "beta": None, "train_seed": None}
+    unknown = {"folder": None, "beta": None, "train_seed": None, "frame_norm": None}
     models = [
-        {"name": name, "kind": "model", "folder": f"runs/{name}", "beta": beta, "train_seed": 1}
+        {
+            "name": name,
+            "kind": "model",
+            "folder": f"runs/{name}",
+            "beta": beta,
+            "train_seed": 1,
+            "frame_norm": None,
+        }
         for name, beta in MODELS.items()
     ]
     notes = ("balanced accuracy", "R2", "EER", "InfoNCE", "CLUB", "likelihood gain")

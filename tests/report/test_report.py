@@ -385,9 +385,10 @@ def test_what_is_wanted_of_each_figure():
 
 
 def test_a_model_is_described_by_its_run(tmp_path):
-    (tmp_path / "hyperparams.yaml").write_text("beta: 0.5\nseed: 3\n")
+    (tmp_path / "hyperparams.yaml").write_text("beta: 0.5\nseed: 3\nframe_norm: mean\n")
     system = SimpleNamespace(name="a", kind="model", folder=str(tmp_path / "model"))
     expected = {"name": "a", "kind": "model", "folder": system.folder, "beta": 0.5, "train_seed": 3}
+    expected["frame_norm"] = "mean"
     assert report.describe(system) == expected
     bands = SimpleNamespace(name="FBANK", kind="fbank", folder=None)
     assert report.describe(bands)["beta"] is None

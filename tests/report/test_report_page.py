@@ -111,7 +111,7 @@ def test_every_section_is_there_in_order_behind_the_verdict(page, report):
 
 def test_rivals_stand_between_models_and_controls_and_in_no_curve(small, tmp_path):
     name, figures = "joint: nothing of it", [f for f in small["figures"] if f["model"] == "joint"]
-    unknown = {"folder": None, "beta": None, "train_seed": None}
+    unknown = {"folder": None, "beta": None, "train_seed": None, "frame_norm": None}
     rival = {"name": name, "kind": "rival", **unknown}
     joint, *controls = small["models"]
     layers = [

@@ -144,15 +144,15 @@ class Trial(NamedTuple):
 def verdict(models, figures, comparisons):
     """Return what the figures say of joint training, by rules that are fixed beforehand.
 
-    Each model with beta above 0 is judged against a control with beta 0, that of the same training
-    seed where there is one. Four things are to hold, each by every figure that `RULES` names and
-    that was measured, at least one: frames tell less of the speaker, embeddings tell less of
-    the content (both: the 95 % interval of the paired difference lies on the right side of 0),
-    frames tell as much of the content, and embeddings as much of the speaker (both: the interval
-    ends at most `KEPT_MARGIN` on the wrong side). Where the intervals of both models hold chance,
-    there is nothing to lower, and the figure is not judged. Nor is CLUB, which is no bound where
-    the critic is poor. A beta is worth what the worst of its training seeds is; the best beta is
-    told.
+    Each model with beta above 0 is judged against a control with beta 0: one of the same training
+    seed where there is one, and without norm where there is one. Four things are to hold, each by
+    every figure that `RULES` names and that was measured, at least one: frames tell less of the
+    speaker, embeddings tell less of the content (both: the 95 % interval of the paired difference
+    lies on the right side of 0), frames tell as much of the content, and embeddings as much of the
+    speaker (both: the interval ends at most `KEPT_MARGIN` on the wrong side). Where the intervals
+    of both models hold chance, there is nothing to lower, and the figure is not judged. Nor is
+    CLUB, which is no bound where the critic is poor. A beta is worth what the worst of its training
+    seeds is; the best beta is told.
 
     Arguments
     ---------
@@ -178,7 +178,8 @@ def verdict(models, figures, comparisons):
     trials = []
     for joint in joints:
         same = [c for c in controls if c["train_seed"] == joint["train_seed"]]
-        trials.append(_judge(joint, (same or controls)[0], figures, comparisons))
+        plain = [c for c in same or controls if c["frame_norm"] in (None, "none")]
+        trials.append(_judge(joint, (plain or same or controls)[0], figures, comparisons))
     by_beta = group_by(trials, lambda trial: trial.joint["beta"])
     worst = [min(trials, key=lambda trial: len(trial.held())) for trials in by_beta.values()]
     shown = max(worst, key=lambda trial: len(trial.held()))

@@ -167,7 +167,7 @@ def describe(system):
     Returns
     -------
     dict
-        `name`, `kind`, `folder`; `beta` and `train_seed`, None where they are not known.
+        `name`, `kind`, `folder`; `beta`, `frame_norm` and `train_seed`, None where not known.
     """
     path = Path(system.folder or "").resolve().parent / "hyperparams.yaml"
     settings = read_tree(path) if system.kind == "model" and path.is_file() else {}
@@ -176,5 +176,6 @@ def describe(system):
         "kind": system.kind,
         "folder": system.folder,
         "beta": settings.get("beta"),
+        "frame_norm": settings.get("frame_norm"),
         "train_seed": settings.get("seed"),
     }

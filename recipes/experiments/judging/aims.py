@@ -64,12 +64,18 @@ def judge(runs, rivals=()):
     >>> [line["met"] for line in judge(runs, ["mean"])]
     [True, True, True, True, True, True]
     """
+    above = "at most 2 % above the control's"
     lines = [
-        _aim("speaker from z, strongest attacker: at most 60 %", runs, "speaker", SPEAKER_SHARE),
-        _aim("phone errors, all layers: at most 2 % higher", runs, "phones", PHONE_SHARE, 1.0),
-        _aim("phone errors, last layer: at most 2 % higher", runs, "last_phones", PHONE_SHARE, 1.0),
-        _eer_aim("EER of u: at most a point higher", runs),
-        _aim("phones from u (R2): lower", runs, "content", 1.0),
+        _aim(
+            "speaker from z, strongest attacker: at most 60 % of the control's",
+            runs,
+            "speaker",
+            SPEAKER_SHARE,
+        ),
+        _aim(f"phone errors, all layers: {above}", runs, "phones", PHONE_SHARE, 1.0),
+        _aim(f"phone errors, last layer: {above}", runs, "last_phones", PHONE_SHARE, 1.0),
+        _eer_aim("EER of u: at most a point above the control's", runs),
+        _aim("phones from u (R2): lower than the control's", runs, "content", 1.0),
     ]
     content = [run[CONTROL]["content"] for run in runs]
     low, _ = bootstrap.bootstrap_groups([_scores(reading) for reading in content], SEEDS[0])
@@ -102,7 +108,7 @@ def best_rival(runs, rivals):
 
 def _rival_aim(runs, rivals):
     """Judge whether the joint model's frames tell less of the speaker than the best rival's."""
-    aim, name = "speaker from z, at equal phone error: less than the best rival", None
+    aim, name = "speaker from z, at equal phone error: less than the best rival's", None
     name = best_rival(runs, rivals)
     if name is not None:
         return _aim(f"{aim} ({name})", runs, "speaker", 1.0, other=name)
