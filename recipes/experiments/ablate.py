@@ -27,7 +27,7 @@ from recipes.common.closed_forms.rival_models import (
     gather_evidence,
     make_rival,
 )
-from recipes.common.evaluation.bootstrap import bootstrap_groups
+from recipes.common.evaluation.bootstrap import DIFFERENCE_PAIRED_USE, bootstrap_groups
 from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.common.training.hparams import read_tree
 from recipes.experiments import readings, readmes, runner
@@ -288,7 +288,7 @@ def _probed(runs, control, key, is_control):
         return text
     own, other = ([part[seed][key]["scores"] for seed in shared] for part in (runs, control))
     differences = np.array(own) - np.array(other)
-    interval = bootstrap_groups(differences, runner.SEEDS[0])
+    interval = bootstrap_groups(differences, runner.SEEDS[0], DIFFERENCE_PAIRED_USE)
     return f"{text} ({readmes.change_and_interval(differences.mean(), interval)})"
 
 

@@ -35,10 +35,11 @@ from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.files import digest_code, list_files
 from recipes.common.data.seeding import derive_seed
 from recipes.common.downstream.features import load_encoder
-from recipes.common.evaluation.baselines import FbankStatistics, fresh
+from recipes.common.evaluation.baselines import fbank_states, fresh
 from recipes.common.evaluation.bootstrap import bootstrap_trials
-from recipes.common.evaluation.metrics import eer, eer_threshold
+from recipes.common.evaluation.metrics import eer_threshold, mean_eer
 from recipes.common.evaluation.scoring import score_trials
+from recipes.common.evaluation.verification import MeanState
 from recipes.common.training.record import write_metrics
 from recipes.experiments import readmes
 from recipes.experiments.runner import read_figures, read_kept
@@ -132,7 +133,8 @@ def load_systems(models):
             raise SystemExit(f"--models {given}: expected NAME=FOLDER, such as after=O/model.")
         systems[name].append(load_encoder(folder, "utterance", "--models"))
     first = next(iter(systems.values()))[0]
-    return {**systems, "random weights": [fresh(first, SEED)], "log-mel": [FbankStatistics()]}
+    bands = MeanState(fbank_states("utterance"))
+    return {**systems, "random weights": [fresh(first, SEED)], "log-mel": [bands]}
 
 
 def models_of(methods):
@@ -312,11 +314,6 @@ def measure(scores, thresholds, trials):
             interval = bootstrap_trials(statistic, labels, speakers, SEED)
             figures[channel][f"{name}_{way}"] = {"value": value, "interval": interval}
     return figures
-
-
-def mean_eer(scores, labels, weights):
-    """Return the mean over runs of the equal error rate, (draws,), for weights (draws, trials)."""
-    return np.mean([eer(own, labels, weights) for own in scores], axis=0)
 
 
 def weighted_mean(values, counted, weights):

@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 from recipes.common.annotations.alignments import read_alignments
 from recipes.common.closed_forms.rival_models import CLOSED_FORMS
 from recipes.common.data.files import replace_text
+from recipes.common.evaluation import bootstrap
 from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
@@ -63,6 +64,10 @@ COLUMNS = {
         "speaker, deviations": "speaker_deviations",
     },
 }
+# Figures of cross-validated probes, and how much wider their intervals are for it
+FOLDED = dict.fromkeys(
+    ("phones", "channel", "speaker_means", "speaker_deviations"), bootstrap.PROBE_PAIRED_USE
+)
 CONTROLS = {"FBANK": "log-mel bands", "random weights": "random weights"}
 START = "k-means"  # the frame method that others start from, and that closed forms are fitted to
 
@@ -361,20 +366,35 @@ def add_phone_errors(comparison, found):
 
 
 def make_table(kind, found):
-    """Return the table of a kind, as Markdown: test speakers, in per cent."""
-    rows = []
+    """Return the table of a kind, as Markdown: test speakers, in per cent.
+
+    What chooses settings on development speakers is also told as the difference from the first
+    method, over the same speakers and seeds.
+    """
+    rows, criterion = [], CRITERIA[kind]
+    tested = {
+        name: {seed: run[TEST].get(criterion) for seed, run in row["runs"].items()}
+        for name, row in found.items()
+    }
+    first = next(iter(found), None)
     for name, row in found.items():
         words = " ".join(f"{key} {value}" for key, value in row["setting"].items())
         spent = [f"{row[key]:g}" if key in row else "" for key in ("minutes", "epochs")]
         cells = [name, words, *spent, str(len(row["runs"]))]
-        dev = [run[DEV][CRITERIA[kind]] for run in row["runs"].values()]
-        cells.append(method_readings.percent(dev))
+        cells.append(
+            method_readings.percent([run[DEV][criterion] for run in row["runs"].values()], 1.0)
+        )
         for figure in COLUMNS[kind].values():
             own = [run[TEST].get(figure) for run in row["runs"].values()]
-            cells.append(method_readings.percent(own) if all(own) else "-")
+            widened = FOLDED.get(figure, 1.0)
+            cells.append(method_readings.percent(own, widened) if all(own) else "-")
+        shared = [] if name == first else [seed for seed in tested[name] if seed in tested[first]]
+        pairs = [[tested[own][seed] for seed in shared] for own in (name, first)]
+        cells.append(method_readings.change(*pairs) if shared else "")
         rows.append(cells)
-    first = next(head for head, figure in COLUMNS[kind].items() if figure == CRITERIA[kind])
-    heads = ["method", "setting", "minutes", "epochs", "seeds", f"{first}, dev", *COLUMNS[kind]]
+    head = next(head for head, figure in COLUMNS[kind].items() if figure == criterion)
+    heads = ["method", "setting", "minutes", "epochs", "seeds", f"{head}, dev", *COLUMNS[kind]]
+    heads.append(f"{head}, less {first}")
     return readmes.markdown_table(heads, "ll" + "r" * (len(heads) - 2), rows)
 
 

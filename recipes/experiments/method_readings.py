@@ -1,7 +1,5 @@
 """What methods are compared by: figures of utterance encoders and of frame encoders."""
 
-from functools import partial
-
 import numpy as np
 
 from pretrained.audio import read_speech
@@ -9,11 +7,12 @@ from recipes.common.annotations.triphones import triphones
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.abx import MODES
-from recipes.common.evaluation.metrics import eer
+from recipes.common.evaluation.metrics import eer, mean_eer
 from recipes.common.report import measures
 from recipes.common.report.representations import encode
 from recipes.common.report.speech import drawn_phones, phone_texts
 from recipes.common.report.unit_figures import read_units
+from recipes.experiments import readmes
 from recipes.experiments.channels import make_channels
 from recipes.experiments.readings import read_verification
 from recipes.experiments.runner import SEEDS
@@ -121,7 +120,7 @@ def plain(figure):
     return {**kept, "evidence": evidence}
 
 
-def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
+def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE, less=None):
     """Return the mean of a figure over seeds, and its 95 % interval over speakers and seeds.
 
     Arguments
@@ -130,6 +129,9 @@ def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
         As `read_utterances` and `read_frames` return them, one of each seed.
     paired_use : float
         See `bootstrap_groups`: 1 where no probe was fitted.
+    less : list of dict, optional
+        The same figure of another system, seed by seed, on the same speakers: what is returned is
+        then the difference from it.
 
     Returns
     -------
@@ -144,16 +146,35 @@ def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
     >>> low < value < high
     True
     """
-    value, evidence = float(np.mean([f["value"] for f in figures])), figures[0]["evidence"]
+    sides = [figures] if less is None else [figures, less]
+    value = float(np.mean([f["value"] for f in figures]))
+    value -= 0.0 if less is None else float(np.mean([f["value"] for f in less]))
+    evidence = figures[0]["evidence"]
     if "scores" in evidence:
-        rate = partial(mean_eer, figures, np.random.default_rng(SEEDS[0]))
-        shared = {name: evidence[name] for name in ("labels", "speakers")}
-        return value, bootstrap.bootstrap_trials(rate, **shared, seed=SEEDS[0])
+        return value, _over_trials(
+            value, [[f["evidence"]["scores"] for f in s] for s in sides], evidence
+        )
     if "group_scores" in evidence:
-        scores = np.concatenate([f["evidence"]["group_scores"] for f in figures])
+        parts = [np.concatenate([f["evidence"]["group_scores"] for f in side]) for side in sides]
+        scores = parts[0] if less is None else parts[0] - parts[1]
         low, high = bootstrap.bootstrap_groups(scores, SEEDS[0], paired_use)
         return value, (low, min(high, 1.0))
     return value, None
+
+
+def _over_trials(value, sides, evidence):
+    """Return the interval of a mean EER over seeds, or of its difference from a second one's."""
+    labels, speakers = evidence["labels"], evidence["speakers"]
+
+    def rate(weights):
+        rates = [mean_eer(scores, labels, weights) for scores in sides]
+        return rates[0] if len(rates) == 1 else rates[0] - rates[1]
+
+    interval = bootstrap.bootstrap_trials(rate, labels, speakers, seed=SEEDS[0])
+    of_seeds = [[eer(own, labels) for own in scores] for scores in sides]
+    of_seeds = np.array(of_seeds[0]) - (0 if len(sides) == 1 else of_seeds[1])
+    groups = len(np.unique(speakers))
+    return interval and bootstrap.widen_for_seeds(value, interval, of_seeds, groups)
 
 
 def percent(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
@@ -169,8 +190,14 @@ def percent(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
     return text if interval is None else f"{text} [{', '.join(f'{100 * x:.1f}' for x in interval)}]"
 
 
-def mean_eer(figures, rng, weights):
-    """Return the EER in each draw of the speakers, the mean over as many seeds, drawn too."""
-    rates = [eer(f["evidence"]["scores"], f["evidence"]["labels"], weights) for f in figures]
-    drawn = rng.multinomial(len(figures), np.full(len(figures), 1 / len(figures)), len(weights))
-    return (np.array(rates).T * drawn).sum(1) / len(figures)
+def change(figures, others, paired_use=1.0):
+    """Return by how much a figure differs from another system's, as `pool` tells it: points.
+
+    Example
+    -------
+    >>> own, other = ({"value": x, "evidence": {"group_scores": [[x] * 3]}} for x in (0.3, 0.25))
+    >>> change([own], [other])
+    '+5.0 [+5.0, +5.0]'
+    """
+    value, interval = pool(figures, paired_use, less=others)
+    return "-" if interval is None else readmes.change_and_interval(value, interval)

@@ -192,3 +192,29 @@ def test_an_interval_of_many_groups_is_that_of_the_plain_bootstrap():
     np.testing.assert_allclose(own, expected, atol=0.01)
     wide = bootstrap_groups(scores[None], seed=1)
     assert np.ptp(wide) == pytest.approx(1.75**0.5 * np.ptp(own), rel=1e-6)
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.0), (3, 0.0), (2, 0.04), (3, 0.02), (3, 0.04)])
+def test_intervals_over_few_seeds_cover_as_they_claim(seeds, spread):
+    """Speakers differ, seeds differ, and each speaker differs a little with each seed."""
+    rng, held = np.random.default_rng(seeds), []
+    for _ in range(400):
+        scores = 0.1 * rng.normal(size=35) + spread * rng.normal(size=(seeds, 1))
+        scores = scores + 0.05 * rng.normal(size=(seeds, 35))
+        low, high = bootstrap.bootstrap_groups(scores, seed=1, paired_use=1.0)
+        held.append(low <= 0 <= high)
+    assert 0.88 <= np.mean(held) <= 0.985
+
+
+def test_one_seed_leaves_an_interval_as_it_is():
+    assert bootstrap.widen_for_seeds(0.5, (0.4, 0.7), [0.5], groups=30) == (0.4, 0.7)
+
+
+def test_seeds_widen_by_both_variances_and_their_degrees_of_freedom():
+    """Where groups hardly vary, the interval is Student's of the seeds."""
+    widen = bootstrap.widen_for_seeds
+    low, high = widen(0.5, (0.5 - 1e-9, 0.5 + 1e-9), [0.4, 0.5, 0.6], groups=30)
+    assert high - 0.5 == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
+    assert widen(0.5, (0.5, 0.5), [0.4, 0.5, 0.6], groups=30) == pytest.approx((low, high))
+    low, high = widen(0.5, (0.45, 0.6), [0.5, 0.5], groups=30)  # seeds agree
+    assert (low, high) == (0.45, 0.6)

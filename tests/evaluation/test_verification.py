@@ -15,7 +15,7 @@ from lobes.utterance_encoder import UtteranceEncoder
 from recipes.common.data.manifest import write_manifest
 from recipes.common.data.table import read_manifest
 from recipes.common.evaluation import scoring
-from recipes.common.evaluation.baselines import FbankStatistics, fresh
+from recipes.common.evaluation.baselines import fbank_states, fresh
 from recipes.common.evaluation.metrics import eer
 from recipes.common.evaluation.scoring import SCORINGS, change_embeddings, score_trials
 from recipes.common.evaluation.verification import (
@@ -71,7 +71,7 @@ def systems_of(encoder, seed=1):
     """Return an utterance encoder and its baselines."""
     return {
         "utterance": MeanState(UtteranceStates(encoder)),
-        "fbank": FbankStatistics(),
+        "fbank": MeanState(fbank_states("utterance")),
         "random": MeanState(UtteranceStates(fresh(encoder, seed))),
     }
 
@@ -93,7 +93,11 @@ def test_embedding_is_in_eval_mode_and_leaves_the_mode(corpus, encoder):
 
 def test_an_encoder_that_knows_the_speaker_beats_its_baselines(corpus):
     manifest, trials, root = corpus
-    systems = {"utterance": Speaker(), "fbank": FbankStatistics(), "random": Noise()}
+    systems = {
+        "utterance": Speaker(),
+        "fbank": MeanState(fbank_states("utterance")),
+        "random": Noise(),
+    }
     figures, curves = verify(systems, {"test": (manifest, trials)}, root, seed=1)
     assert figures["scoring"] == dict.fromkeys(systems, "plain")
     figures = figures["test"]
@@ -142,10 +146,10 @@ def test_the_scoring_is_chosen_on_the_development_trials_alone(corpus, encoder):
 def test_the_chosen_scoring_is_that_of_the_test_trials(corpus):
     manifest, trials, root = corpus
     lists = {"dev": (manifest, trials), "test": (manifest, trials[::2])}
-    systems = {"utterance": Speaker(), "fbank": FbankStatistics()}
+    systems = {"utterance": Speaker(), "fbank": MeanState(fbank_states("utterance"))}
     figures, _ = verify(systems, lists, root, seed=1, reference=(manifest, root))
     rows = read_manifest(manifest)
-    embeddings = embed(FbankStatistics(), rows, root)
+    embeddings = embed(MeanState(fbank_states("utterance")), rows, root)
     rates = {}
     for name in SCORINGS:
         scores = score_trials(change_embeddings(embeddings, embeddings, name), trials[::2])

@@ -1,6 +1,7 @@
 """Methods side by side: what is run, for how long, what is read and how it is told."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -164,7 +165,34 @@ def test_the_table_has_a_row_for_each_method_and_a_dash_where_nothing_is_read():
     row = {"setting": {"lr": 0.003}, "minutes": 2.5, "epochs": 7, "runs": {"1": run, "2": run}}
     lines = compare_methods.make_table("utterance", {"SimCLR": row}).splitlines()
     assert lines[0].startswith("| method | setting | minutes | epochs | seeds | EER, dev | EER |")
-    assert lines[2] == "| SimCLR | lr 0.003 | 2.5 | 7 | 2 | 25.0 | 25.0 | 25.0 | - |"
+    assert lines[2] == "| SimCLR | lr 0.003 | 2.5 | 7 | 2 | 25.0 | 25.0 | 25.0 | - | |"
+
+
+def test_a_method_is_compared_with_the_first_on_the_same_speakers():
+    """Speakers differ by far more than the methods do."""
+    rng = np.random.default_rng(0)
+    speakers = 0.2 * rng.normal(size=30)
+    rows = {}
+    for name, value in (("k-means", 0.3), ("another", 0.28)):
+        noise = 0.01 * rng.normal(size=(2, 30))
+        scores = value + speakers - speakers.mean() + noise - noise.mean(1, keepdims=True)
+        read = [{"value": value, "evidence": {"group_scores": [own.tolist()]}} for own in scores]
+        runs = {
+            str(n): {part: {"abx_across": own} for part in ("dev-clean", "test-clean")}
+            for n, own in enumerate(read)
+        }
+        rows[name] = {"setting": {}, "runs": runs}
+    table = compare_methods.make_table("frame", rows).splitlines()
+    assert table[0].endswith("| ABX across, less k-means |")
+    assert table[2].endswith("| - | |")
+    difference, low, high = re.findall(r"[+-][\d.]+", table[3].split("|")[-2])
+    assert float(difference) == -2.0 and -2.6 < float(low) < float(high) < -1.4
+
+
+def test_the_difference_of_eers_pairs_their_trials():
+    one = readings(np.random.default_rng(0))
+    value, (low, high) = method_readings.pool([one], less=[one])
+    assert value == low == high == 0
 
 
 def test_an_utterance_is_sent_through_one_channel_and_always_the_same(librispeech):

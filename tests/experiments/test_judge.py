@@ -40,6 +40,7 @@ def verification(noise, seed):
 def run(seed, speaker, phones, last_phones, noise, content, spread=0.05):
     return {
         "speaker": {**reading(speaker, seed, spread), "attacker": "x-vector"},
+        "speaker_eer": {**reading(0.3, seed), "attacker": "x-vector"},
         "phones": reading(phones, seed + 1, 0.01),
         "last_phones": reading(last_phones, seed + 3, 0.01),
         "eer": verification(noise, seed=5),
@@ -111,6 +112,7 @@ def rival(speaker, last_phones, seed):
     """Return a rival's readings, the same of development and of test speakers."""
     return {
         "speaker": {**reading(speaker, seed), "attacker": "means"},
+        "speaker_eer": {**reading(0.3, seed), "attacker": "x-vector"},
         "last_phones": reading(last_phones, seed + 1, 0.01),
     }
 
@@ -170,7 +172,7 @@ def test_a_row_tells_what_was_read_of_it():
     cells = dict(zip(aims.COLUMNS, rows[1][1:], strict=False))
     assert cells["phone errors, last layer"].startswith("76.0 [")
     assert cells["EER of u"] == cells["phone errors, all layers"] == "-"
-    assert rows[0][-1] == "x-vector" and rows[1][-1] == "means"
+    assert rows[0][-1] == "x-vector" and rows[1][-1] == "means; EER: x-vector"
 
 
 def test_the_picture_has_a_point_of_each_seed_and_what_is_allowed():

@@ -1,10 +1,7 @@
 """Baselines: random weights and log-mel bands, which every representation is judged beside."""
 
 import torch
-from speechbrain.lobes.features import Fbank
-from torch import nn
 
-from lobes.signal import NUM_MELS
 from lobes.states import FbankStates, PooledStates
 from recipes.common.data.seeding import derive_seed
 
@@ -68,25 +65,3 @@ def fbank_states(representation):
     """
     bands = FbankStates()
     return bands if representation == "frames" else PooledStates(bands)
-
-
-class FbankStatistics(nn.Module):
-    """Mean and standard deviation over time of 80 log-mel bands (SpeechBrain's Fbank, dB).
-
-    Unlike in `fbank_states`, nothing is subtracted and there are no differences: the long-term
-    spectrum, channel included, is the strength of this baseline.
-
-    Example
-    -------
-    >>> FbankStatistics()(torch.randn(2, 16000)).shape
-    torch.Size([2, 160])
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.fbank = Fbank(n_mels=NUM_MELS)
-
-    def forward(self, wavs):
-        """Map unpadded waveforms (batch, samples), 16 kHz, to statistics (batch, 160)."""
-        bands = self.fbank(wavs)
-        return torch.cat([bands.mean(1), bands.std(1)], dim=1)

@@ -80,20 +80,21 @@ def group_scores(gain, possible, strata, groups):
 
 
 def bootstrap_groups(scores, seed, paired_use=PROBE_PAIRED_USE):
-    """Return the 95 % interval of a mean over seeds and groups, both drawn with replacement.
+    """Return the 95 % interval of a mean over groups, drawn with replacement, and over seeds.
 
     The groups are tested by cross-validation, so two groups may each be tested by a probe that was
     fitted on the other: where they happen to agree, both readings rise. In noise this makes the
     variance `PROBE_PAIRED_USE` times that of independent groups, and the interval is as much wider.
     Its percentiles also allow for few groups, as Student's t does ("expanded percentiles";
-    Hesterberg, 2015, "What Teachers Should Know About the Bootstrap").
+    Hesterberg, 2015, "What Teachers Should Know About the Bootstrap"). Seeds, of which there are
+    few, widen it by `widen_for_seeds`.
 
     Arguments
     ---------
     scores : array_like
         Shape (seeds, groups), such as the `group_scores` of a model, or two models' difference.
     seed : int
-        Seed of the 2000 draws.
+        Seed of the 2000 draws of groups.
     paired_use : float
         By how much the variance is that of independent groups, from 1.
 
@@ -108,15 +109,59 @@ def bootstrap_groups(scores, seed, paired_use=PROBE_PAIRED_USE):
     True
     """
     scores = np.asarray(scores, float)
-    rng = np.random.default_rng(seed)
-    of_seeds, of_groups = (_draw(count, rng, RESAMPLES) / count for count in scores.shape)
     mean, groups = scores.mean(), scores.shape[1]
-    by_group = of_groups @ scores.mean(0) - mean
-    by_seed = of_seeds @ scores.mean(1) - mean
-    means = mean + paired_use**0.5 * by_group + by_seed
+    drawn = _draw(groups, np.random.default_rng(seed), RESAMPLES) / groups
+    means = mean + paired_use**0.5 * (drawn @ scores.mean(0) - mean)
     tail = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf(0.025, groups - 1))
-    low, high = np.percentile(means, [100 * tail, 100 * (1 - tail)])
-    return float(low), float(high)
+    interval = np.percentile(means, [100 * tail, 100 * (1 - tail)])
+    of_seeds = scores.mean(1)
+    left = scores - of_seeds[:, None] - scores.mean(0) + mean
+    counted = np.square(left).sum() / max(1, len(scores) - 1) / (groups - 1) / groups
+    return widen_for_seeds(mean, interval, of_seeds, groups, counted)
+
+
+def widen_for_seeds(value, interval, of_seeds, groups, counted=0.0):
+    """Return the 95 % interval of a mean over seeds, from that over groups alone.
+
+    Both variances count, each with its degrees of freedom (Satterthwaite, 1946, Biometrics
+    Bulletin 2, 110): a plain bootstrap of two or three seeds is too narrow by far.
+
+    Arguments
+    ---------
+    value : float
+        The mean.
+    interval : sequence of float
+        Its 95 % interval over groups, with the seeds as they are.
+    of_seeds : array_like
+        Shape (seeds,), the values whose mean it is.
+    groups : int
+    counted : float
+        Of the variance between seeds, what groups make of it: it is in the interval already.
+
+    Returns
+    -------
+    low, high : float
+        The interval itself where there is one seed.
+
+    Example
+    -------
+    >>> low, high = widen_for_seeds(0.5, (0.4, 0.6), [0.4, 0.5, 0.6], groups=30)
+    >>> f"{low:.2f} {high:.2f}"
+    '0.31 0.69'
+    """
+    low, high = map(float, interval)
+    if len(of_seeds) == 1:
+        return low, high
+    quantile = t.ppf(0.975, groups - 1)
+    by_group = ((high - low) / 2 / quantile) ** 2
+    by_seed = max(np.var(of_seeds, ddof=1) - counted, 0) / len(of_seeds)
+    if by_group == 0 or by_seed == 0:
+        half = t.ppf(0.975, len(of_seeds) - 1) * by_seed**0.5
+        return min(low, float(value - half)), max(high, float(value + half))
+    both = by_group + by_seed
+    freedom = both**2 / (by_group**2 / (groups - 1) + by_seed**2 / (len(of_seeds) - 1))
+    wider = t.ppf(0.975, freedom) / quantile * (both / by_group) ** 0.5
+    return float(value - wider * (value - low)), float(value + wider * (high - value))
 
 
 def _draw(count, rng, resamples):

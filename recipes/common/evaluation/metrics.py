@@ -107,6 +107,30 @@ def eer(scores, labels, weights=None):
     return float(rate) if rate.ndim == 0 else rate
 
 
+def mean_eer(scores, labels, weights=None):
+    """Return the mean over runs of the equal error rate on the same trials.
+
+    Arguments
+    ---------
+    scores : sequence of array_like
+        Of each run, (trials,).
+    labels, weights
+        As `eer` takes them.
+
+    Returns
+    -------
+    float or numpy.ndarray
+        As `eer` returns it.
+
+    Example
+    -------
+    >>> mean_eer([[0.9, 0.8, 0.2, 0.1], [0.9, 0.1, 0.8, 0.2]], [1, 1, 0, 0])
+    0.25
+    """
+    mean = np.mean([eer(own, labels, weights) for own in scores], axis=0)
+    return float(mean) if mean.ndim == 0 else mean
+
+
 def eer_threshold(scores, labels):
     """Return the threshold of the equal error rate.
 

@@ -1,9 +1,9 @@
 """Speaker verification: how well cosine scores tell same-speaker trials from others.
 
 A representation is judged beside two baselines on the same trials: the mean and standard deviation
-over time of log-mel bands, and the same architecture with random weights. Error rates come with
-bootstrap intervals over speakers, and with and without AS-norm. Whether a system's embeddings are
-centred or standardised first is settled on the development trials.
+over time of log-mel bands and of their differences, and the same architecture with random weights.
+Error rates come with bootstrap intervals over speakers, and with and without AS-norm. Whether a
+system's embeddings are centred or standardised first is settled on the development trials.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from recipes.common.data.seeding import derive_rng
 from recipes.common.data.table import ROOT, open_table, read_manifest
 from recipes.common.downstream.features import STATES
 from recipes.common.evaluation import scoring as scorings
-from recipes.common.evaluation.baselines import FbankStatistics, fresh
+from recipes.common.evaluation.baselines import fbank_states, fresh
 from recipes.common.evaluation.bootstrap import bootstrap_eer, bootstrap_eer_ratio
 from recipes.common.evaluation.metrics import eer, min_dcf
 
@@ -79,7 +79,7 @@ def with_baselines(encoder, representation, seed):
     states = STATES[representation]
     return {
         representation: MeanState(states(encoder)),
-        "fbank": FbankStatistics(),
+        "fbank": MeanState(fbank_states("utterance")),
         "random": MeanState(states(fresh(encoder, seed))),
     }
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from recipes.common.evaluation import bootstrap
-from recipes.common.evaluation.metrics import eer
+from recipes.common.evaluation.metrics import eer, mean_eer
 from recipes.experiments import method_readings, readmes
 from recipes.experiments.runner import SEEDS
 
@@ -31,10 +31,10 @@ def judge(runs, rivals=()):
     - the EER of u is at most a point higher;
     - u holds less of an utterance's phones by the stronger probe, unless the control's does no
       better than with shuffled labels: then there is nothing to lower;
-    - the strongest attacker names the speaker no more often than in the frames of the best rival at
-      equal phone error. A rival counts if its phone error, from the last layer, is at most 2 %
-      (relative) above the joint model's; the best of these is the one of which the strongest
-      attacker tells least. Both are decided on development speakers, by means over seeds.
+    - the strongest attacker names the speaker no more often than in the frames of the best rival. A
+      rival counts if its phone error, from the last layer, is at most 2 % (relative) above the
+      joint model's; the best of these is the one of which the strongest attacker tells least. Both
+      are decided on development speakers, by means over seeds.
 
     Arguments
     ---------
@@ -85,7 +85,7 @@ def judge(runs, rivals=()):
 
 
 def best_rival(runs, rivals):
-    """Return the rival that tells least of the speaker at equal phone error; see `judge`.
+    """Return the rival that tells least of the speaker with no more phone errors; see `judge`.
 
     Arguments
     ---------
@@ -108,7 +108,7 @@ def best_rival(runs, rivals):
 
 def _rival_aim(runs, rivals):
     """Judge whether the joint model's frames tell less of the speaker than the best rival's."""
-    aim, name = "speaker from z, at equal phone error: less than the best rival's", None
+    aim, name = "speaker from z: less than of the best rival with no more phone errors", None
     name = best_rival(runs, rivals)
     if name is not None:
         return _aim(f"{aim} ({name})", runs, "speaker", 1.0, other=name)
@@ -132,25 +132,25 @@ def _aim(aim, runs, key, share, paired_use=PAIRED, other=CONTROL):
 
 def _eer_aim(aim, runs):
     """Judge whether the EER of the joint model's u is within a margin of the control's."""
-    evidence = [[run[name]["eer"]["evidence"] for name in (JOINT, CONTROL)] for run in runs]
-    shared = {key: np.asarray(evidence[0][0][key]) for key in ("labels", "speakers")}
-    scores = [[np.asarray(own["scores"]) for own in pair] for pair in evidence]
-    rng = np.random.default_rng(SEEDS[0])
+    joint, control = (
+        [np.asarray(run[name]["eer"]["evidence"]["scores"]) for run in runs]
+        for name in (JOINT, CONTROL)
+    )
+    evidence = runs[0][JOINT]["eer"]["evidence"]
+    shared = {key: np.asarray(evidence[key]) for key in ("labels", "speakers")}
 
     def margin(weights=None):
-        rises = [
-            np.atleast_1d(eer(own, shared["labels"], weights))
-            - eer(other, shared["labels"], weights)
-            for own, other in scores
-        ]
-        draws = 1 if weights is None else len(weights)
-        chosen = np.full((draws, len(runs)), 1 / len(runs))
-        if weights is not None:
-            chosen = rng.multinomial(len(runs), chosen[0], size=draws) / len(runs)
-        return (np.array(rises).T * chosen).sum(1) - EER_MARGIN
+        own, other = (mean_eer(scores, shared["labels"], weights) for scores in (joint, control))
+        return own - other - EER_MARGIN
 
     interval = bootstrap.bootstrap_trials(margin, seed=SEEDS[0], **shared)
-    return _line(aim, runs, "eer", margin()[0], interval, CONTROL)
+    of_seeds = [
+        eer(own, shared["labels"]) - eer(other, shared["labels"])
+        for own, other in zip(joint, control, strict=True)
+    ]
+    speakers = len(np.unique(shared["speakers"]))
+    interval = bootstrap.widen_for_seeds(margin(), interval, of_seeds, speakers)
+    return _line(aim, runs, "eer", margin(), interval, CONTROL)
 
 
 def _line(aim, runs, key, margin, interval, other):
@@ -180,7 +180,8 @@ def tell_rows(runs, titles):
     -------
     list of list of str
         The title, a cell for each of COLUMNS in per cent, with its interval over speakers and
-        seeds, "-" where it was not read, and which attackers were the strongest.
+        seeds, "-" where it was not read, and which attackers were the strongest: by accuracy, and
+        by EER where that was another.
     """
     rows = []
     for name, title in titles.items():
@@ -189,8 +190,11 @@ def tell_rows(runs, titles):
         for key, paired_use in COLUMNS.values():
             own = [readings[key] for readings in read if key in readings]
             cells.append(method_readings.percent(own, paired_use) if own else "-")
-        strongest = dict.fromkeys(readings["speaker"]["attacker"] for readings in read)
-        rows.append([title, *cells, ", ".join(strongest)])
+        names, by_eer = (
+            ", ".join(dict.fromkeys(readings[key]["attacker"] for readings in read))
+            for key in ("speaker", "speaker_eer")
+        )
+        rows.append([title, *cells, names if names == by_eer else f"{names}; EER: {by_eer}"])
     return rows
 
 

@@ -37,34 +37,44 @@ def pool_means_and_deviations(whole):
 class RandomFeatures:
     """Means over frames of features that see more than means and deviations.
 
-    The features are 512 random directions, rectified (Rahimi and Recht, NIPS 2008). A linear probe
-    of their means is an attacker that what sets means and deviations alike does not stop.
+    The features are projections on 512 random directions: rectified, with a bias each (Rahimi and
+    Recht, NIPS 2008), whose means tell of all moments; and squared, whose means tell of how
+    dimensions vary together. A linear probe of these means is an attacker that what sets means and
+    deviations alike does not stop.
 
     Arguments
     ---------
     whole : list of numpy.ndarray
         Frames of utterances, (frames, dim): by their mean and deviation frames are standardised.
+    kinds : sequence of str
+        Of "rectified" and "squared".
 
     Example
     -------
     >>> whole = [np.random.default_rng(n).normal(size=(20, 4)) for n in range(3)]
     >>> RandomFeatures(whole)(whole[:2]).shape
-    (2, 512)
+    (2, 1024)
     """
 
-    def __init__(self, whole):
+    def __init__(self, whole, kinds=("rectified", "squared")):
+        self.kinds = kinds
         self.mean, self.deviation = frame_moments(whole)
         rng = derive_rng("random features")
         weights = rng.normal(size=(len(self.mean), RANDOM_FEATURES)) / np.sqrt(len(self.mean))
-        self.weights, self.bias = weights.astype("f4"), rng.normal(size=RANDOM_FEATURES)
+        self.weights = weights.astype("f4")
+        self.bias = rng.normal(size=RANDOM_FEATURES).astype("f4")
 
     def __call__(self, whole):
-        """Map the frames of utterances to (utterances, 512), float32."""
+        """Map the frames of utterances to (utterances, 512 for each kind), float32."""
         return np.stack([self._pool(x.astype(np.float32)) for x in whole])
 
     def _pool(self, x):
-        projected = (x - self.mean) / self.deviation @ self.weights + self.bias.astype("f4")
-        return np.maximum(projected, 0).mean(0)
+        projected = (x - self.mean) / self.deviation @ self.weights
+        pooled = {
+            "rectified": lambda: np.maximum(projected + self.bias, 0).mean(0),
+            "squared": lambda: np.square(projected).mean(0),
+        }
+        return np.concatenate([pooled[kind]() for kind in self.kinds])
 
 
 def frame_moments(whole):

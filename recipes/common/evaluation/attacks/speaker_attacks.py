@@ -20,7 +20,7 @@ from recipes.common.evaluation.scoring import score_trials
 from recipes.common.report.measures import make_trials, read_eer, read_probes
 
 TRIALS = 10000  # of each kind, at most
-ATTACKERS = ("means", "means and deviations", "random features", "x-vector")
+ATTACKERS = ("means", "means and deviations", "second moments", "random features", "x-vector")
 
 
 class Part(NamedTuple):
@@ -142,6 +142,7 @@ def train_attacker(name, train, held, seed):
     pool = {
         "means": lambda: pool_means,
         "means and deviations": lambda: pool_means_and_deviations,
+        "second moments": lambda: RandomFeatures(train.whole, ["squared"]),
         "random features": lambda: RandomFeatures(train.whole),
     }[name]()
     return Attacker(pool, fit_backend(pool(train.whole), train.speakers))
