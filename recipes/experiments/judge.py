@@ -35,7 +35,7 @@ from recipes.experiments.judging.recognition import (
     recognise,
     speakers_of,
 )
-from recipes.experiments.provenance import Run, as_features, make_run
+from recipes.experiments.provenance import Run, as_features, make_run, tell_other_code
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
@@ -250,6 +250,7 @@ def main():
     add_skip_bad(parser)
     options = parser.parse_args()
     if options.write is not None:
+        tell_other_code(options.write)
         found = runner.read_kept(options.write / "verdict.json")
         readmes.write_between(RESULTS, "verdict", aims.make_table(found["aims"], found["rows"]))
         path = HERE / "verdict.png"

@@ -136,6 +136,17 @@ def difference(before, now):
     return None
 
 
+def tell_other_code(folder):
+    """Print how many of the runs in a folder other code made than is here, if any did."""
+    records = {path.parent: read_json(path).get("code", {}) for path in folder.rglob(RECORD)}
+    other = sorted(run for run, code in records.items() if digests_of_code(code) != code)
+    if other:
+        print(
+            f"{len(other)} of {len(records)} runs were made by other code than is here, such as "
+            f"{other[0]}: without --write, the same command makes them again."
+        )
+
+
 def kept_reading(path, inputs, read, modules):
     """Return the figures of a reading: those of a file, or made and kept there.
 

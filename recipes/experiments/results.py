@@ -26,7 +26,7 @@ from typing import NamedTuple
 from recipes.common.data.files import replace_text
 from recipes.experiments import readmes, runner
 from recipes.experiments.judging.recognition import add_skip_bad, check_lexicon
-from recipes.experiments.provenance import RANDOM, STATES, Run, make_run
+from recipes.experiments.provenance import RANDOM, STATES, Run, make_run, tell_other_code
 
 PATHS = {
     "models": "the folder of the runs frame, utterance, joint and joint_plain",
@@ -425,6 +425,7 @@ def main():
     add_skip_bad(parser)
     options = parser.parse_args()
     if options.write is not None:
+        tell_other_code(options.write)
         try:
             write_readmes(options.write)
         except ValueError as error:

@@ -76,6 +76,18 @@ def test_states_are_kept_for_a_run_that_failed_alone(recipe):
     assert not (recipe / "out" / "states").exists()
 
 
+def test_runs_of_other_code_are_told(recipe, monkeypatch, capsys):
+    run = run_in(recipe)
+    make_run(run, 1)
+    provenance.tell_other_code(recipe)
+    assert capsys.readouterr().out == ""
+    alter_code(recipe, monkeypatch)
+    provenance.tell_other_code(recipe)
+    assert f"1 of 1 runs were made by other code than is here, such as {run.folder}" in (
+        capsys.readouterr().out
+    )
+
+
 def alter_yaml(recipe, monkeypatch):
     (recipe / "a.yaml").write_text(YAML.replace("lr: 0.1", "lr: 0.2"))
 

@@ -393,6 +393,16 @@ def test_results_are_written_into_every_readme(readmes, tmp_path):
     ]
 
 
+def test_who_writes_pages_is_told_of_runs_of_other_code(readmes, tmp_path, monkeypatch, capsys):
+    cell = Cell("joint", *PER, SEEDS[0])
+    write_figures(tmp_path, cell, {"per": 0.123})
+    record = {"code": {"lobes/losses.py": "other"}}
+    (tmp_path / cell.folder / "made_by.json").write_text(json.dumps(record))
+    monkeypatch.setattr(sys, "argv", ["results.py", "--write", str(tmp_path)])
+    results.main()
+    assert "1 of 1 runs were made by other code" in capsys.readouterr().out
+
+
 def test_every_column_is_shown_among_all_results_and_by_one_recipe():
     shown = {page: sum(tables, []) for page, tables in PAGES.items()}
     front, whole = shown.pop(FRONT), shown.pop(ALL)
