@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 
 import pytest
 import torch.distributed as dist
+from tqdm import tqdm
 
 SECONDS = 60
 
@@ -59,6 +61,8 @@ def run_ranks(count, folder, function, *args):
 
 
 def _run(rank, count, store, function, args):
+    # The parent's lock is shared by all forks: of one that is killed while it holds it, all wait.
+    tqdm.set_lock(threading.RLock())
     code = 0
     try:
         if count > 1:
