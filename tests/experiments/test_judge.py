@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -299,3 +300,13 @@ def test_the_control_of_the_demo_and_of_the_ablations_is_that_of_the_verdict():
     stage, words = demo.RUNS[1][aims.CONTROL]
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert stage == "joint" and given == {f"--{name}": str(x) for name, x in control.items()}
+
+
+def test_who_writes_the_verdict_is_told_of_runs_of_other_code(tmp_path, monkeypatch, capsys):
+    (tmp_path / "2407" / "joint").mkdir(parents=True)
+    record = {"code": {"lobes/losses.py": "other"}}
+    (tmp_path / "2407" / "joint" / "made_by.json").write_text(json.dumps(record))
+    monkeypatch.setattr(sys, "argv", ["judge.py", "--write", str(tmp_path)])
+    with pytest.raises(SystemExit, match="verdict.json is missing"):
+        judge.main()
+    assert "1 of 1 runs were made by other code" in capsys.readouterr().out
