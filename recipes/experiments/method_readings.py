@@ -190,8 +190,8 @@ def percent(figures, paired_use=bootstrap.PROBE_PAIRED_USE):
     return text if interval is None else f"{text} [{', '.join(f'{100 * x:.1f}' for x in interval)}]"
 
 
-def change(figures, others, paired_use=1.0):
-    """Return by how much a figure differs from another system's, as `pool` tells it: points.
+def change(figures, others):
+    """Return by how much a figure of no probe differs from another system's, in points; see `pool`.
 
     Example
     -------
@@ -199,5 +199,5 @@ def change(figures, others, paired_use=1.0):
     >>> change([own], [other])
     '+5.0 [+5.0, +5.0]'
     """
-    value, interval = pool(figures, paired_use, less=others)
+    value, interval = pool(figures, 1.0, less=others)
     return "-" if interval is None else readmes.change_and_interval(value, interval)

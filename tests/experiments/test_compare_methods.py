@@ -185,6 +185,8 @@ def test_a_method_is_compared_with_the_first_on_the_same_speakers():
     table = compare_methods.make_table("frame", rows).splitlines()
     assert table[0].endswith("| ABX across, less k-means |")
     assert table[2].endswith("| - | |")
+    first = [run["test-clean"]["abx_across"] for run in rows["k-means"]["runs"].values()]
+    assert f"| {method_readings.percent(first, 1.0)} |" in table[2]  # no probe: not widened
     difference, low, high = re.findall(r"[+-][\d.]+", table[3].split("|")[-2])
     assert float(difference) == -2.0 and -2.6 < float(low) < float(high) < -1.4
 

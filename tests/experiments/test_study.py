@@ -87,6 +87,11 @@ def test_without_what_reads_language_models_nothing_is_begun(options, monkeypatc
     assert "kenlm and pygtrie must be installed" in capsys.readouterr().err
 
 
+def test_the_study_has_steps_that_run_side_by_side_after_what_they_need():
+    names = [[step.name for step in group] for group in study.side_by_side(STEPS)]
+    assert names[1:4] == [["verdict"], ["more speech", "shuffled units", "leakage"], ["tasks"]]
+
+
 def test_steps_of_one_process_are_estimated_side_by_side():
     single = [
         Step(name, "", (minutes, 0), one_process=True) for name, minutes in (("a", 40), ("b", 20))
