@@ -92,6 +92,13 @@ def tokenizer(request, tmp_path):
 
 
 @pytest.fixture
+def kenlm():
+    """The package that reads language models; skips without it."""
+    pytest.importorskip("pygtrie", reason="language models need pygtrie, which is optional")
+    return pytest.importorskip("kenlm", reason="language models need kenlm, which is optional")
+
+
+@pytest.fixture
 def librispeech_copy(librispeech, tmp_path):
     """A LibriSpeech tree of one's own, to change."""
     return Path(shutil.copytree(librispeech, tmp_path / "LibriSpeech"))

@@ -8,6 +8,7 @@ from pretrained.commands.messages import for_each, show
 from pretrained.plain_files import write_new
 
 SUBTITLES = ("srt", "vtt")
+USED_WITH = {"lm_file": "beam_size", "lm_weight": "lm_file", "word_score": "lm_file"}
 DESCRIPTION = f"""
 text: path, tab and text of each file. jsonl: a JSON object for each, with path, text and words (of
 a recogniser of phones: phones), each with text, start and end in seconds. srt and vtt: a file of
@@ -15,6 +16,10 @@ subtitles for each, in DIR. {PLACES_HELP}.
 
 Times are exact to a frame of the model, 20 ms or a few of these, for what the model tells: in which
 frame it names a symbol, not where a sound begins and ends. Words seem shorter than they are.
+
+A beam finds better texts than the best symbol of each frame, above all with an n-gram model of
+words: for a model of recipes/LibriSpeech/ASR, its bigram.arpa, with the weights of its
+hyperparameters file. It takes much longer.
 """
 
 
@@ -27,6 +32,10 @@ def add_parser(commands):
     transcribe.add_argument("--model", required=True, metavar="FOLDER", help="with a ctc_head")
     transcribe.add_argument("--format", choices=("text", "jsonl", *SUBTITLES), default="text")
     transcribe.add_argument("--out", metavar="DIR", help="where subtitles go")
+    transcribe.add_argument("--beam_size", type=int, help="texts to keep after each frame")
+    transcribe.add_argument("--lm_file", help="an n-gram model as ARPA text, for the beam")
+    transcribe.add_argument("--lm_weight", type=float, help="of it; 0.5 unless given")
+    transcribe.add_argument("--word_score", type=float, help="for each word; 1.5 unless given")
     transcribe.set_defaults(run=transcribe_files)
 
 
@@ -36,10 +45,12 @@ def transcribe_files(options):
     if (options.format in SUBTITLES) != (options.out is not None):
         wanted = "is needed with" if options.out is None else "has no use with"
         raise ValueError(f"--out {wanted} --format {options.format}: srt and vtt are files there.")
+    check_beam(options)
     places = None if options.out is None else place_results(inputs, options.out)
     from pretrained import Transcriber
 
     transcriber = Transcriber.from_pretrained(options.model)
+    transcriber.beam = make_beam(options, transcriber.tokenizer)
 
     def write(file):
         if options.format == "text":
@@ -50,6 +61,24 @@ def transcribe_files(options):
             _write_subtitles(f"{places[file]}.{options.format}", transcriber.align_file(file))
 
     return for_each(inputs.files, write)
+
+
+def check_beam(options):
+    """Raise ValueError where an option of the beam would not be used."""
+    for name, needed in USED_WITH.items():
+        if getattr(options, name) is not None and getattr(options, needed) is None:
+            raise ValueError(f"--{name} has no use without --{needed}.")
+
+
+def make_beam(options, tokenizer):
+    """Return the beam search of the options, or None where they ask for none."""
+    if options.beam_size is None:
+        return None
+    from pretrained.decoding import BeamDecoder
+
+    weights = {name: getattr(options, name) for name in ("lm_weight", "word_score")}
+    given = {name: value for name, value in weights.items() if value is not None}
+    return BeamDecoder(tokenizer, options.beam_size, options.lm_file, **given)
 
 
 def _json_line(file, transcriber):

@@ -81,7 +81,8 @@ TRANSCRIBER_TEXT = {
     text = transcriber.transcribe_file("speech.flac")
 
 Or `python -m pretrained transcribe speech.flac --model <this folder>`. The text is that of the
-best symbol of each frame, without a language model.""",
+best symbol of each frame, without a language model; `--beam_size` and `--lm_file` add a beam and an
+n-gram of words.""",
     "caveat": f"{HEADS_CAVEAT} data,\ndecoded likewise.",
 }
 VERIFIER_TEXT = {

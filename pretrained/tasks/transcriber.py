@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional as F
 
 from lobes.heads import BLANK
 from lobes.signal import HOP, SAMPLE_RATE
+from pretrained.decoding import greedy_decode
 from pretrained.exported import FromFolder
 from pretrained.facts import TRANSCRIBER
 from pretrained.file_states import FileStates
@@ -29,7 +31,7 @@ class Word(NamedTuple):
 
 
 class Transcriber(FromFolder):
-    """Speech recognition by the best symbol of each frame, without a language model.
+    """Speech recognition: by the best symbol of each frame, or by a beam.
 
     Arguments
     ---------
@@ -40,10 +42,16 @@ class Transcriber(FromFolder):
     device : str or torch.device
         Where to compute.
 
+    Attributes
+    ----------
+    beam : pretrained.decoding.BeamDecoder or None
+        Where it is set, texts and words are those of its search. It takes the `tokenizer`.
+
     Example
     -------
     >>> import numpy as np, soundfile
     >>> from lobes.heads import CTCHead
+    >>> from pretrained.decoding import BeamDecoder
     >>> from pretrained.exported import save_model
     >>> from pretrained.tokenizers import SymbolTokenizer
     >>> folder = getfixture("tmp_path")
@@ -52,11 +60,14 @@ class Transcriber(FromFolder):
     >>> save_model(folder / "model", {"ctc_head": CTCHead(num_symbols=len(tokenizer))}, facts)
     >>> soundfile.write(folder / "a.wav", np.random.default_rng(0).uniform(-1, 1, 8000), 16000)
     >>> transcriber = Transcriber.from_pretrained(folder / "model")
-    >>> type(transcriber.transcribe_file(folder / "a.wav"))
-    <class 'str'>
+    >>> greedy = transcriber.transcribe_file(folder / "a.wav")
+    >>> transcriber.beam = BeamDecoder(transcriber.tokenizer, beam_size=5)
+    >>> type(transcriber.transcribe_file(folder / "a.wav")) is type(greedy) is str
+    True
     """
 
     kind = TRANSCRIBER
+    beam = None
 
     def __init__(self, modules, facts, device="cpu"):
         self.tokenizer = tokenizer_from_config(facts["tokenizer"])
@@ -67,8 +78,8 @@ class Transcriber(FromFolder):
         """Transcribe an audio file of any rate, number of channels and length.
 
         Up to 30 s, the head sees what it saw in training. Of a longer recording, both encoder and
-        head see windows of some 30 s, of which 2 s on either side are thrown away. An hour takes
-        some 0.4 GB at the tiny size.
+        head see windows of some 30 s, of which 2 s on either side are thrown away, and a beam
+        begins anew between words, once in 15 to 30 s. An hour takes some 0.4 GB at the tiny size.
 
         Arguments
         ---------
@@ -87,18 +98,21 @@ class Transcriber(FromFolder):
         pretrained.audio.AudioError
             A ValueError: where the file cannot be used, as `pretrained.audio.read_blocks` tells.
         """
-        return self.text_of(self.logits(path)[0])
+        logits = self.logits(path)[0]
+        if self.beam is None:
+            return self.text_of(logits)
+        return " ".join(word.text for word in self._words_of_beam(logits))
 
     def text_of(self, logits):
         """Return the text of logits (frames, num_symbols), by the best symbol of each frame."""
-        indices = torch.unique_consecutive(logits.argmax(-1).cpu())
-        return self.tokenizer.decode(indices[indices != BLANK].tolist())
+        return greedy_decode(logits[None], torch.tensor([len(logits)]), self.tokenizer)[0]
 
     def align_file(self, path):
         """Transcribe an audio file and tell when each word is heard.
 
         The best symbol of each frame is also the most probable alignment of the text. A word lasts
-        from the first frame of its first symbol to the last frame of its last one. That is exact
+        from the first frame of its first symbol to the last frame of its last one; with a beam, the
+        space before it is its first symbol, where that is one of its own. That is exact
         to a frame of the head, 20 ms times its stride, for what the head tells. What it tells is
         not where sounds end: training by CTC lets it name a symbol in a single frame, somewhere in
         the sound, so that words seem shorter than they are.
@@ -111,14 +125,31 @@ class Transcriber(FromFolder):
             Its words, or phones, in their order, with spaces between them what `transcribe_file`
             returns.
         """
-        best = self.logits(path)[0].argmax(-1)
-        indices, counts = torch.unique_consecutive(best, return_counts=True)
+        logits = self.logits(path)[0]
+        if self.beam is not None:
+            return self._words_of_beam(logits)
+        indices, counts = torch.unique_consecutive(logits.argmax(-1), return_counts=True)
         ends = counts.cumsum(0)
         pieces = [self.tokenizer.pieces[index] for index in indices.tolist()]
-        seconds = self.head.stride * HOP / SAMPLE_RATE
-        return join_pieces(
-            zip(pieces, (ends - counts).tolist(), ends.tolist(), strict=True), seconds
-        )
+        runs = zip(pieces, (ends - counts).tolist(), ends.tolist(), strict=True)
+        return join_pieces(runs, self._seconds)
+
+    @property
+    def _seconds(self):
+        """From one frame of the head to the next."""
+        return self.head.stride * HOP / SAMPLE_RATE
+
+    def _words_of_beam(self, logits):
+        """Return the words that the beam finds in logits (frames, num_symbols)."""
+        log_probs = logits.log_softmax(-1).cpu()
+        begins = torch.tensor([piece.startswith(" ") for piece in self.tokenizer.pieces])
+        words = []
+        for first, part in cut_at_pauses(log_probs, self._seconds, begins):
+            words += [
+                Word(text, (first + start) * self._seconds, (first + end) * self._seconds)
+                for text, start, end in self.beam.words(part)
+            ]
+        return words
 
     @torch.no_grad()
     def logits(self, path):
@@ -162,6 +193,51 @@ def join_pieces(pieces, seconds):
             else:
                 words[-1] = words[-1]._replace(text=words[-1].text + character, end=end * seconds)
     return words
+
+
+def cut_at_pauses(log_probs, seconds, begins):
+    """Cut a recording of more than 30 s between words: a beam over an hour takes gigabytes.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        Shape (frames, num_symbols), natural logarithms.
+    seconds : float
+        From one frame to the next.
+    begins : torch.Tensor
+        Shape (num_symbols,), bool: whether a symbol begins a word.
+
+    Yields
+    ------
+    tuple
+        The number of a part's first frame, and its log_probs, of up to 30 s. Between 15 s and 30 s
+        the next part begins with the word before which the blank is most probable for half a
+        second, going by the best symbol of each frame; if there is no word, where it is.
+
+    Example
+    -------
+    >>> log_probs = torch.zeros(4000, 3)
+    >>> log_probs[[1100, 1200], 1] = 1.0
+    >>> log_probs[1175:1200, BLANK] = 0.5
+    >>> parts = cut_at_pauses(log_probs, 0.02, torch.tensor([False, True, False]))
+    >>> [(first, len(part)) for first, part in parts]
+    [(0, 1200), (1200, 750), (1950, 750), (2700, 1300)]
+    """
+    pause = max(1, round(0.5 / seconds))
+    longest = round(WINDOW / SAMPLE_RATE / seconds) + 1
+    padded = F.pad(log_probs[None, :, BLANK], (pause, 0))
+    blank_before = F.avg_pool1d(padded, pause, 1)[0, :-1]
+    best = log_probs.argmax(-1)
+    word_begins = begins[best] & (best != best.roll(1))
+    first = 0
+    while len(log_probs) - first > longest:
+        half, end = first + longest // 2, first + longest
+        places = word_begins[half:end] if word_begins[half:end].any() else torch.tensor(True)
+        scores = blank_before[half:end].where(places, -torch.inf)
+        cut = half + int(scores.argmax())
+        yield first, log_probs[first:cut]
+        first = cut
+    yield first, log_probs[first:]
 
 
 def long_logits(head, states):

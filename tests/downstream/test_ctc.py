@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from lobes.heads import BLANK, CTCHead
 from lobes.states import FbankStates
+from pretrained.decoding import BeamDecoder
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.crops import SpeechBatch
-from recipes.common.downstream.ctc import favour_blanks
-from recipes.common.downstream.decoding import BLANK_PENALTIES, BeamDecoder
+from recipes.common.downstream.ctc import BLANK_PENALTIES, favour_blanks
 from recipes.common.evaluation.metrics import error_counts
 from recipes.common.training.brain import TrainingError
 from recipes.LibriSpeech.PR.train import dataio_prepare

@@ -14,6 +14,7 @@ from lobes.heads import ClassificationHead, CTCHead
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained import Classifier, Learn2Diss, SpeakerVerifier, Transcriber
 from pretrained.audio import AudioError, check_audio, read_blocks, read_speech
+from pretrained.decoding import _read_arpa_words
 from pretrained.exported import save_model
 from pretrained.tokenizers import SymbolTokenizer
 from pretrained.toolkits.importing import import_weights
@@ -25,7 +26,6 @@ from recipes.common.annotations.text import read_lexicon
 from recipes.common.data.manifest import validate_manifests, write_manifest
 from recipes.common.data.shards import pack
 from recipes.common.data.table import read_manifest
-from recipes.common.downstream.decoding import _read_arpa_words
 from recipes.common.training.hparams import check_same_settings
 from recipes.common.units.unit_array import (
     Columns,

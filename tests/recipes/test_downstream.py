@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from pretrained import Classifier, SpeakerVerifier, Transcriber
+from pretrained.decoding import BeamDecoder
 from pretrained.exported import load_folder
 from tests.downstream.tasks import RATES, RECIPES, TASKS, arguments
 
@@ -94,14 +95,19 @@ def test_there_is_a_hypothesis_for_each_utterance_of_the_test(task, left_alone):
     assert all("greedy" in row for row in rows)
 
 
-@pytest.mark.parametrize("task", ["PR", "ASR"])
-def test_a_transcriber_gives_the_hypotheses_of_the_recipe(task, left_alone, corpora):
-    transcriber = Transcriber.from_pretrained(left_alone / task / "model")
-    with open(left_alone / task / "hypotheses.csv", newline="") as file:
+def check_hypotheses(transcriber, folder, column, corpora):
+    """Check that a transcriber finds what a column of the recipe's hypotheses says."""
+    with open(folder / "hypotheses.csv", newline="") as file:
         for row in itertools.islice(csv.DictReader(file), 6):
             reader, chapter, _ = row["ID"].split("-")
             path = corpora.librispeech / "test-clean" / reader / chapter / f"{row['ID']}.flac"
-            assert transcriber.transcribe_file(path) == row["greedy"]
+            assert transcriber.transcribe_file(path) == row[column]
+
+
+@pytest.mark.parametrize("task", ["PR", "ASR"])
+def test_a_transcriber_gives_the_hypotheses_of_the_recipe(task, left_alone, corpora):
+    transcriber = Transcriber.from_pretrained(left_alone / task / "model")
+    check_hypotheses(transcriber, left_alone / task, "greedy", corpora)
     assert "| test." in (left_alone / task / "model" / "README.md").read_text()
 
 
@@ -148,6 +154,9 @@ def test_a_trained_recogniser_is_decoded_again_without_training(
     assert 0 <= decoded["beam_wer"]
     plain = {name: x for name, x in decoded.items() if not name.startswith("beam_")}
     assert plain == figures(left_alone / "ASR")["test"]
+    transcriber = Transcriber.from_pretrained(folder / "model")
+    transcriber.beam = BeamDecoder(transcriber.tokenizer, beam_size=2)
+    check_hypotheses(transcriber, folder, "beam", corpora)
 
 
 def test_a_run_on_other_features_says_so(left_alone, corpora, commands, tmp_path):

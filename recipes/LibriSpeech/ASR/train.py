@@ -16,10 +16,10 @@ import recipes  # noqa: F401, before torch is loaded
 from speechbrain import Stage
 from speechbrain.utils.distributed import run_on_main
 
+from pretrained.decoding import BeamDecoder
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
 from recipes.common.downstream.bigram import write_bigram
 from recipes.common.downstream.ctc import CTCBrain, add_tokens, drop_spans, read_transcripts
-from recipes.common.downstream.decoding import BeamDecoder
 from recipes.common.downstream.labels import deal
 from recipes.common.downstream.sweep import Sweep
 from recipes.common.evaluation.metrics import cer

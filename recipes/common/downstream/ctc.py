@@ -14,9 +14,9 @@ from speechbrain.utils.logger import get_logger
 from torch.nn import functional as F
 
 from lobes.heads import BLANK
+from pretrained.decoding import greedy_decode
 from recipes.common.annotations.text import check_transcripts, check_vocabulary
 from recipes.common.data.files import CorpusError, replace_text
-from recipes.common.downstream.decoding import BLANK_PENALTIES, greedy_decode
 from recipes.common.downstream.downstream_brain import DownstreamBrain
 from recipes.common.downstream.labels import manifests_of
 from recipes.common.evaluation.metrics import error_counts
@@ -24,6 +24,8 @@ from recipes.common.evaluation.metrics import error_counts
 logger = get_logger(__name__)
 
 COUNTS = ("insertions", "deletions", "substitutions")
+# What may be taken off the blank's natural logarithm before decoding: see `greedy_decode`.
+BLANK_PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 class CTCBrain(DownstreamBrain):

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional
 
 from lobes.heads import BLANK, CTCHead
+from pretrained.decoding import greedy_decode
 from pretrained.tokenizers import SymbolTokenizer
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.downstream.ctc import favour_blanks
-from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.evaluation.bootstrap import bootstrap_groups, group_scores
 from recipes.common.evaluation.folds import split_groups
 from recipes.common.evaluation.metrics import error_counts

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from pretrained.audio import read_speech
+from pretrained.decoding import greedy_decode
 from pretrained.deployment.graph_files import to_onnx
 from pretrained.exported import load_folder
 from pretrained.tokenizers import tokenizer_from_config
 from pretrained.windows import WINDOW
 from recipes.common.data.files import list_files, read_text
-from recipes.common.downstream.decoding import greedy_decode
 from recipes.common.evaluation.metrics import eer, error_counts
 from recipes.common.evaluation.scoring import score_trials
 from recipes.common.training.record import write_metrics

@@ -161,3 +161,71 @@ def test_cues_are_short_and_follow_on_each_other():
         assert start < end <= following and (end - start >= 1 - 1e-9 or end == following)
     assert len(make_cues([Word("A" * 50, 0.0, 9.0), Word("B", 9.0, 9.1)])) == 2
     assert make_cues([]) == [] and format_srt([]) == ""
+
+
+# A beam
+
+ARPA = """
+\\data\\
+ngram 1=5
+ngram 2=1
+
+\\1-grams:
+-3.0	<unk>
+-99	<s>	0
+-0.5	</s>
+-2.0	A	0
+-0.1	B	0
+
+\\2-grams:
+-0.1	B B
+
+\\end\\
+"""
+
+
+@pytest.fixture
+def unsure_folder(tmp_path):
+    """A transcriber of one phone in 80 ms, to which A is somewhat likelier than B."""
+    head = CTCHead(1, 240, 3, hidden_dim=2, lstm_layers=0, stride=4)
+    with torch.no_grad():
+        head.output.weight.zero_()
+        head.output.bias.copy_(torch.tensor([-5.0, 0.5, 0.0]))
+    facts = {"features": "fbank", "tokenizer": SymbolTokenizer(["A", "B"], "phones").to_config()}
+    return saved(tmp_path / "unsure", {"ctc_head": head}, facts)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [("1.0", "B"), ("0.001", "A")])
+def test_a_language_model_changes_the_text(
+    weight, expected, unsure_folder, tmp_path, capsys, kenlm
+):
+    path, lm = written(tmp_path / "a.wav", tones("A")[:800]), tmp_path / "lm.arpa"
+    lm.write_text(ARPA)
+    words = ["transcribe", str(path), "--model", str(unsure_folder)]
+    beam = ["--beam_size", "20"]
+    for more, text in (
+        ([], "A"),
+        (beam, "A"),
+        ([*beam, "--lm_file", str(lm), "--lm_weight", weight], expected),
+    ):
+        assert main([*words, *more]) == 0
+        assert capsys.readouterr().out == f"{path}\t{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lm_file", "L.arpa"], "--lm_file has no use without --beam_size"),
+        (["--beam_size", "5", "--lm_weight", "1"], "--lm_weight has no use without --lm_file"),
+        (["--word_score", "1"], "--word_score has no use without --lm_file"),
+        (["--beam_size", "0"], "beam_size is 0, expected at least 1"),
+        (["--beam_size", "5", "--lm_file", "none.arpa"], "none.arpa is missing"),
+    ],
+)
+def test_options_of_a_beam_that_cannot_be_used_are_refused(
+    options, message, transcriber_folder, tmp_path, capsys
+):
+    path = written(tmp_path / "a.wav", tones(" A "))
+    assert main(["transcribe", str(path), "--model", str(transcriber_folder), *options]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and not printed.out

@@ -8,9 +8,10 @@ import torch
 from lobes.heads import CTCHead
 from lobes.states import FrameStates
 from pretrained import Transcriber
+from pretrained.decoding import BeamDecoder
 from pretrained.exported import load_folder
 from pretrained.file_states import make_states
-from pretrained.tasks.transcriber import long_logits
+from pretrained.tasks.transcriber import cut_at_pauses, long_logits
 from pretrained.tokenizers import PieceTokenizer, SymbolTokenizer
 from tests.pretrained.exports import (
     LETTERS_FACTS,
@@ -107,3 +108,57 @@ def test_logits_of_a_long_file_are_near_those_of_the_whole(stride, lstm_layers, 
         found = long_logits(head, head.weighted_sum(states))
     assert found.shape == whole.shape
     assert (found - whole).abs().max() < tolerance * whole.std()
+
+
+# A beam in the place of the best symbol of each frame
+
+
+class Path:
+    """A transcriber's logits: the best symbol of each frame, surely."""
+
+    def __init__(self, tokenizer, indices):
+        self.found = 20.0 * torch.eye(len(tokenizer))[indices][None]
+
+    def __call__(self, path):
+        return self.found
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "phones", "pieces"], indirect=True)
+def test_a_beam_over_sure_frames_finds_what_the_best_path_says(tokenizer, tmp_path):
+    head = CTCHead(num_symbols=len(tokenizer), hidden_dim=2, lstm_layers=0, stride=2)
+    facts = {"features": "fbank", "tokenizer": tokenizer.to_config()}
+    transcriber = Transcriber.from_pretrained(saved(tmp_path / "m", {"ctc_head": head}, facts))
+    generator = torch.Generator().manual_seed(0)
+    # 100 s: more than a beam takes at once. Some pauses are longer than others.
+    drawn = torch.randint(0, len(tokenizer), (2500,), generator=generator)
+    drawn[torch.randint(0, 10, (2500,), generator=generator) < 8] = 0
+    transcriber.logits = Path(tokenizer, drawn)
+    text, words = transcriber.transcribe_file("a.wav"), transcriber.align_file("a.wav")
+    transcriber.beam = BeamDecoder(tokenizer, beam_size=3)
+    assert transcriber.transcribe_file("a.wav") == text and len(text.split()) > 50
+    found = transcriber.align_file("a.wav")
+    assert [word.text for word in found] == [word.text for word in words]
+    before = 0.0  # a beam's word begins with the space before it, where there is one
+    for word, (_, start, end) in zip(words, found, strict=True):
+        first = word.start if tokenizer.kind == "phones" else before
+        assert first - 0.001 <= start <= word.start + 0.001 and abs(word.end - end) < 0.001
+        before = word.end
+
+
+def test_a_beam_hears_what_one_symbol_a_frame_does_not(transcriber_folder):
+    transcriber = Transcriber.from_pretrained(transcriber_folder)
+    unsure = torch.tensor([0.4, 0.35, 0.25]).log().expand(1, 2, 3)
+    transcriber.logits = lambda path: unsure
+    assert transcriber.transcribe_file("a.wav") == ""
+    transcriber.beam = BeamDecoder(transcriber.tokenizer, beam_size=10)
+    assert transcriber.transcribe_file("a.wav") == "A"
+
+
+@pytest.mark.parametrize("frames", [1, 751, 752, 2000, 3333])
+def test_parts_of_a_recording_make_it_up_and_no_part_is_long(frames):
+    log_probs = torch.randn(frames, 3, generator=torch.Generator().manual_seed(frames))
+    parts = list(cut_at_pauses(log_probs, 0.04, torch.tensor([False, True, False])))
+    assert torch.equal(torch.cat([part for _, part in parts]), log_probs)
+    lengths = [len(part) for _, part in parts]
+    assert [first for first, _ in parts] == [sum(lengths[:n]) for n in range(len(parts))]
+    assert max(lengths) <= 751 and (len(parts) == 1) == (frames <= 751)

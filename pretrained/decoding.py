@@ -6,15 +6,11 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-from speechbrain.decoders.ctc import CTCBeamSearcher
-
 from lobes.heads import BLANK
 
 # Natural logarithm of the least probability of a frame's symbol that beam search goes on with.
 # Lower ones take time (-10: 3 to 20 times as much) and gain next to nothing.
 MIN_LOG_PROB = -7.0
-# What may be taken off the blank's natural logarithm before decoding: see `greedy_decode`.
-BLANK_PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def greedy_decode(log_probs, lens, tokenizer, blank_penalty=0.0):
@@ -97,11 +93,16 @@ class BeamDecoder:
     >>> log_probs = torch.tensor([[[0.4, 0.35, 0.25], [0.4, 0.35, 0.25]]]).log()
     >>> greedy_decode(log_probs, torch.tensor([2]), tokenizer)
     ['']
-    >>> BeamDecoder(tokenizer, beam_size=10)(log_probs, torch.tensor([2]))
+    >>> decoder = BeamDecoder(tokenizer, beam_size=10)
+    >>> decoder(log_probs, torch.tensor([2]))
     ['A']
+    >>> decoder.words(log_probs[0])
+    [('A', 0, 1)]
     """
 
     def __init__(self, tokenizer, beam_size, lm_path=None, lm_weight=0.5, word_score=1.5):
+        from speechbrain.decoders.ctc import CTCBeamSearcher
+
         if beam_size < 1:
             raise ValueError(f"beam_size is {beam_size}, expected at least 1.")
         self.tokenizer = tokenizer
@@ -124,12 +125,29 @@ class BeamDecoder:
     def __call__(self, log_probs, lens):
         """Return the text of each utterance; arguments as those of `greedy_decode`."""
         # Each by itself: the searcher would round down relative lengths.
+        rows = zip(log_probs, lens.tolist(), strict=True)
+        return [self._best(row[:frames]).text for row, frames in rows]
+
+    def words(self, log_probs):
+        """Return the words of an utterance's best text, and in which frames each was found.
+
+        Arguments
+        ---------
+        log_probs : torch.Tensor
+            Shape (time, len(tokenizer)), natural logarithms.
+
+        Returns
+        -------
+        list of tuple
+            Of each word, or phone: its text, its first frame, and the frame after its last. Many
+            alignments may spell the text: the frames are those of one of them.
+        """
+        return [(word, *frames) for word, frames in self._best(log_probs).text_frames]
+
+    def _best(self, log_probs):
+        """Return the hypothesis with the best score."""
         rows = log_probs.detach().cpu().double().numpy()
-        beams = [
-            self.searcher.decode_log_probs(row, frames)
-            for row, frames in zip(rows, lens.tolist(), strict=True)
-        ]
-        return [max(beam, key=self._score).text for beam in beams]
+        return max(self.searcher.decode_log_probs(rows, len(rows)), key=self._score)
 
     def _score(self, hypothesis):
         """Return the score of a whole text: the searcher leaves out the sentence's end."""
