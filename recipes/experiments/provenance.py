@@ -2,8 +2,8 @@
 
 A run's folder has `made_by.json` beside the `metrics.json` of the command that wrote it. A reading
 is a JSON file that holds both its figures and what made them. Of code, the files count that were
-loaded, without comments and docstrings; of data, the names and sizes of files; of models, the
-digests in their config.json.
+loaded, without comments and docstrings, but for those that write model cards; of data, the names
+and sizes of files; of models, the digests in their config.json.
 """
 
 import ast
@@ -27,6 +27,7 @@ RANDOM = "random:"  # before a model of which the architecture counts alone
 RECORD = "made_by.json"
 STATES = "states"  # where heads and readings keep what frozen models give, in their folder
 EXPERIMENTS = Path("recipes/experiments")
+CARDS = ("pretrained/sharing/card.py", "pretrained/sharing/card_texts.py")  # no figure hangs on them
 
 
 class Run(NamedTuple):
@@ -277,9 +278,9 @@ def digest_text(text):
 
 
 def digests_of_code(files):
-    """Return the digest of each file of the project; "gone" of one that is not there."""
+    """Return the digest of each file of the project that counts; "gone" of a missing one."""
     known = project_code()
-    return {file: known.get(file, "gone") for file in files}
+    return {file: known.get(file, "gone") for file in files if file not in CARDS}
 
 
 @cache

@@ -19,7 +19,7 @@ with open(folder / "runs.txt", "a") as file:
 (folder / "states").mkdir(exist_ok=True)
 if given["--fails"] == "True":
     sys.exit("no speech")
-code = ["lobes/losses.py", "recipes/experiments/runner.py"]
+code = ["lobes/losses.py", "pretrained/sharing/card.py", "recipes/experiments/runner.py"]
 (folder / "metrics.json").write_text(json.dumps({"figures": {}, "code": code}))
 """
 YAML = """
@@ -29,6 +29,10 @@ fails: False
 data_folder: d
 log: !ref <output_folder>/l
 """
+
+
+def test_what_does_not_count_is_there():
+    assert all((REPOSITORY / file).is_file() for file in provenance.CARDS)
 
 
 @pytest.fixture
@@ -107,6 +111,11 @@ def alter_other_code(recipe, monkeypatch):
     monkeypatch.setattr(provenance, "project_code", lambda: code)
 
 
+def alter_card(recipe, monkeypatch):
+    code = {**project_code(), "pretrained/sharing/card.py": "other"}
+    monkeypatch.setattr(provenance, "project_code", lambda: code)
+
+
 def alter_layout(recipe, monkeypatch):
     (recipe / "a.yaml").write_text("# A header\n" + YAML.replace("# high", "# high enough"))
 
@@ -118,6 +127,7 @@ def alter_layout(recipe, monkeypatch):
         (alter_data, "data_folder"),
         (alter_code, "lobes/losses.py"),
         (alter_other_code, None),
+        (alter_card, None),
         (alter_layout, None),
     ],
 )
