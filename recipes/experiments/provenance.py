@@ -27,7 +27,7 @@ RANDOM = "random:"  # before a model of which the architecture counts alone
 RECORD = "made_by.json"
 STATES = "states"  # where heads and readings keep what frozen models give, in their folder
 EXPERIMENTS = Path("recipes/experiments")
-CARDS = ("pretrained/sharing/card.py", "pretrained/sharing/card_texts.py")  # no figure hangs on them
+CARDS = ("pretrained/sharing/card.py", "pretrained/sharing/card_texts.py")  # tell of figures
 
 
 class Run(NamedTuple):
