@@ -41,6 +41,7 @@ VERSIONS = ("v0.01", "v0.02")
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 SPLITS = ("train", *LISTS)
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+ADDED = "backward"  # a word that v0.01 does not have
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
 NOISE, CUTS, TEST_SET = "_background_noise_", "_silence_cuts_", "speech_commands_test_set_"
 SHARES = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0)}  # of each noise's seconds
@@ -65,8 +66,8 @@ def prepare_speech_commands(
     ---------
     data_folder : str or Path
         The folder of the words' folders. With `classes` 12, the folder `_silence_cuts_` is made in
-        it, of the background noise; its folder `speech_commands_test_set_v0.01`, or of another
-        version, is the test split where it is there.
+        it, of the background noise; its folder `speech_commands_test_set_v0.01`, or that of
+        `version`, is the test split where it is there.
     save_folder : str or Path
         Receives the manifests.
     splits : iterable of str
@@ -74,7 +75,7 @@ def prepare_speech_commands(
         "all": each word is a class, whatever words there are. 12: ten keywords, `_unknown_` for all
         other words and `_silence_` (the protocol of SUPERB, arXiv 2105.01051).
     version : str
-        Which version is fetched, "v0.01" or "v0.02".
+        Which version is fetched, and whose official test set is the test split: "v0.01" or "v0.02".
     download : bool
         Whether to fetch what data_folder lacks; what was interrupted goes on.
     skip_prep : bool
@@ -85,7 +86,8 @@ def prepare_speech_commands(
     Raises
     ------
     CorpusError
-        Where a list or audio is missing or cannot be used. No manifest is written then.
+        Where a list or audio is missing or cannot be used, or words and official test set are of
+        different versions. No manifest is written then.
     ValueError
         Where `classes` or `version` is none of those.
 
@@ -105,7 +107,7 @@ def prepare_speech_commands(
     if classes == 12 and not skip_prep and Path(data_folder).is_dir():
         check_keywords(Path(data_folder))
         cut_noise(Path(data_folder))
-    listing = {"classes": classes}
+    listing = {"classes": classes, "version": version}
     options |= {"listing": listing, "skip_prep": skip_prep}
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
@@ -123,8 +125,9 @@ def fetch_corpus(data_folder, version, with_test_set):
     Raises
     ------
     CorpusError
-        As `fetch_archives` tells.
+        As `fetch_archives` tells, or where the words that are there are of another version.
     """
+    check_version(data_folder, version)
     corpus, test_set = f"speech_commands_{version}", f"{TEST_SET}{version}"
     wanted = {corpus: (NOISE, Path(data_folder))}
     if with_test_set:
@@ -132,6 +135,28 @@ def fetch_corpus(data_folder, version, with_test_set):
     for name, (last, folder) in wanted.items():
         archive = Download(f"{ADDRESS}/{name}.tar.gz", *PUBLISHED[name])
         fetch_archives({last: archive}, folder, ".")
+
+
+def check_version(data_folder, version):
+    """Raise CorpusError where a folder holds the words of another version.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "yes").mkdir()
+    >>> check_version(folder, "v0.01")
+    >>> check_version(folder, "v0.02")
+    Traceback (most recent call last):
+        ...
+    recipes.common.data.files.CorpusError: ... holds the words of v0.01, and version is v0.02: ...
+    """
+    folder = Path(data_folder)
+    found = "v0.02" if (folder / ADDED).is_dir() else "v0.01"
+    if found != version and (folder / KEYWORDS[0]).is_dir():
+        raise CorpusError(
+            f"{folder} holds the words of {found}, and version is {version}: give --version "
+            f"{found}, or another data_folder."
+        )
 
 
 def check_keywords(data_folder):
@@ -203,7 +228,7 @@ def _cut_file(path, folder):
                 soundfile.write(folder / f"{path.stem}-{second:04d}.wav", samples, SAMPLE_RATE)
 
 
-def list_utterances(data_folder, split, classes):
+def list_utterances(data_folder, split, classes, version):
     """Return a split's rows, with speaker and label, and its problems."""
     folder = Path(data_folder)
     if split not in SPLITS:
@@ -211,13 +236,14 @@ def list_utterances(data_folder, split, classes):
     words = _subfolders(folder)
     if not words:
         raise CorpusError(f"{folder} holds no words: expected WORD/SPEAKER{SPEAKER_END}NUMBER.wav.")
-    test_sets = sorted(folder.glob(f"{TEST_SET}*"))
-    if classes == 12 and split == "test" and test_sets:
-        return _list_test_set(test_sets[-1])
+    if classes == 12 and split == "test" and (test_set := _find_test_set(folder, version)):
+        return _list_test_set(test_set)
     rows, problems = _list_words(folder, words, split)
     if classes == 12:
         if split == "test":
-            logger.warning(f"{folder} has no {TEST_SET}*: the test split is that of {LISTS[split]}")
+            logger.warning(
+                f"{folder} has no {TEST_SET}{version}: the test split is that of {LISTS[split]}"
+            )
         for row in rows:
             row["label"] = row["label"] if row["label"] in KEYWORDS else UNKNOWN
         rows += _list_cuts(folder, split)
@@ -252,10 +278,25 @@ def _list_words(folder, words, split):
     return [rows[name] for name in sorted(kept)], problems
 
 
+def _find_test_set(data_folder, version):
+    """Return the folder of a version's official test set, or None where there is none."""
+    wanted = data_folder / f"{TEST_SET}{version}"
+    if wanted.is_dir():
+        check_version(data_folder, version)
+        return wanted
+    if others := [path.name for path in data_folder.glob(f"{TEST_SET}*") if path.is_dir()]:
+        raise CorpusError(
+            f"{data_folder} has {others[0]}, and version is {version}: give "
+            f"--version {others[0].removeprefix(TEST_SET)}, or fetch {wanted.name}."
+        )
+    return None
+
+
 def _list_test_set(folder):
     """Return the rows of the official test set, a folder for each class, and what is wrong with it.
 
-    Some of its names end with .wav.wav. Silence has no speaker: each file counts as one.
+    Some of its names end with .wav.wav, and those of unknown words begin with the word:
+    bird_48a8a69d_nohash_0.wav.wav. Silence has no speaker: each file counts as one.
     """
     found, expected = _subfolders(folder), (*KEYWORDS, UNKNOWN, SILENCE)
     if set(found) != set(expected):
@@ -265,9 +306,8 @@ def _list_test_set(folder):
         for path in _wavs(folder / label):
             name = f"{folder.name}-{label}-{path.name.removesuffix('.wav').removesuffix('.wav')}"
             speaker, marked, _ = path.name.partition(SPEAKER_END)
-            rows.append(
-                {"ID": name, "wav": path, "spk_id": speaker if marked else name, "label": label}
-            )
+            speaker = speaker.rpartition("_")[2] if marked else name
+            rows.append({"ID": name, "wav": path, "spk_id": speaker, "label": label})
     return rows, []
 
 

@@ -332,6 +332,9 @@ def test_speech_commands_is_fetched_with_its_test_set(web, tmp_path, monkeypatch
     for _ in range(2):
         fetch_corpus(folder, "v0.01", with_test_set=True)
     assert len(web.asked) == 2 and "no sum of it is published" in caplog.text
+    with pytest.raises(CorpusError, match="the words of v0.01, and version is v0.02"):
+        fetch_corpus(folder, "v0.02", with_test_set=True)
+    assert len(web.asked) == 2
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*.wav*")}
     assert found == {
         "yes/a_nohash_0.wav",

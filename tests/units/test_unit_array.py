@@ -168,6 +168,13 @@ def test_an_unfinished_array_is_refused(tmp_path):
         UnitArray(tmp_path, TWO, 7)
 
 
+def test_units_that_are_not_one_a_frame_are_refused(tmp_path):
+    parts = [([0], np.zeros(49)), ([1], np.zeros(100))]
+    with pytest.raises(ValueError, match="100 units for 1 utterances of 99 frames. Remove"):
+        write_units(tmp_path, index_utterances(TWO), parts, {"num_units": 7})
+    assert not (tmp_path / "units.json").exists()
+
+
 def test_a_description_that_was_changed_is_refused(tmp_path):
     path = write(tmp_path) / "units.json"
     path.write_text(path.read_text().replace('"num_units": 7', '"num_units": 8'))

@@ -186,7 +186,7 @@ def test_units_of_interrupted_ranks_are_those_of_an_uninterrupted_one(
     assert contents(tmp_path / "units") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change", ["audio", "settings", "nothing"])
+@pytest.mark.parametrize("change", ["audio", "settings", "batches", "nothing"])
 def test_what_an_interrupted_run_left_is_of_use_for_the_same_alone(
     change, librispeech_copy, tmp_path, small_jobs
 ):
@@ -202,6 +202,8 @@ def test_what_an_interrupted_run_left_is_of_use_for_the_same_alone(
         soundfile.write(path, noise, 16000)
     elif change == "settings":
         settings["num_targets"] = 10
+    elif change == "batches":
+        settings["max_batch_seconds"] *= 0.5
     assert run_ranks(1, tmp_path / "log", be_killed_within, "fit_kmeans", *given)
     (again,) = (tmp_path / "units" / "parts" / "k-means").iterdir()
     assert (again == parts) == (change == "nothing")

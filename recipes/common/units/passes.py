@@ -169,7 +169,7 @@ class SharedWork:
         name : str
             Of the pass, as the progress bar shows it.
         made_of : str
-            Digest of all that the results depend on: those of another are removed.
+            Digest of all that the results depend on beside the jobs: those of others are removed.
         jobs : list of list
             The batches of each job.
         load : callable
@@ -183,7 +183,9 @@ class SharedWork:
         list of Path
             A safetensors file for each job.
         """
-        folder = self.folder / name / made_of[:16]
+        # The results of other jobs, as of batches of another length, have the same numbers.
+        digest = hashlib.sha256(json.dumps([made_of, jobs]).encode()).hexdigest()
+        folder = self.folder / name / digest[:16]
         self.on_main(_keep_whole_parts, folder)
         paths = [folder / f"{number}.safetensors" for number in range(len(jobs))]
         own = [n for n in range(rank(), len(jobs), world_size()) if not paths[n].exists()]
@@ -223,7 +225,7 @@ def share_moments(folder, encoders, loader, compute, every=1):
     """
     batches = list(loader.batch_sampler)[::every]
     jobs = [batches[first::MOMENT_JOBS] for first in range(min(MOMENT_JOBS, len(batches)))]
-    made_of = hashlib.sha256(json.dumps([digest_weights(*encoders), batches]).encode()).hexdigest()
+    made_of = digest_weights(*encoders)
     with SharedWork(folder) as work:
         load = partial(_with_batches, loader)
         return [load_file(path) for path in work.share("moments", made_of, jobs, load, compute)]

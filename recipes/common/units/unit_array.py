@@ -283,11 +283,21 @@ def write_units(folder, index, parts, description):
         Numbers of utterances, and the units of these, one after the other.
     description : dict
         Plain values that tell what made the units.
+
+    Raises
+    ------
+    ValueError
+        Where a part has more or fewer units than its utterances have frames.
     """
 
     def fill(units):
         for places, found in parts:
             starts, frames = index[START][places], index[FRAMES][places]
+            if len(found) != frames.sum():
+                raise ValueError(
+                    f"{folder}: {len(found)} units for {len(places)} utterances of {frames.sum()} "
+                    "frames. Remove the folder and start again."
+                )
             for start, length, stop in zip(starts, frames, np.cumsum(frames), strict=True):
                 units[start : start + length] = found[stop - length : stop]
 

@@ -85,8 +85,9 @@ def test_twelve_classes_have_other_words_and_cuts_of_the_noise(tree, tmp_path):
 def test_the_official_test_set_is_the_test_split_where_it_is_there(tree, tmp_path):
     own = tree / "speech_commands_test_set_v0.01"
     for number, label in enumerate((*KEYWORDS, "_unknown_", "_silence_")):
-        name = "hum.wav" if label == "_silence_" else "dd_nohash_0.wav.wav"
-        write_noise(own / label / name, seed=number)
+        name = {"_silence_": "hum.wav", "_unknown_": "bird_dd_nohash_0.wav.wav"}
+        write_noise(own / label / name.get(label, "dd_nohash_0.wav.wav"), seed=number)
+    (tree / f"{own.name}.tar.gz").write_bytes(b"as it was fetched by hand")
     rows = prepared(tree, tmp_path / "out", classes=12)
     assert len(rows["test"]) == 12
     for row in rows["test"]:
@@ -95,6 +96,12 @@ def test_the_official_test_set_is_the_test_split_where_it_is_there(tree, tmp_pat
         assert row["spk_id"] == ("dd" if "dd" in name else row["ID"])
     assert {row["label"] for row in rows["train"]} >= {"_unknown_", "_silence_"}
     assert prepared(tree, tmp_path / "all")["test"] != rows["test"]  # of 12 classes alone
+    with pytest.raises(CorpusError, match="test_set_v0.01, and version is v0.02: give --version"):
+        prepared(tree, tmp_path / "other", classes=12, version="v0.02")
+    (tree / "backward").mkdir()
+    with pytest.raises(CorpusError, match="the words of v0.02, and version is v0.01: give"):
+        prepared(tree, tmp_path / "other", classes=12)
+    (tree / "backward").rmdir()
     (own / "_silence_" / "hum.wav").unlink()
     (own / "_silence_").rmdir()
     with pytest.raises(CorpusError, match="has the folders .*: expected yes, no, .*_silence_"):
