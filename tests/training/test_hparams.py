@@ -141,6 +141,32 @@ def test_a_run_goes_on_with_the_settings_that_it_was_trained_with(finished, file
         check_same_settings(files / "base.yaml", {}, folder)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"augment": {"noise_prob": 0.0}}, "augment.noise_prob 0.5; now it is 0.0"),
+        ({"noise_folder": "noise"}, "noise_folder None; now it is noise"),
+        ({"opt": {"momentum": 0.8}}, "opt.momentum 0.9; now it is 0.8"),
+        ({"number_of_epochs": 9, "data_folder": "there"}, None),
+        ({}, None),
+    ],
+)
+def test_settings_within_mappings_are_those_of_before_too(given, told, files):
+    (files / "run.yaml").write_text(
+        "number_of_epochs: 2\ndata_folder: here\nnoise_folder: null\n"
+        "augment: !new:collections.Counter\n    noise_prob: 0.5\n"
+        "counter: !new:collections.Counter\n    limit: !ref <number_of_epochs>\n"
+        "opt: !name:torch.optim.SGD\n    momentum: 0.9\n"
+    )
+    (files / "run" / "save" / "CKPT").mkdir(parents=True)
+    save_hparams(files / "run.yaml", {}, files / "run")
+    if told is None:
+        check_same_settings(files / "run.yaml", given, files / "run")
+    else:
+        with pytest.raises(ValueError, match=f"was trained with {told}"):
+            check_same_settings(files / "run.yaml", given, files / "run")
+
+
 def test_a_folder_of_another_stage_is_told_before_all_else(files):
     for stage, lr in (("frame", 1), ("joint", 2)):
         (files / f"{stage}.yaml").write_text(f"lr: {lr}\nstage: {stage}\nbeam_size: {lr}\n")

@@ -36,6 +36,8 @@ FREE = {
     *("beam_size", "lm_weight", "word_score"),
 }
 PLACES = ("_folder", "_model", "_weights", "_file")
+RECORDINGS = ("noise_folder", "rir_folder")  # null: synthetic ones
+PLAIN = (bool, int, float, str, list, type(None))
 
 
 def load_hparams(path, overrides=None):
@@ -128,13 +130,46 @@ def plain_values(tree, references=False):
     >>> plain_values(read_tree(path))
     {'lr': 0.1, 'splits': ['a']}
     """
-    plain = (bool, int, float, str, list, type(None))
     named = ("!PLACEHOLDER", "!ref") if references else ()
     return {
         key: list(value) if isinstance(value, list) else value
         for key, value in tree.items()
-        if (isinstance(value, plain) and not _tag(value)) or _tag(value) in named
+        if (isinstance(value, PLAIN) and not _tag(value)) or _tag(value) in named
     }
+
+
+def nested_values(tree, source, above=""):
+    """Return what is set within mappings: numbers, words, lists and what the mappings build.
+
+    Arguments
+    ---------
+    tree : dict
+        With references resolved.
+    source : dict
+        The same before that: what refers to another key there is left out.
+    above : str
+        The keys above the tree's, each with a dot behind it.
+
+    Returns
+    -------
+    dict
+        By keys with dots between them.
+
+    Example
+    -------
+    >>> text = "lr: 0.1\\nopt: !name:torch.optim.SGD\\n    lr: !ref <lr>\\n    momentum: 0.9\\n"
+    >>> tree = ruamel.yaml.YAML().load(text)
+    >>> nested_values(tree, tree)
+    {'opt': '!name:torch.optim.SGD', 'opt.momentum': 0.9}
+    """
+    found = {}
+    for key, value in tree.items():
+        own = source.get(key)
+        if isinstance(value, dict) and isinstance(own, dict):
+            found |= {f"{above}{key}": _tag(value), **nested_values(value, own, f"{above}{key}.")}
+        elif above and isinstance(value, PLAIN) and _tag(own) != "!ref":
+            found[f"{above}{key}"] = value
+    return found
 
 
 def shown_values(tree):
@@ -172,12 +207,18 @@ def check_same_settings(path, overrides, folder):
     saved = Path(folder) / "hyperparams.yaml"
     if not saved.is_file() or not any(Path(folder).glob("**/save/CKPT*")):
         return
-    now = plain_values(ruamel.yaml.YAML().load(resolve_hparams(path, overrides)))
-    before = plain_values(read_tree(saved))
+    source = read_tree(path, overrides)
+    now, before = (
+        {**plain_values(tree), **nested_values(tree, source)}
+        for tree in (ruamel.yaml.YAML().load(resolve_hparams(path, overrides)), read_tree(saved))
+    )
     # The stage, then what the command says, before what follows from these.
-    for key in sorted(before, key=lambda key: (key != "stage", key not in overrides)):
+    given = {key: key.partition(".")[0] in overrides for key in before}
+    for key in sorted(before, key=lambda key: (key != "stage", not given[key])):
         value = before[key]
         free = key in FREE or key.endswith(PLACES)
+        if key in RECORDINGS:
+            free = (value is None) == (now.get(key) is None)
         if not free and key in now and now[key] != value:
             raise ValueError(
                 f"{folder} holds a run that was trained with {key} {value}; now it is {now[key]}. "
