@@ -45,7 +45,7 @@ class PrototypeHead(nn.Module):
         for layer in self.perceptron[::2]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.prototypes)
+        nn.init.normal_(self.prototypes, std=bottleneck_dim**-0.5)  # longer ones would turn slowly
 
     def forward(self, x):
         """Map (rows, embedding_dim) to float32 cosines (rows, prototypes)."""

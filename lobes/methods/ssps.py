@@ -16,6 +16,7 @@ from lobes.methods.simclr import SimCLR
 from lobes.signal import to_device
 
 FEWEST = 2  # utterances of the memory for each prototype
+CHUNK = 2**26  # cosines that are in memory at a time
 
 
 class SSPS(SimCLR):
@@ -79,7 +80,9 @@ class SSPS(SimCLR):
         self.cluster, self.positives_from = cluster, positives_from
         self.neighbours = neighbours
         self.prototypes = prototypes
-        self.memory = Memory(queue_size, references=embedding_dim, views=encoder.projected_dim)
+        # Of each utterance also the number of its prototype.
+        sizes = {"references": embedding_dim, "views": encoder.projected_dim, "members": 1}
+        self.memory = Memory(queue_size, **sizes)
         self.register_buffer("centres", torch.zeros(prototypes, embedding_dim))
         self.draws = self.remembers = False
         self.count = 0  # of the centres
@@ -99,6 +102,14 @@ class SSPS(SimCLR):
         if self.count:
             centres = self.cluster(lambda: [known], self.count, seed, device=known.device)
             self.centres[: self.count] = F.normalize(centres.to(known.device), dim=1)
+            self.memory.members[: len(known), 0] = self.prototypes_of(known).float()
+
+    def prototypes_of(self, references):
+        """Return the number of the prototype nearest to each reference, (rows,) int64."""
+        with torch.autocast(references.device.type, enabled=False):  # bfloat16 would find others
+            centres = self.centres[: self.count].T
+            parts = references.float().split(max(1, CHUNK // self.count))
+            return torch.cat([(part @ centres).argmax(1) for part in parts])
 
     @torch.no_grad()
     def teach(self, encoder, crops, reference):
@@ -116,22 +127,24 @@ class SSPS(SimCLR):
         first, second = views.projections.chunk(2)
         if references is None:
             return super().forward(views)
-        positives = second
+        positives, own = second, torch.zeros(len(references), device=references.device)
         if self.draws:
-            drawn, found = self.draw_positives(references, rows, views.seed)
+            own = self.prototypes_of(references)
+            drawn, found = self.draw_positives(own, rows, views.seed)
             positives = torch.where(found[:, None], drawn.to(second.dtype), second)
             views.figures = {"drawn_positives": found.float().mean()}
         loss = nt_xent(first, positives, self.temperature, rows)
-        self.memory.add(rows, references=references, views=second.detach())
+        remembered = {"references": references, "views": second.detach(), "members": own[:, None]}
+        self.memory.add(rows, **remembered)
         return loss
 
-    def draw_positives(self, references, rows, seed):
+    def draw_positives(self, own, rows, seed):
         """Return a projection from the memory for each utterance, and where there was one.
 
         Arguments
         ---------
-        references : torch.Tensor
-            Shape (utterances of this rank, E), of unit length.
+        own : torch.Tensor
+            Shape (utterances of this rank,), int64, the prototype of each.
         rows : numpy.ndarray
             Shape (ranks,), the utterances of each rank.
         seed : int
@@ -144,18 +157,18 @@ class SSPS(SimCLR):
         found : torch.Tensor
             Shape (utterances,), bool.
         """
-        device, start = references.device, row_offset(rows)
+        device, start = own.device, row_offset(rows)
         generator = torch.Generator().manual_seed(seed)
         chances = torch.rand(int(rows.sum()), 2, generator=generator, dtype=torch.float64)
-        chances = to_device(chances[start : start + len(references)].float(), device)
+        chances = to_device(chances[start : start + len(own)].float(), device)
         centres = self.centres[: self.count]
-        own = (references @ centres.T).argmax(1)
-        near = (centres[own] @ centres.T).scatter(1, own[:, None], -2.0)
+        with torch.autocast(device.type, enabled=False):
+            near = (centres[own] @ centres.T).scatter(1, own[:, None], -2.0)
         near = near.topk(self.neighbours, dim=1).indices
         chosen = (chances[:, :1] * self.neighbours).long().clamp(max=self.neighbours - 1)
         wanted = near.gather(1, chosen)[:, 0]
         # The members of each prototype stand together in `order`.
-        members = (self.memory.references[: self.memory.filled] @ centres.T).argmax(1)
+        members = self.memory.members[: self.memory.filled, 0].long()
         order = members.argsort(stable=True)
         sizes = torch.zeros(self.count, dtype=torch.long, device=device)
         sizes = sizes.index_add(0, members, torch.ones_like(members))

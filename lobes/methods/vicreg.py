@@ -16,8 +16,8 @@ class VICReg(UtteranceMethod):
 
     Arguments
     ---------
-    embedding_dim : int
-        What the expander takes: the encoder's projection, or its embedding.
+    encoder : UtteranceEncoder
+        The one that is trained: the expander takes its projection, or its embedding.
     hidden_dim, expanded_dim : int
         Sizes of the expander's hidden layers and of its output.
     invariance, variance, covariance : float
@@ -27,14 +27,16 @@ class VICReg(UtteranceMethod):
     -------
     >>> from lobes.distributed import SharedCounts
     >>> from lobes.methods.base import Views
+    >>> from lobes.utterance_encoder import UtteranceEncoder
+    >>> encoder = UtteranceEncoder("tdnn", channels=8, embedding_dim=6, projection_dim=0)
     >>> views = Views(None, torch.randn(8, 6), None, None, SharedCounts(rows=4))
-    >>> VICReg(6, hidden_dim=16, expanded_dim=16)(views).shape
+    >>> VICReg(encoder, hidden_dim=16, expanded_dim=16)(views).shape
     torch.Size([])
     """
 
     def __init__(
         self,
-        embedding_dim,
+        encoder,
         hidden_dim=2048,
         expanded_dim=512,
         invariance=1.0,
@@ -51,7 +53,7 @@ class VICReg(UtteranceMethod):
             "covariance": covariance,
         }
         self.expander = nn.Sequential(
-            nn.Linear(embedding_dim, hidden_dim),
+            nn.Linear(encoder.projected_dim, hidden_dim),
             MaskedBatchNorm1d(hidden_dim),
             nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),

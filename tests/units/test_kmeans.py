@@ -95,6 +95,16 @@ def test_centres_are_the_means_of_all_frames_that_were_theirs(monkeypatch):
     torch.testing.assert_close(found, centres, rtol=1e-4, atol=1e-5)
 
 
+def test_more_centres_than_a_minibatch_holds_are_moved_in_every_pass(monkeypatch):
+    monkeypatch.setattr(kmeans, "FIRST_MINIBATCH", 500)
+    monkeypatch.setattr(kmeans, "MINIBATCH", 100)
+    frames = torch.randn(655, 8, generator=torch.Generator().manual_seed(0))
+    one, ten = (fit_kmeans(lambda: [frames], 250, seed=0, passes=passes) for passes in (1, 10))
+    assert inertia(frames, ten)[0] < 0.99 * inertia(frames, one)[0]
+    monkeypatch.setattr(kmeans, "MEMBERSHIPS", 1000)  # four frames at a time
+    torch.testing.assert_close(fit_kmeans(lambda: [frames], 250, seed=0, passes=10), ten)
+
+
 def test_the_same_frames_give_the_same_centres_on_any_number_of_threads():
     frames = torch.randn(60_000, 39, generator=torch.Generator().manual_seed(0))
     before, seen = torch.get_num_threads(), []
@@ -124,9 +134,8 @@ def test_silence_is_no_more_than_one_frame():
         fit_kmeans(lambda: [frames], 10, seed=0)
 
 
-def test_minibatches_hold_every_frame_once_and_are_of_the_size_asked_for(monkeypatch):
-    monkeypatch.setattr(kmeans, "MINIBATCH", 7)
+def test_minibatches_hold_every_frame_once_and_are_of_the_size_asked_for():
     rows = torch.arange(60.0).reshape(-1, 1)
-    batches = list(kmeans._minibatches(iter(rows.split([4, 1, 26, 29])), 10))
+    batches = list(kmeans._minibatches(iter(rows.split([4, 1, 26, 29])), 10, 7))
     assert [len(batch) for batch in batches] == [10, *[7] * 7, 1]
     assert torch.equal(torch.cat(batches), rows)

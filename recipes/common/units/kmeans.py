@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from lobes.targets import KMeansQuantizer
 
 FIRST_MINIBATCH = 50_000
-MINIBATCH = 10_000
+MINIBATCH = 10_000  # or as many as there are centres, where these are more
+MEMBERSHIPS = 2**26  # of a frame to a centre, in memory at a time
 
 
 def fit_kmeans(features, num_units, seed, passes=1, device="cpu"):
@@ -56,8 +57,9 @@ def fit_kmeans(features, num_units, seed, passes=1, device="cpu"):
     centres = None
     with _one_thread():
         for _ in range(passes):
-            size = FIRST_MINIBATCH if centres is None else MINIBATCH
-            for minibatch in _minibatches(features(), size):
+            size = max(MINIBATCH, num_units)
+            first = max(FIRST_MINIBATCH, num_units) if centres is None else size
+            for minibatch in _minibatches(features(), first, size):
                 minibatch = minibatch.to(device).float()
                 if centres is None:
                     centres = spread_centres(minibatch, num_units, generator)
@@ -80,7 +82,7 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _minibatches(features, first_size):
+def _minibatches(features, first_size, other_size):
     kept, count, size = [], 0, first_size
     for frames in features:
         kept.append(frames)
@@ -88,7 +90,7 @@ def _minibatches(features, first_size):
         while count >= size:
             joined = torch.cat(kept)
             yield joined[:size]
-            kept, count, size = [joined[size:]], count - size, MINIBATCH
+            kept, count, size = [joined[size:]], count - size, other_size
     if count:
         yield torch.cat(kept)
 
@@ -161,8 +163,10 @@ def _step(centres, totals, frames):
 
     `totals`, (units,) float64 on the CPU, counts these and is brought up to date.
     """
-    members = F.one_hot(KMeansQuantizer(centres)(frames), len(centres)).float()
-    counts = members.sum(0)
+    quantizer, counts, sums = KMeansQuantizer(centres), 0, 0
+    for chunk in frames.split(max(1, MEMBERSHIPS // len(centres))):
+        members = F.one_hot(quantizer(chunk), len(centres)).float()
+        counts, sums = counts + members.sum(0), sums + members.T @ chunk
     totals += counts.cpu().double()
     weights = totals.clamp(min=1).float().to(frames.device)
-    return centres + (members.T @ frames - counts[:, None] * centres) / weights[:, None]
+    return centres + (sums - counts[:, None] * centres) / weights[:, None]

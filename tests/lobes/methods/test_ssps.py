@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from lobes.distributed import SharedCounts
 from lobes.losses import nt_xent
+from lobes.methods import ssps
 from lobes.methods.ssps import SSPS
 from recipes.common.units.kmeans import fit_kmeans
 from tests.lobes.methods.test_moco import small_encoder
@@ -24,7 +25,7 @@ def made(**changes):
         reference = torch.stack([angle.cos(), angle.sin()])[None]
         # The views tell which place they are of.
         view = torch.tensor([[1.0, float(place % 6)]])
-        method.memory.add(ONE, references=reference, views=view)
+        method.memory.add(ONE, references=reference, views=view, members=torch.zeros(1, 1))
     return method
 
 
@@ -32,13 +33,13 @@ def test_positives_are_of_the_place_beside_ones_own():
     method = made(neighbours=2)
     method.begin_epoch(7, 10, seed=1, resumed=False)
     assert method.draws and method.count == 6
-    references = method.memory.references[:6]
-    drawn = [method.draw_positives(references, 6 * ONE, seed) for seed in range(30)]
+    own = method.prototypes_of(method.memory.references[:6])
+    drawn = [method.draw_positives(own, 6 * ONE, seed) for seed in range(30)]
     assert all(found.all() for _, found in drawn)
     places = torch.stack([views[:, 1] for views, _ in drawn])
     steps = (places - torch.arange(6)) % 6
     assert set(steps.unique().tolist()) == {1.0, 5.0}  # never one's own, both neighbours
-    again, _ = method.draw_positives(references, 6 * ONE, 0)
+    again, _ = method.draw_positives(own, 6 * ONE, 0)
     assert torch.equal(again, drawn[0][0])
 
 
@@ -47,7 +48,7 @@ def test_every_utterance_of_the_place_is_drawn_as_often():
     method.memory.views[:24, 0] = torch.arange(24.0)  # which utterance it is
     method.begin_epoch(7, 10, seed=1, resumed=False)
     references = method.memory.references[:1].expand(400, 2)
-    drawn, _ = method.draw_positives(references, 400 * ONE, 5)
+    drawn, _ = method.draw_positives(method.prototypes_of(references), 400 * ONE, 5)
     counts = drawn[:, 0].long().bincount()
     assert len(counts[counts > 0]) == 4 and counts[counts > 0].min() > 60
 
@@ -67,7 +68,7 @@ def test_the_loss_is_nt_xent_with_what_was_drawn_and_remembers_the_batch():
     references = method.memory.references[:3].clone()
     projections = torch.randn(6, 2)
     views = views_of(projections, taught=references, seed=4)
-    drawn, _ = method.draw_positives(references, 3 * ONE, 4)
+    drawn, _ = method.draw_positives(method.prototypes_of(references), 3 * ONE, 4)
     loss = method(views)
     torch.testing.assert_close(loss, nt_xent(projections[:3], drawn, 0.03))
     assert views.figures["drawn_positives"] == 1.0
@@ -105,7 +106,7 @@ def test_what_was_found_at_the_start_of_an_epoch_is_in_a_checkpoint():
     assert second.draws and second.count == first.count
     references = first.memory.references[:5]
     for method in (first, second):
-        method.drawn = method.draw_positives(references, 5 * ONE, 3)[0]
+        method.drawn = method.draw_positives(method.prototypes_of(references), 5 * ONE, 3)[0]
     assert torch.equal(first.drawn, second.drawn)
 
 
@@ -113,7 +114,36 @@ def test_drawing_reads_nothing_from_the_device():
     method = made()
     method.begin_epoch(7, 10, seed=1, resumed=False)
     references = method.memory.references[:5]
-    assert reads_of(lambda: method.draw_positives(references, 5 * ONE, 3)) == {}
+
+    def draw():
+        method.draw_positives(method.prototypes_of(references), 5 * ONE, 3)
+
+    assert reads_of(draw) == {}
+
+
+def test_positives_are_the_same_in_bfloat16():
+    torch.manual_seed(0)
+    method = SSPS(small_encoder(embedding_dim=32), fit_kmeans, prototypes=100, queue_size=400)
+    # Much in common, as embeddings have: cosines differ little.
+    references = F.normalize(torch.randn(400, 32) + 4, dim=1)
+    views = torch.randn(400, method.memory.views.shape[1])
+    method.memory.add(400 * ONE, references=references, views=views, members=views[:, :1])
+    method.begin_epoch(9, 10, seed=1, resumed=False)
+    expected = method.draw_positives(method.prototypes_of(references), 400 * ONE, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.draw_positives(method.prototypes_of(references), 400 * ONE, 2)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_the_memory_knows_the_prototype_of_each_utterance(monkeypatch):
+    monkeypatch.setattr(ssps, "CHUNK", 13)  # a few rows at a time
+    method = made()
+    method.begin_epoch(7, 10, seed=1, resumed=False)
+    taught = F.normalize(torch.randn(3, 2), dim=1)
+    method(views_of(torch.randn(6, 2), taught=taught, seed=4))
+    known = method.memory.references[: method.memory.filled]
+    expected = (known @ method.centres[: method.count].T).argmax(1)
+    assert len(known) == 27 and torch.equal(method.memory.members[:27, 0].long(), expected)
 
 
 @pytest.mark.parametrize("name", ["prototypes", "neighbours", "queue_size"])

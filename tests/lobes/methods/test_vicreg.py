@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lobes.methods.vicreg import VICReg, vicreg_terms
+from tests.lobes.methods.test_moco import small_encoder
 from tests.lobes.methods.test_simclr import views_of
 
 
@@ -44,7 +45,7 @@ def test_a_collapse_costs_the_variance_and_repetition_the_covariance():
 
 
 def test_the_loss_is_the_weighted_sum_of_the_terms_of_the_expanded():
-    method = VICReg(6, 8, 5, invariance=2.0, variance=3.0, covariance=0.5)
+    method = VICReg(small_encoder(), 8, 5, invariance=2.0, variance=3.0, covariance=0.5)
     views = views_of(torch.randn(10, 6))
     loss = method(views)
     weights = {"invariance": 2.0, "variance": 3.0, "covariance": 0.5}
