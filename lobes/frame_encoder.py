@@ -359,7 +359,8 @@ class FrameEncoder(nn.Module):
         Raises
         ------
         ValueError
-            Where a shape does not fit, or no row has the 400 samples that make one frame.
+            Where a shape does not fit, or no row has the 400 samples that make one frame; with
+            `least_squares`, where any row lacks them.
         """
         samples = signal.valid_samples(wavs, wav_lens)
         valid = self._valid_frames(samples)

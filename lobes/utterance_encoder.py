@@ -269,7 +269,8 @@ class UtteranceEncoder(nn.Module):
 
         Training settles the projections, not how embeddings are scaled before the head. PCA
         whitening (Jegou and Chum, ECCV 2012) makes all directions alike, those of mere noise
-        too; a part of it lies between. What the head returns stays the same.
+        too; a part of it lies between. What the projection returns stays the same; without one, the
+        embedding itself is what a loss sees, and it changes.
 
         Arguments
         ---------

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import ddp_init_group
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
@@ -83,7 +84,8 @@ def build(stage, output):
     drop_nothing(hparams["modules"].values())
     if stage == "joint" and not kind:
         hparams["modules"]["critic"].ridge = 1.0  # 7 utterances determine no regression on 128
-    run_opts = {"device": "cpu", "distributed_backend": "gloo"}
+    # Brains are told of the backend of GPUs: what is wrapped has to leave lengths on the CPU
+    run_opts = {"device": "cpu", "distributed_backend": "nccl"}
     checkpointer = hparams["checkpointer"]()
     sampler = LengthSortedBatches([1.0] * 100, 1.0, seed=0)
     brain = stage_brain(stage)(
@@ -95,6 +97,9 @@ def build(stage, output):
         loaders={"train": DataLoader(range(100), batch_sampler=sampler)},
     )
     brain._wrap_distributed()
+    wrapped = [m for m in brain.modules.values() if isinstance(m, DistributedDataParallel)]
+    assert bool(wrapped) == (world_size() > 1)
+    assert all(module.device_ids is None for module in wrapped)
     brain.init_optimizers()
     return brain
 

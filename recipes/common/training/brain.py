@@ -10,6 +10,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
 
 from lobes.distributed import alone, rank, sum_over_ranks, unwrap, world_size
 from lobes.signal import SAMPLE_RATE
@@ -41,6 +42,9 @@ class ResumableBrain(sb.Brain):
 
     The learning rate rises linearly over the first `warmup` of the run and falls linearly to 0 at
     its end. It and dropout depend on (seed, epoch, step) alone.
+
+    What training tells of an epoch in which it was interrupted is of the part after that, but for
+    its loss; weights, validation and test do not depend on it.
 
     A step but the first of an epoch reads nothing back from the device. Losses and figures stay
     there for `log_steps` steps; a loss that is not finite is found then, and before any checkpoint
@@ -208,6 +212,22 @@ class ResumableBrain(sb.Brain):
                     f"compile_module_keys: there is no {name}, only {', '.join(self.modules)}."
                 )
             self.modules[name].compile(**options)
+
+    def _wrap_distributed(self):
+        """Have the ranks add up the gradients of what is trained, and leave inputs where they are.
+
+        DDP that is told the device, as SpeechBrain's is, moves the lengths there, from where an
+        encoder would have to read them back in each step.
+        """
+        if not self.distributed_launch:
+            super()._wrap_distributed()
+            return
+        for name, module in self.modules.items():
+            if any(p.requires_grad for p in module.parameters()):
+                self.modules[name] = DistributedDataParallel(
+                    torch.nn.SyncBatchNorm.convert_sync_batchnorm(module),
+                    find_unused_parameters=self.find_unused_parameters,
+                )
 
     def make_optimizer(self, parameters):
         """Return an optimizer of the class that the hyperparameters name, fused where it can be.
