@@ -1,14 +1,14 @@
 """Encode, transcribe or compare audio files with an exported model, or export it to a toolkit.
 
-    python -m pretrained encode FILE... --model FOLDER --out DIR
-    python -m pretrained transcribe FILE... --model FOLDER
-    python -m pretrained classify FILE... --model FOLDER
-    python -m pretrained verify A B --model FOLDER
-    python -m pretrained verify --trials LIST --model FOLDER
-    python -m pretrained enroll FILE... --model FOLDER --out VOICE
-    python -m pretrained verify FILE --voice VOICE --model FOLDER
-    python -m pretrained diarize FILE... --model FOLDER --out DIR
-    python -m pretrained units FILE... --model FOLDER --layer N --centroids FILE --out TXT
+    python -m pretrained encode FILE... --model MODEL --out DIR
+    python -m pretrained transcribe FILE... --model MODEL
+    python -m pretrained classify FILE... --model MODEL
+    python -m pretrained verify A B --model MODEL
+    python -m pretrained verify --trials LIST --model MODEL
+    python -m pretrained enroll FILE... --model MODEL --out VOICE
+    python -m pretrained verify FILE --voice VOICE --model MODEL
+    python -m pretrained diarize FILE... --model MODEL --out DIR
+    python -m pretrained units FILE... --model MODEL --layer N --centroids FILE --out TXT
     python -m pretrained export FOLDER --layout LAYOUT --out DIR
     python -m pretrained push FOLDER ORGANISATION/NAME
 
@@ -64,7 +64,13 @@ def main(arguments=None):
 
 def make_parser():
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("python -m pretrained", description=__doc__.partition("\n")[0])
+    description, _, more = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        "python -m pretrained",
+        description=description,
+        epilog=more.strip("\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"learn2diss {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

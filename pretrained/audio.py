@@ -10,7 +10,6 @@ import os
 import re
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -175,7 +174,7 @@ def _opened(path):
     source = open_audio(path)
     if hasattr(source, "read"):
         _check_open(source)
-    elif not Path(source).is_file():
+    elif not os.path.isfile(source):
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
     try:
         with soundfile.SoundFile(source) as file:

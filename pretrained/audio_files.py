@@ -116,7 +116,8 @@ def open_audio(path):
 
     Returns
     -------
-    str, Path or a file opened in binary mode
+    str, Path, bytes or a file opened in binary mode
+        Bytes of a path that is not text, which soundfile could not encode.
 
     Raises
     ------
@@ -129,8 +130,16 @@ def open_audio(path):
     >>> open_audio("a.wav")
     'a.wav'
     """
-    member = None if hasattr(path, "read") else split_member(path)
-    return path if member is None else io.BytesIO(_read_member(path, *member))
+    if hasattr(path, "read"):
+        return path
+    member = split_member(path)
+    if member is not None:
+        return io.BytesIO(_read_member(path, *member))
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
 
 
 def _read_member(path, shard, offset, size):

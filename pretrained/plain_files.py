@@ -112,11 +112,15 @@ def write_new(path, content):
     >>> path.read_text()
     'text'
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} is there already: remove it, or name another --out.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_existing(path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
+
+
+def refuse_existing(path):
+    """Raise a FileExistsError where there is a file."""
+    if os.path.exists(path):
+        raise FileExistsError(f"{path} is there already: remove it, or name another --out.")
 
 
 def read_utf8(path):

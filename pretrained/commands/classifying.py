@@ -2,8 +2,9 @@
 
 from itertools import islice
 
-from pretrained.commands.inputs import FILES_HELP, find_audio
+from pretrained.commands.inputs import FILES_HELP, add_model, find_audio
 from pretrained.commands.messages import for_each, show
+from pretrained.commands.runtime import check_device
 
 DESCRIPTION = """
 Prints a line for each file, with tabs between path, label and score, the posterior of the label.
@@ -17,7 +18,7 @@ def add_parser(commands):
         "classify", help="print the class of each audio file", description=DESCRIPTION
     )
     classify.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
-    classify.add_argument("--model", required=True, metavar="FOLDER", help="a classifier")
+    add_model(classify, "a classifier, of a recipe that classifies")
     classify.add_argument(
         "--top", type=int, default=1, metavar="N", help="labels for each file (default: 1)"
     )
@@ -31,7 +32,7 @@ def classify_files(options):
     inputs = find_audio(options.files)
     from pretrained import Classifier
 
-    classifier = Classifier.from_pretrained(options.model)
+    classifier = Classifier.from_pretrained(options.model, check_device(options.device))
 
     def write(file):
         scores = classifier.classify_file(file).scores

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pretrained.commands.inputs import add_model
 from pretrained.commands.messages import for_each
+from pretrained.commands.runtime import check_device
 from pretrained.plain_files import write_new
 
 
@@ -13,7 +15,7 @@ def add_parser(commands):
     """Add the command to the parser's commands."""
     diarize = commands.add_parser("diarize", help="write who speaks when, an .rttm per audio file")
     diarize.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
-    diarize.add_argument("--model", required=True, metavar="FOLDER", help="an exported model")
+    add_model(diarize, "an exported model")
     diarize.add_argument("--out", required=True, metavar="DIR", help="where the .rttm go")
     diarize.add_argument("--speakers", type=int, metavar="N", help="how many speak in each file")
     diarize.add_argument(
@@ -38,7 +40,7 @@ def diarize_files(options):
     from pretrained.tasks.diarizer import Diarizer, to_rttm
 
     given = {} if options.threshold is None else {"threshold": options.threshold}
-    diarizer = Diarizer.from_pretrained(options.model, **given)
+    diarizer = Diarizer.from_pretrained(options.model, device=check_device(options.device), **given)
 
     def diarize(pair):
         file, target = pair

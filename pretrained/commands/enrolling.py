@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from pretrained.commands.inputs import check_out_file
+from pretrained.commands.inputs import add_model, check_out_file
+from pretrained.commands.runtime import check_device
 
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
     enroll = commands.add_parser("enroll", help="write the voice of one speaker's recordings")
     enroll.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
-    enroll.add_argument("--model", required=True, metavar="FOLDER", help="a verifier")
+    add_model(enroll, "a verifier, of recipes/VoxCeleb/SpeakerRec")
     enroll.add_argument("--out", required=True, metavar="VOICE", help="a JSON file")
     enroll.set_defaults(run=enroll_files)
 
@@ -19,7 +20,9 @@ def enroll_files(options):
     check_out_file(options.out, options.files)
     from pretrained import SpeakerVerifier
 
-    voice = SpeakerVerifier.from_pretrained(options.model).enroll(options.files)
+    voice = SpeakerVerifier.from_pretrained(options.model, check_device(options.device)).enroll(
+        options.files
+    )
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     voice.save(options.out)
     return 0

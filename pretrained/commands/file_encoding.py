@@ -5,8 +5,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pretrained.commands.inputs import FILES_HELP, PLACES_HELP, find_audio, place_results
+from pretrained.commands.inputs import (
+    FILES_HELP,
+    PLACES_HELP,
+    add_model,
+    find_audio,
+    place_results,
+)
 from pretrained.commands.messages import complain, tell
+from pretrained.commands.runtime import check_device
 from pretrained.encoding.array_files import FORMATS, write_arrays
 
 DESCRIPTION = f"""
@@ -28,9 +35,8 @@ def add_parser(commands):
     )
     add = encode.add_argument
     add("files", nargs="+", metavar="FILE", help=FILES_HELP)
-    add("--model", required=True, metavar="FOLDER", help="an exported model")
+    add_model(encode, "an exported model")
     add("--out", required=True, metavar="DIR", help="where the results go")
-    add("--device", default="cpu", help="where to encode, such as cuda or mps (default: cpu)")
     add(
         "--batch_seconds",
         type=positive(float),
@@ -155,15 +161,3 @@ def parse_layers(text, encoder):
             "or all."
         )
     return [known[word] for word in words]
-
-
-def check_device(name):
-    """Return a device by its name, where this machine has it; a ValueError tells where not."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).cpu()  # meta tensors have no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
-    return torch.device(name)

@@ -21,6 +21,19 @@ PLACES_HELP = (
 )
 
 
+def add_model(command, what):
+    """Add the options --model and --device to a command's parser; `what` tells of which kind."""
+    command.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help=f"{what}: a folder, or a model of the Hub, ORGANISATION/NAME[@REVISION]",
+    )
+    command.add_argument(
+        "--device", default="cpu", help="where to compute, such as cuda or mps (default: cpu)"
+    )
+
+
 class Inputs(NamedTuple):
     """What a command is to read.
 

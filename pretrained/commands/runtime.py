@@ -34,3 +34,15 @@ def keep_freed_memory():
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def check_device(name):
+    """Return a device by its name, where this machine has it; a ValueError tells where not."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).cpu()  # meta tensors have no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
+    return torch.device(name)

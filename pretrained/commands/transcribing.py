@@ -3,9 +3,10 @@
 import json
 
 from pretrained.commands import subtitles
-from pretrained.commands.inputs import FILES_HELP, PLACES_HELP, find_audio, place_results
+from pretrained.commands.inputs import FILES_HELP, PLACES_HELP, add_model, find_audio, place_results
 from pretrained.commands.messages import for_each, show
-from pretrained.plain_files import write_new
+from pretrained.commands.runtime import check_device
+from pretrained.plain_files import refuse_existing, write_new
 
 SUBTITLES = ("srt", "vtt")
 USED_WITH = {"lm_file": "beam_size", "lm_weight": "lm_file", "word_score": "lm_file"}
@@ -17,9 +18,9 @@ subtitles for each, in DIR. {PLACES_HELP}.
 Times are exact to a frame of the model, 20 ms or a few of these, for what the model tells: in which
 frame it names a symbol, not where a sound begins and ends. Words seem shorter than they are.
 
-A beam finds better texts than the best symbol of each frame, above all with an n-gram model of
-words: for a model of recipes/LibriSpeech/ASR, its bigram.arpa, with the weights of its
-hyperparameters file. It takes much longer.
+A beam finds better texts than the best symbol of each frame, above all with an n-gram model. For a
+model of recipes/LibriSpeech/ASR that is the bigram.arpa beside it, of training with --beam_size 30
+--lm_file transcripts, with the weights of that run's hyperparams.yaml. A beam takes much longer.
 """
 
 
@@ -29,13 +30,30 @@ def add_parser(commands):
         "transcribe", help="print or write the text of audio files", description=DESCRIPTION
     )
     transcribe.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
-    transcribe.add_argument("--model", required=True, metavar="FOLDER", help="with a ctc_head")
+    add_model(transcribe, "a recogniser, of recipes/LibriSpeech/ASR or PR")
     transcribe.add_argument("--format", choices=("text", "jsonl", *SUBTITLES), default="text")
     transcribe.add_argument("--out", metavar="DIR", help="where subtitles go")
-    transcribe.add_argument("--beam_size", type=int, help="texts to keep after each frame")
-    transcribe.add_argument("--lm_file", help="an n-gram model as ARPA text, for the beam")
-    transcribe.add_argument("--lm_weight", type=float, help="of it; 0.5 unless given")
-    transcribe.add_argument("--word_score", type=float, help="for each word; 1.5 unless given")
+    add = transcribe.add_argument
+    add(
+        "--beam_size",
+        type=int,
+        metavar="N",
+        help="decode by a beam that keeps so many texts after each frame, such as 30 (default: "
+        "the best symbol of each frame)",
+    )
+    add(
+        "--lm_file",
+        metavar="ARPA",
+        help="for the beam, an n-gram model of words, or of phones for a model of phones, as ARPA "
+        "text or that in gzip; needs kenlm and pygtrie",
+    )
+    add("--lm_weight", type=float, metavar="W", help="of the n-gram model (default: 0.5)")
+    add(
+        "--word_score",
+        type=float,
+        metavar="S",
+        help="added to a text's score for each word, where there is an n-gram model (default: 1.5)",
+    )
     transcribe.set_defaults(run=transcribe_files)
 
 
@@ -49,7 +67,7 @@ def transcribe_files(options):
     places = None if options.out is None else place_results(inputs, options.out)
     from pretrained import Transcriber
 
-    transcriber = Transcriber.from_pretrained(options.model)
+    transcriber = Transcriber.from_pretrained(options.model, check_device(options.device))
     transcriber.beam = make_beam(options, transcriber.tokenizer)
 
     def write(file):
@@ -58,7 +76,9 @@ def transcribe_files(options):
         elif options.format == "jsonl":
             print(_json_line(file, transcriber), flush=True)
         else:
-            _write_subtitles(f"{places[file]}.{options.format}", transcriber.align_file(file))
+            path = f"{places[file]}.{options.format}"
+            refuse_existing(path)  # before what takes long
+            _write_subtitles(path, transcriber.align_file(file))
 
     return for_each(inputs.files, write)
 

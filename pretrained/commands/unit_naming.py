@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pretrained.commands.inputs import check_out_file
+from pretrained.commands.inputs import add_model, check_out_file
 from pretrained.commands.messages import for_each
+from pretrained.commands.runtime import check_device
 from pretrained.plain_files import write_whole
 
 QUANTIZER = "quantizer.safetensors"
@@ -17,7 +18,7 @@ def add_parser(commands):
     """Add the command to the parser's commands."""
     units = commands.add_parser("units", help="write the units of audio files, a line for each")
     units.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
-    units.add_argument("--model", required=True, metavar="FOLDER", help="an exported model")
+    add_model(units, "an exported model")
     units.add_argument(
         "--layer",
         required=True,
@@ -46,7 +47,8 @@ def write_units(options):
     name, times = Counter(names.values()).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files have the name {name}: write their units to two files.")
-    name_units = make_namer(options.model, options.layer, options.centroids)
+    device = check_device(options.device)
+    name_units = make_namer(options.model, options.layer, options.centroids, device)
     lines = []
 
     def write_line(file):
@@ -61,7 +63,7 @@ def write_units(options):
     return code
 
 
-def make_namer(folder, layer, centroids):
+def make_namer(folder, layer, centroids, device="cpu"):
     """Return a function from an audio file to the units of its frames.
 
     Arguments
@@ -72,6 +74,8 @@ def make_namer(folder, layer, centroids):
         Which of its hidden states; 0 is the input of the first layer.
     centroids : str or Path
         As `read_centres` takes them.
+    device : str or torch.device
+        Where to compute.
 
     Returns
     -------
@@ -94,8 +98,8 @@ def make_namer(folder, layer, centroids):
     config = encoders["frame_encoder"].config
     if not 0 <= layer <= config["num_layers"]:
         raise ValueError(f"layer is {layer}: {folder} has the layers 0 to {config['num_layers']}.")
-    quantizer = KMeansQuantizer(read_centres(centroids, config["d_model"]))
-    states = FileStates("frame_encoder", encoders, lambda states: states[:, :, layer])
+    quantizer = KMeansQuantizer(read_centres(centroids, config["d_model"])).to(device)
+    states = FileStates("frame_encoder", encoders, lambda states: states[:, :, layer], device)
     return lambda file: quantizer(states(file)[0][0]).tolist()
 
 

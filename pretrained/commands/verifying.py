@@ -1,6 +1,8 @@
 """The command verify: whether two files, a voice and a file, or pairs of files are one speaker."""
 
+from pretrained.commands.inputs import add_model
 from pretrained.commands.messages import complain, show, tell
+from pretrained.commands.runtime import check_device
 from pretrained.plain_files import read_utf8
 
 LABELS = ("0", "1")
@@ -23,7 +25,7 @@ def add_parser(commands):
         help="two audio files; one with --voice; none with --trials",
     )
     verify.add_argument("--voice", metavar="VOICE", help="the file that enroll wrote")
-    verify.add_argument("--model", required=True, metavar="FOLDER", help="a verifier")
+    add_model(verify, "a verifier, of recipes/VoxCeleb/SpeakerRec")
     verify.add_argument(
         "--trials",
         metavar="LIST",
@@ -47,7 +49,7 @@ def verify_files(options):
     trials = None if options.trials is None else read_trials(options.trials)
     from pretrained import SpeakerVerifier, Voice
 
-    verifier = SpeakerVerifier.from_pretrained(options.model)
+    verifier = SpeakerVerifier.from_pretrained(options.model, check_device(options.device))
     if trials is not None:
         return _verify_trials(verifier, trials)
     if options.voice is None:

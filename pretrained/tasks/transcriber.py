@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from lobes.heads import BLANK
 from lobes.signal import HOP, SAMPLE_RATE
-from pretrained.decoding import greedy_decode
+from pretrained.decoding import align, greedy_decode
 from pretrained.exported import FromFolder
 from pretrained.facts import TRANSCRIBER
 from pretrained.file_states import FileStates
@@ -110,12 +110,12 @@ class Transcriber(FromFolder):
     def align_file(self, path):
         """Transcribe an audio file and tell when each word is heard.
 
-        The best symbol of each frame is also the most probable alignment of the text. A word lasts
-        from the first frame of its first symbol to the last frame of its last one; with a beam, the
-        space before it is its first symbol, where that is one of its own. That is exact
-        to a frame of the head, 20 ms times its stride, for what the head tells. What it tells is
-        not where sounds end: training by CTC lets it name a symbol in a single frame, somewhere in
-        the sound, so that words seem shorter than they are.
+        The best symbol of each frame is also the most probable alignment of the text; that of a
+        beam's text is found by the Viterbi algorithm. A word lasts from the first frame of its
+        first symbol to the last frame of its last one. That is exact to a frame of the head, 20 ms
+        times its stride, for what the head tells. What it tells is not where sounds end: training
+        by CTC lets it name a symbol in a single frame, somewhere in the sound, so that words seem
+        shorter than they are.
 
         Arguments and errors are those of `transcribe_file`.
 
@@ -128,27 +128,32 @@ class Transcriber(FromFolder):
         logits = self.logits(path)[0]
         if self.beam is not None:
             return self._words_of_beam(logits)
-        indices, counts = torch.unique_consecutive(logits.argmax(-1), return_counts=True)
-        ends = counts.cumsum(0)
+        return self._words_of_path(logits.argmax(-1))
+
+    def _words_of_path(self, path, first=0):
+        """Return the words of the symbols of frames, (frames,), of which the first has a number."""
+        indices, counts = torch.unique_consecutive(path.cpu(), return_counts=True)
+        ends = first + counts.cumsum(0)
         pieces = [self.tokenizer.pieces[index] for index in indices.tolist()]
         runs = zip(pieces, (ends - counts).tolist(), ends.tolist(), strict=True)
-        return join_pieces(runs, self._seconds)
-
-    @property
-    def _seconds(self):
-        """From one frame of the head to the next."""
-        return self.head.stride * HOP / SAMPLE_RATE
+        return join_pieces(runs, self.head.stride * HOP / SAMPLE_RATE)
 
     def _words_of_beam(self, logits):
         """Return the words that the beam finds in logits (frames, num_symbols)."""
         log_probs = logits.log_softmax(-1).cpu()
         begins = torch.tensor([piece.startswith(" ") for piece in self.tokenizer.pieces])
-        words = []
-        for first, part in cut_at_pauses(log_probs, self._seconds, begins):
-            words += [
-                Word(text, (first + start) * self._seconds, (first + end) * self._seconds)
-                for text, start, end in self.beam.words(part)
-            ]
+        seconds, words = self.head.stride * HOP / SAMPLE_RATE, []
+        for first, part in cut_at_pauses(log_probs, seconds, begins):
+            (text,) = self.beam(part[None], torch.tensor([len(part)]))
+            indices, lead = self.tokenizer.encode(text), int(part[0].argmax())
+            if self.tokenizer.pieces[lead] == " ":  # a text begins without the space before it
+                indices = [lead, *indices]
+            path = align(part, indices)
+            if path is None:  # other pieces than the tokenizer's own choice, in very few frames
+                start, end = first * seconds, (first + len(part)) * seconds
+                words += [Word(word, start, end) for word in text.split()]
+            else:
+                words += self._words_of_path(path, first)
         return words
 
     @torch.no_grad()

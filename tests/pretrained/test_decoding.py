@@ -11,7 +11,7 @@ import torch
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from torch.nn.functional import ctc_loss
 
-from pretrained.decoding import BeamDecoder, greedy_decode
+from pretrained.decoding import BeamDecoder, align, greedy_decode
 from pretrained.tokenizers import SymbolTokenizer
 
 ARPA = r"""
@@ -169,7 +169,7 @@ def test_the_words_of_a_language_model_need_no_back_off(arpa, kenlm):
 
 
 def test_a_language_model_may_be_in_gzip(arpa, tokenizer, kenlm):
-    packed = arpa.with_name("bigram.arpa.gz")
+    packed = arpa.with_name("bigram.gz.of.another.name")
     packed.write_bytes(gzip.compress(arpa.read_bytes()))
     log_probs = torch.stack([draw_log_probs(seed, 9, tokenizer) for seed in range(4)])
     lens = torch.tensor([9] * 4)
@@ -180,6 +180,56 @@ def test_a_language_model_may_be_in_gzip(arpa, tokenizer, kenlm):
 def test_a_missing_language_model_is_named(tokenizer, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.arpa is missing"):
         BeamDecoder(tokenizer, 5, tmp_path / "none.arpa")
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        BeamDecoder(tokenizer, 5, tmp_path)
+
+
+@pytest.mark.parametrize("change", [str.lower, lambda text: text.replace("A", "C")])
+def test_a_language_model_of_other_words_is_refused(change, tokenizer, tmp_path):
+    path = tmp_path / "other.arpa"
+    head, grams = ARPA.split("\\1-grams:", 1)
+    path.write_text(head + "\\1-grams:" + change(grams.replace("\tB", "\tC")))
+    with pytest.raises(ValueError, match="None of the words of .*other.arpa, such as"):
+        BeamDecoder(tokenizer, 5, path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"lm_weight": math.nan}, "lm_weight is nan, expected a number of at least 0"),
+        ({"lm_weight": -0.1}, "lm_weight is -0.1"),
+        ({"lm_weight": math.inf}, "lm_weight is inf"),
+        ({"word_score": math.nan}, "word_score is nan, expected a number"),
+        ({"word_score": -math.inf}, "word_score is -inf"),
+    ],
+)
+def test_weights_that_are_out_of_range_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        BeamDecoder(SymbolTokenizer(["A"]), 5, **weights)
+
+
+def test_hints_of_the_searcher_are_kept_back(arpa, kenlm, caplog):
+    BeamDecoder(SymbolTokenizer(["A", "AB", "B"], "phones"), 5, arpa)
+    assert not caplog.records
+
+
+# Alignment
+
+
+@pytest.mark.parametrize("indices", [[1], [1, 1], [2, 1], [1, 2, 2], []])
+def test_the_path_of_a_text_is_the_most_probable_of_all(indices, tokenizer):
+    for seed in range(5):
+        log_probs = draw_log_probs(seed, 5, tokenizer)
+        paths = itertools.product(range(len(tokenizer)), repeat=5)
+        spelled = [p for p in paths if [k for k, _ in itertools.groupby(p) if k] == indices]
+        best = max(spelled, key=lambda p: sum(log_probs[t, k].item() for t, k in enumerate(p)))
+        assert align(log_probs, indices).tolist() == list(best)
+
+
+def test_no_path_spells_a_text_in_too_few_frames():
+    log_probs = torch.zeros(3, 2).log_softmax(-1)
+    assert align(log_probs, [1, 1]) is not None
+    assert align(log_probs[:2], [1, 1]) is None and align(log_probs, [1, 1, 1]) is None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +238,6 @@ def test_a_missing_language_model_is_named(tokenizer, tmp_path):
         ("a.arpa", b""),
         ("a.arpa", b"ONE TWO\n"),
         ("a.arpa", b"mmap lm \x80\xff\n"),
-        ("a.arpa.gz", ARPA.encode()),
         ("a.arpa.gz", gzip.compress(ARPA.encode(), mtime=0)[:80]),
     ],
 )
