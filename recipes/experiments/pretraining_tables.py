@@ -8,6 +8,7 @@ frame_shuffled, and leakage (evaluate.py). The table of the stages goes into the
 LibriSpeech/pretrain, that of the leakage into RESULTS.md. What is missing is marked as not run.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -89,8 +90,13 @@ def make_leakage_table(figures):
     return readmes.markdown_table(heads, "llrrr", rows)
 
 
-def main(output):
+def main(arguments=None):
     """Write both tables; SystemExit where there is no run at all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", metavar="O", help="the folder of the runs")
+    output = parser.parse_args(arguments).output
     runs = {name: runner.read_figures(Path(output) / folder) for name, folder in RUNS.items()}
     if not any(runs.values()):
         sys.exit(f"{output} holds no metrics.json of {', '.join(RUNS.values())}.")
@@ -102,4 +108,4 @@ def main(output):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

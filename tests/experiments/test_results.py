@@ -457,10 +457,10 @@ def test_the_tables_of_pretraining_are_written_where_they_belong(tmp_path, monke
         (tmp_path / run / "metrics.json").write_text(
             json.dumps({"figures": figures, "seconds": 90})
         )
-    pretraining_tables.main(tmp_path)
+    pretraining_tables.main([str(tmp_path)])
     text = (tmp_path / "README.md").read_text()
     assert "| 3.1 |" in text and "| frame | not run |" in text
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.count("| 1.00 ± 0.10 | 2.50 ± 0.20 | -1.50 [-2.00, -1.00] |") == 8
     with pytest.raises(SystemExit, match="holds no metrics.json"):
-        pretraining_tables.main(tmp_path / "gone")
+        pretraining_tables.main([str(tmp_path / "gone")])

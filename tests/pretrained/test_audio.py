@@ -1,6 +1,8 @@
 """Audio: what is read of any rate and container, and which files are refused."""
 
+import os
 import pickle
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -91,6 +93,14 @@ def test_inference_reads_the_same_samples(make_voice, tmp_path):
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
     blocks = np.concatenate(list(read_blocks(tmp_path / "a.wav")))
     assert np.array_equal(blocks, read_speech(tmp_path / "a.wav"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such name")
+def test_a_file_whose_name_is_no_text_is_read(tmp_path):
+    path = written(tmp_path / "a.wav", np.sin(np.arange(16000)))
+    odd = os.fsdecode(os.fsencode(tmp_path / "b") + b"\xff.wav")
+    os.rename(path, odd)
+    assert check_audio(odd) == (1.0, None) and len(read_speech(odd)) == 16000
 
 
 def test_files_are_read_in_blocks(tmp_path):
