@@ -19,6 +19,8 @@ SKIP = 2  # of frames of 10 ms, for the frame encoder's 50 Hz
 class FrameStates(nn.Module):
     """All hidden states of a frame encoder: the input of its first layer and each layer's output.
 
+    The last are the frames that the encoder gives out, normalised where it has a `frame_norm`.
+
     Arguments
     ---------
     encoder : FrameEncoder

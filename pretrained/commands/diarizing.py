@@ -10,10 +10,18 @@ from pretrained.commands.messages import for_each
 from pretrained.commands.runtime import check_device
 from pretrained.plain_files import write_new
 
+DESCRIPTION = """
+Writes DIR/NAME.rttm for each NAME.wav: a line for each turn, with its start and length in seconds
+and a number for its speaker. Speakers are clusters of the embeddings of windows of 1.5 s; set
+--threshold on recordings like your own, or give --speakers.
+"""
+
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
-    diarize = commands.add_parser("diarize", help="write who speaks when, an .rttm per audio file")
+    diarize = commands.add_parser(
+        "diarize", help="write who speaks when, an .rttm per audio file", description=DESCRIPTION
+    )
     diarize.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
     add_model(diarize, "an exported model")
     diarize.add_argument("--out", required=True, metavar="DIR", help="where the .rttm go")
@@ -21,7 +29,7 @@ def add_parser(commands):
     diarize.add_argument(
         "--threshold",
         type=float,
-        help="cosine distance between speakers, where N is not given; by default the Diarizer's",
+        help="cosine distance between speakers, where --speakers is not given (default: 0.6)",
     )
     diarize.set_defaults(run=diarize_files)
 

@@ -5,10 +5,17 @@ from pathlib import Path
 from pretrained.commands.inputs import add_model, check_out_file
 from pretrained.commands.runtime import check_device
 
+DESCRIPTION = """
+Writes the mean of the recordings' embeddings, for verify --voice. It belongs to the model that made
+it: another refuses it. It tells who somebody is: ask whoever it is of.
+"""
+
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
-    enroll = commands.add_parser("enroll", help="write the voice of one speaker's recordings")
+    enroll = commands.add_parser(
+        "enroll", help="write the voice of one speaker's recordings", description=DESCRIPTION
+    )
     enroll.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
     add_model(enroll, "a verifier, of recipes/VoxCeleb/SpeakerRec")
     enroll.add_argument("--out", required=True, metavar="VOICE", help="a JSON file")

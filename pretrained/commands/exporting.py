@@ -4,10 +4,18 @@ from pathlib import Path
 
 from pretrained.toolkits import GRAPHS, LAYOUTS, PLAIN
 
+DESCRIPTION = """
+Layouts of toolkits (see pretrained/toolkits/README.md): speechbrain; huggingface, for transformers;
+torchaudio. Graphs that run without this package (see pretrained/deployment/README.md): onnx, which
+needs no torch, and torch_export.
+"""
+
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
-    export = commands.add_parser("export", help="write the model in another toolkit's layout")
+    export = commands.add_parser(
+        "export", help="write the model in another toolkit's layout", description=DESCRIPTION
+    )
     export.add_argument("model", metavar="FOLDER", help="an exported model")
     export.add_argument("--layout", required=True, choices=LAYOUTS + GRAPHS)
     export.add_argument(

@@ -12,11 +12,18 @@ from pretrained.commands.runtime import check_device
 from pretrained.plain_files import write_whole
 
 QUANTIZER = "quantizer.safetensors"
+DESCRIPTION = """
+Writes a line for each file: its name without folder and suffix, a tab, and the units of its frames,
+50 a second, with spaces between. --centroids are those of the same model and layer, which nothing
+checks but their size.
+"""
 
 
 def add_parser(commands):
     """Add the command to the parser's commands."""
-    units = commands.add_parser("units", help="write the units of audio files, a line for each")
+    units = commands.add_parser(
+        "units", help="write the units of audio files, a line for each", description=DESCRIPTION
+    )
     units.add_argument("files", nargs="+", metavar="FILE", help="audio of any rate and length")
     add_model(units, "an exported model")
     units.add_argument(
