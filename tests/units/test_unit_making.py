@@ -69,14 +69,27 @@ def test_the_fit_sees_the_training_split_alone(datasets, tmp_path):
     assert both == train
 
 
-def test_units_are_those_of_the_nearest_centres(datasets, tmp_path):
-    make_units(tmp_path / "units", datasets, SETTINGS)
-    units = open_units(tmp_path / "units", datasets)
-    centres = load_file(tmp_path / "units" / "quantizer.safetensors")["centres"]
+def check_units(folder, datasets):
+    """Check that each utterance has the units that the folder's own centres give its MFCC."""
+    units = open_units(folder, datasets)
+    centres = load_file(folder / "quantizer.safetensors")["centres"]
     names, wavs, _ = columns(*datasets.values())
     for name, wav in zip(names, wavs, strict=True):
         expected = torch.cdist(mfcc(read_audio(wav)), centres).argmin(-1)
         assert np.array_equal(units[name], expected.numpy())
+
+
+def test_units_are_those_of_the_nearest_centres(datasets, tmp_path):
+    make_units(tmp_path / "units", datasets, SETTINGS)
+    check_units(tmp_path / "units", datasets)
+
+
+def test_units_that_are_gone_on_with_in_other_batches_are_no_others(datasets, tmp_path, small_jobs):
+    given = tmp_path / "units", datasets
+    assert run_ranks(1, tmp_path / "log", be_killed_within, "write_units", *given, SETTINGS)
+    assert len(list((tmp_path / "units" / "parts").rglob("*.safetensors"))) > 5
+    make_units(*given, {**SETTINGS, "max_batch_seconds": 5})
+    check_units(*given)
 
 
 def test_units_of_a_hidden_layer_are_those_of_each_utterance_alone(datasets, tmp_path):
