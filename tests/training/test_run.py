@@ -1,12 +1,14 @@
 """The beginning of a recipe's run."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from recipes.common.data.files import REPOSITORY
 from recipes.common.data.table import read_manifest
 from recipes.common.downstream.sweep import best_epoch
 from recipes.common.training import run
@@ -197,3 +199,22 @@ def test_a_best_epoch_is_told_of_a_whole_history_alone(tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match="history.jsonl lacks epochs"):
         best_epoch(brain)
+
+
+@pytest.mark.long
+def test_a_program_of_another_clone_is_refused(tmp_path):
+    """As where two clones share an environment, in which one of them is installed."""
+    for name in ("recipes", "lobes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    program = tmp_path / "recipes" / "LibriSpeech" / "train.py"
+    program.parent.mkdir()
+    program.write_text("import recipes; print('ran')")
+    found = {}
+    for place in (REPOSITORY, tmp_path):
+        surroundings = {**os.environ, "PYTHONPATH": str(place)}
+        command = [sys.executable, program]
+        found[place] = subprocess.run(command, env=surroundings, capture_output=True, text=True)
+    assert found[REPOSITORY].returncode == 1 and not found[REPOSITORY].stdout
+    assert f"{program} lies in {tmp_path}, but this environment" in found[REPOSITORY].stderr
+    assert found[tmp_path].stdout == "ran\n"
