@@ -160,12 +160,11 @@ def place(words, places):
 def run(name, folder, words, work):
     """Run Python in one thread; what it prints is called as a log only when it has ended well."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    env = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}  # the code beside this file
     partial = work / f"{name}.partial"
     with open(partial, "w", encoding="utf-8") as log:
         command = [sys.executable, *words]
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, **threads}, stdout=log, stderr=subprocess.STDOUT
-        )
+        done = subprocess.run(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         sys.stderr.write(partial.read_text(encoding="utf-8")[-3000:])
         raise SystemExit(f"{name}: exit code {done.returncode}, see {partial}")
