@@ -84,13 +84,11 @@ class BeamDecoder:
 
     Raises
     ------
-    FileNotFoundError
-        Where the language model is missing.
+    OSError
+        Where the language model is missing, or kenlm, which reads it, is not installed.
     ValueError
         Where it is no ARPA file, none of its words can be written in the tokenizer's symbols, the
         beam size is below 1, or a weight is out of range.
-    ImportError
-        Where there is a language model and kenlm, which reads it, is not installed.
 
     Example
     -------
@@ -209,7 +207,7 @@ def _load_lm(path, tokenizer):
         import kenlm
         from speechbrain.integrations.decoders.kenlm_scorer import KenlmScorer
     except ImportError as error:
-        raise ImportError(
+        raise OSError(
             f"Decoding with {path} needs kenlm and pygtrie: pip install kenlm pygtrie (a C++ "
             "compiler and CMake build it). Without a language model neither is needed."
         ) from error
