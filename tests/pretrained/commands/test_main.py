@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import pretrained
 from pretrained.__main__ import main
 from tests.pretrained.exports import tones, written
 
@@ -46,6 +48,46 @@ def test_errors_are_one_line(verifier_folder, encoders_folder, speech, tmp_path,
         printed = capsys.readouterr()
         assert printed.out == "" and len(printed.err.splitlines()) == 1
         assert printed.err.startswith("error: ") and message in printed.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "encode a.wav --out out",
+        "transcribe a.wav",
+        "classify a.wav",
+        "verify a.wav b.wav",
+        "enroll a.wav --out anna.json",
+        "diarize a.wav --out out",
+        "units a.wav --layer 0 --centroids c.npy --out units.txt",
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_by_all_that_compute(words, capsys):
+    assert main([*words.split(), "--model", "none", "--device", "nonsense"]) == 2
+    assert "--device nonsense cannot be used on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("Transcriber", "transcribe a.wav"),
+        ("Classifier", "classify a.wav"),
+        ("SpeakerVerifier", "verify a.wav b.wav"),
+        ("SpeakerVerifier", "enroll a.wav --out anna.json"),
+        ("Diarizer", "diarize a.wav --out out"),
+    ],
+)
+def test_commands_compute_on_the_device_that_is_given(kind, words, monkeypatch, tmp_path):
+    given = []
+
+    def load(model, device, **_):
+        given.append(device)
+        raise ValueError("enough is known")
+
+    monkeypatch.setattr(getattr(pretrained, kind), "from_pretrained", load)
+    monkeypatch.chdir(tmp_path)
+    assert main([*words.split(), "--model", "none", "--device", "cpu:0"]) == 2
+    assert given == [torch.device("cpu:0")]
 
 
 @pytest.mark.long
