@@ -97,14 +97,13 @@ def choose_system(features, representation, seed):
 
 
 def attack_frames(system, parts, states, options):
-    """Return what `speaker_attacks` finds in frames; trials are kept of the strongest alone."""
+    """Return what `speaker_attacks` finds in frames; of the EER, draws of the strongest alone."""
     encoded = [encode(system, rows, 1, states, whole=True).whole for rows in parts]
     found = speaker_attacks(*map(Part, parts, encoded), SEEDS[0])
     for name, attacker in found["attackers"].items():
-        readings = {measure: plain(reading) for measure, reading in attacker["test"].items()}
         if name != found["best"]["eer"]:
-            readings["eer"]["evidence"] = {}
-        attacker["test"] = readings
+            attacker["test"]["eer"]["evidence"] = {}
+        attacker["test"] = {measure: plain(x) for measure, x in attacker["test"].items()}
     return found
 
 

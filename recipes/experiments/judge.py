@@ -2,7 +2,7 @@
 """The verdict on stage C, on test speakers: the default against its control and its rivals.
 
     python judge.py --data_folder LibriSpeech --lexicon LEXICON --output_folder J [--seeds 3]
-        [--jobs 2]
+        [--jobs 2] [--only_seed 2408]
     python judge.py --write J
 
 With each seed it trains stages A, B and C; stage C without its critic; the control, which is stage
@@ -11,21 +11,21 @@ are recognised from the last layer of each (LibriSpeech/PR), which is what the s
 of stage C and its controls, from all layers too. Attackers are trained on the frames of each
 (attack.py); the strongest is chosen on dev-clean. What the aims say is then read on test-clean,
 whose speakers no setting was chosen on, and judged by intervals over speakers and seeds: see
-`aims.judge`. Started again, it does what is missing. `--write` writes the verdict into RESULTS.md
-from J.
+`aims.judge`. Started again, it does what is missing. What was read of a seed is kept in
+J/readings. `--only_seed` runs one of the seeds alone, so that each can have its own machine.
+`--write` copies J/readings to the folder `verdict` beside this file, in the place of older readings
+of the same seeds, and writes the verdict on all seeds there into RESULTS.md.
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from recipes.common.closed_forms.rival_models import CLOSED_FORMS, RIVALS
-from recipes.common.data.files import replace_text
 from recipes.common.evaluation.drawing import draw_tradeoff
 from recipes.experiments import readmes, runner
-from recipes.experiments.judging import aims
+from recipes.experiments.judging import aims, seed_readings
 from recipes.experiments.judging.aims import CONTROL, JOINT, NO_CRITIC
 from recipes.experiments.judging.recognition import (
     SPLITS,
@@ -35,10 +35,11 @@ from recipes.experiments.judging.recognition import (
     recognise,
     speakers_of,
 )
-from recipes.experiments.provenance import Run, as_features, make_run, tell_other_code
+from recipes.experiments.provenance import Run, as_features, make_run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
+PUBLISHED = HERE / "verdict"  # readings of the seeds of which RESULTS.md tells
 AXES = "speaker, strongest attacker (accuracy, %)", "phone errors, last layer (%)"
 PATHS = {
     "data_folder": "the folder LibriSpeech",
@@ -55,7 +56,7 @@ STARTS = {  # models to start from
     "spin": {"frame_model": "frame"},
 }
 PHONES = {"last_phones": 1, "phones": 0}  # what is recognised from how many last layers; 0: all
-LOG_MEL, RANDOM = "log_mel", "random_weights"  # read with the first seed alone
+LOG_MEL, RANDOM = "log_mel", "random_weights"  # read with the first of the seeds alone
 
 
 class Row(NamedTuple):
@@ -94,6 +95,9 @@ ROWS = {
 }
 
 
+TITLES = {name: row.title for name, row in ROWS.items()}
+
+
 class Plan(NamedTuple):
     """A row with a seed, and the options of the command line."""
 
@@ -121,18 +125,36 @@ class Plan(NamedTuple):
         folder = self.options.output_folder / str(seed or self.seed)
         return folder / part / self.name
 
+    @property
+    def first(self):
+        """The seed that sweeps the learning rates of phone recognition."""
+        return seeds_of(self.options)[0]
+
     def attacks(self, representation):
         """Return the folder of the attacks on frames or on utterance embeddings."""
         return self.runs / "attacks" / representation / self.name
 
 
-def plans(options, seeds):
+def seeds_of(options):
+    """Return the seeds that the command line asks for.
+
+    Example
+    -------
+    >>> from argparse import Namespace
+    >>> seeds_of(Namespace(only_seed=None, seeds=2)), seeds_of(Namespace(only_seed=2408, seeds=2))
+    ((2407, 2408), (2408,))
+    """
+    return (options.only_seed,) if options.only_seed else runner.SEEDS[: options.seeds]
+
+
+def plans(options):
     """Return the rows with each seed; those of no training with the first alone."""
+    seeds = seeds_of(options)
     return [
         Plan(name, seed, options)
         for seed in seeds
         for name in ROWS
-        if seed == runner.SEEDS[0] or name not in (LOG_MEL, RANDOM)
+        if seed == seeds[0] or name not in (LOG_MEL, RANDOM)
     ]
 
 
@@ -158,7 +180,7 @@ def make_rivals(seed, options):
 def recognise_phones(plan):
     """Recognise phones from the frames of a row; return what went wrong, or None."""
     for part in plan.phone_parts:
-        folders = plan.phones(part), plan.phones(part, runner.SEEDS[0])
+        folders = plan.phones(part), plan.phones(part, plan.first)
         layers = PHONES[part]
         problem = recognise(folders[0], plan.features, plan.seed, layers, folders[1], plan.options)
         if problem:
@@ -214,11 +236,10 @@ def read_row(plan, speaker_of):
 
 
 def run_all(options):
-    """Do what is missing of all runs; return the verdict: `aims`, `rows`, `points`, `limits`."""
-    seeds = runner.SEEDS[: options.seeds]
-    rows = plans(options, seeds)
-    first = [plan for plan in rows if plan.seed == seeds[0]]  # sweeps learning rates
-    later = [plan for plan in rows if plan.seed != seeds[0]]
+    """Do what is missing of all runs; return what was read of each seed, by row."""
+    seeds, rows = seeds_of(options), plans(options)
+    first = [plan for plan in rows if plan.seed == plan.first]
+    later = [plan for plan in rows if plan.seed != plan.first]
     work = [
         *([partial(train_run, s, name, options) for s in seeds for name in step] for step in STEPS),
         [partial(make_rivals, seed, options) for seed in seeds],
@@ -229,38 +250,50 @@ def run_all(options):
         problems = runner.run_side_by_side(lambda do: do(), planned, options.jobs)
         if problems:
             sys.exit("\n".join(problems))
-    manifests = options.output_folder / str(runner.SEEDS[0]) / JOINT / "manifest"
+    manifests = options.output_folder / str(seeds[0]) / JOINT / "manifest"
     speaker_of = speakers_of(manifests / f"{SPLITS[2]}.csv")
-    runs = [
-        {plan.name: read_row(plan, speaker_of) for plan in rows if plan.seed == seed}
-        for seed in seeds
-    ]
-    lines = aims.judge(runs, [name for name, row in ROWS.items() if row.rival])
-    titles = {name: row.title for name, row in ROWS.items()}
     return {
-        "aims": lines,
-        "rows": aims.tell_rows(runs, titles),
-        **aims.tell_points(runs, titles),
+        seed: {plan.name: read_row(plan, speaker_of) for plan in rows if plan.seed == seed}
+        for seed in seeds
     }
+
+
+def keep(readings, options):
+    """Write what was read of each seed to a file, with what made it."""
+    given = {"data_folder": options.data_folder, "lexicon": options.lexicon}
+    given["skip_bad"] = options.skip_bad
+    for seed, rows in readings.items():
+        seed_readings.keep(options.output_folder, seed, rows, given)
+
+
+def tell(runs):
+    """Return the verdict on the readings of seeds, in the form of RESULTS.md."""
+    lines = aims.judge(runs, [name for name, row in ROWS.items() if row.rival])
+    return aims.make_table(lines, aims.tell_rows(runs, TITLES))
+
+
+def write(folder):
+    """Publish the readings of a folder, and write the verdict of all that are published."""
+    runs = list(seed_readings.publish(folder, PUBLISHED).values())
+    readmes.write_between(RESULTS, "verdict", tell(runs))
+    told = aims.tell_points(runs, TITLES)
+    draw_tradeoff({}, told["points"], AXES, HERE / "verdict.png", told["limits"])
 
 
 def main():
     """Train, read and judge, or write the verdict."""
     parser = runner.runs_parser(__doc__, PATHS, seeds=3)
+    parser.add_argument("--only_seed", type=int, choices=runner.SEEDS, help="one seed alone")
     add_skip_bad(parser)
     options = parser.parse_args()
     if options.write is not None:
-        tell_other_code(options.write)
-        found = runner.read_kept(options.write / "verdict.json")
-        readmes.write_between(RESULTS, "verdict", aims.make_table(found["aims"], found["rows"]))
-        path = HERE / "verdict.png"
-        draw_tradeoff({}, found["points"], AXES, path, found["limits"])
+        write(options.write)
         return
     runner.check_paths(parser, options, PATHS)
     check_lexicon(options.data_folder, options.lexicon, options.skip_bad)
-    found = run_all(options)
-    replace_text(options.output_folder / "verdict.json", json.dumps(found, indent=2) + "\n")
-    print(aims.make_table(found["aims"], found["rows"]))
+    readings = run_all(options)
+    keep(readings, options)
+    print(tell(list(readings.values())))
 
 
 if __name__ == "__main__":

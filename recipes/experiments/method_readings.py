@@ -1,5 +1,7 @@
 """What methods are compared by: figures of utterance encoders and of frame encoders."""
 
+from functools import partial
+
 import numpy as np
 
 from pretrained.audio import read_speech
@@ -7,7 +9,7 @@ from recipes.common.annotations.triphones import triphones
 from recipes.common.data.seeding import derive_rng, derive_seed
 from recipes.common.evaluation import bootstrap
 from recipes.common.evaluation.abx import MODES
-from recipes.common.evaluation.metrics import eer, mean_eer
+from recipes.common.evaluation.metrics import eer
 from recipes.common.report import measures
 from recipes.common.report.representations import encode
 from recipes.common.report.speech import drawn_phones, phone_texts
@@ -114,10 +116,34 @@ def read_frames(system, rows, training, alignments, folder):
 
 
 def plain(figure):
-    """Return what is kept of a reading, as JSON has it."""
+    """Return what is kept of a reading, as JSON has it.
+
+    Arguments
+    ---------
+    figure : dict
+        `value` and `evidence`: `group_scores`, or of an equal error rate `scores`, `labels` and
+        `speakers` of its trials; where known also `interval`, `control` and `chance`.
+
+    Returns
+    -------
+    dict
+        The same, but with `draws` in the place of the trials, the equal error rate in each draw of
+        the speakers, which is the same draw in all figures of the same trials, and how many
+        `speakers` there are. Evidence has six decimals.
+
+    Example
+    -------
+    >>> plain({"value": 0.5, "evidence": {"group_scores": np.array([[0.25, 0.75]])}})["evidence"]
+    {'group_scores': [[0.25, 0.75]]}
+    """
     kept = {name: figure.get(name) for name in ("value", "interval", "control", "chance")}
-    evidence = {name: np.asarray(x).tolist() for name, x in figure["evidence"].items()}
-    return {**kept, "evidence": evidence}
+    evidence = figure["evidence"]
+    if "scores" in evidence:
+        rate = partial(eer, evidence["scores"], evidence["labels"])
+        labels, speakers = evidence["labels"], evidence["speakers"]
+        draws = bootstrap.draw_trials(rate, labels, speakers, SEEDS[0])
+        evidence = {"draws": draws, "speakers": len(np.unique(speakers))}
+    return {**kept, "evidence": {name: np.round(x, 6).tolist() for name, x in evidence.items()}}
 
 
 def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE, less=None):
@@ -150,10 +176,8 @@ def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE, less=None):
     value = float(np.mean([f["value"] for f in figures]))
     value -= 0.0 if less is None else float(np.mean([f["value"] for f in less]))
     evidence = figures[0]["evidence"]
-    if "scores" in evidence:
-        return value, _over_trials(
-            value, [[f["evidence"]["scores"] for f in s] for s in sides], evidence
-        )
+    if "draws" in evidence:
+        return value, _over_draws(value, sides)
     if "group_scores" in evidence:
         parts = [np.concatenate([f["evidence"]["group_scores"] for f in side]) for side in sides]
         scores = parts[0] if less is None else parts[0] - parts[1]
@@ -162,19 +186,16 @@ def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE, less=None):
     return value, None
 
 
-def _over_trials(value, sides, evidence):
+def _over_draws(value, sides):
     """Return the interval of a mean EER over seeds, or of its difference from a second one's."""
-    labels, speakers = evidence["labels"], evidence["speakers"]
-
-    def rate(weights):
-        rates = [mean_eer(scores, labels, weights) for scores in sides]
-        return rates[0] if len(rates) == 1 else rates[0] - rates[1]
-
-    interval = bootstrap.bootstrap_trials(rate, labels, speakers, seed=SEEDS[0])
-    of_seeds = [[eer(own, labels) for own in scores] for scores in sides]
-    of_seeds = np.array(of_seeds[0]) - (0 if len(sides) == 1 else of_seeds[1])
-    groups = len(np.unique(speakers))
-    return interval and bootstrap.widen_for_seeds(value, interval, of_seeds, groups)
+    draws, of_seeds = (
+        [np.array([read(figure) for figure in side]) for side in sides]
+        for read in (lambda figure: figure["evidence"]["draws"], lambda figure: figure["value"])
+    )
+    draws, of_seeds = (one[0] - (one[1] if one[1:] else 0) for one in (draws, of_seeds))
+    interval = bootstrap.interval_of(draws.mean(0))
+    speakers = sides[0][0]["evidence"]["speakers"]
+    return interval and bootstrap.widen_for_seeds(value, interval, of_seeds, speakers)
 
 
 def percent(figures, paired_use=bootstrap.PROBE_PAIRED_USE):

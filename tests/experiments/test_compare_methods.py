@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pretrained.audio import read_speech
-from recipes.common.evaluation.bootstrap import bootstrap_eer, bootstrap_groups
+from recipes.common.evaluation.bootstrap import bootstrap_eer, bootstrap_groups, bootstrap_trials
 from recipes.common.evaluation.metrics import eer
 from recipes.common.report.representations import load_systems
 from recipes.common.training.hparams import load_hparams, read_tree
@@ -127,33 +127,34 @@ def test_phone_errors_are_those_of_the_row_seed_and_split(monkeypatch, tmp_path)
         assert run["test-clean"]["per"] == {"value": rate, "evidence": owners}
 
 
-def readings(rng, shift=0.0):
-    """Return an EER's reading of 12 speakers and 400 trials, with its trials."""
+def trials(rng):
+    """Return 400 trials of 12 speakers: their scores, labels and speakers."""
     speakers = rng.integers(12, size=(400, 2))
     speakers[:200, 1] = speakers[:200, 0]
     labels = (speakers[:, 0] == speakers[:, 1]).astype(int)
-    scores = labels + rng.normal(size=400) + shift
+    return labels + rng.normal(size=400), labels, speakers
+
+
+def reading(scores, labels, speakers):
+    """Return the EER of trials as it is kept."""
     evidence = {"scores": scores, "labels": labels, "speakers": speakers}
-    return {"value": eer(scores, labels), "evidence": evidence}
+    return method_readings.plain({"value": eer(scores, labels), "evidence": evidence})
 
 
 def test_of_one_seed_the_interval_is_that_over_speakers():
-    one = readings(np.random.default_rng(0))
-    evidence = one["evidence"]
-    value, interval = method_readings.pool([one])
-    expected = bootstrap_eer(*evidence.values(), runner.SEEDS[0])
-    assert value == expected[0] and interval == pytest.approx(expected[1])
+    one = trials(np.random.default_rng(0))
+    value, interval = method_readings.pool([reading(*one)])
+    expected = bootstrap_eer(*one, runner.SEEDS[0])
+    assert value == expected[0] and interval == pytest.approx(expected[1], abs=1e-6)
     scores = np.random.default_rng(1).random((1, 9))
     figure = {"value": scores.mean(), "evidence": {"group_scores": scores.tolist()}}
     assert method_readings.pool([figure])[1] == bootstrap_groups(scores, runner.SEEDS[0])
 
 
 def test_seeds_that_differ_widen_the_interval():
-    one = readings(np.random.default_rng(0))
-    worse = {**one, "evidence": {**one["evidence"]}}
-    worse["evidence"]["scores"] = one["evidence"]["scores"] * np.where(
-        np.arange(400) % 3 == 0, -1, 1
-    )
+    scores, *others = trials(np.random.default_rng(0))
+    one = reading(scores, *others)
+    worse = reading(scores * np.where(np.arange(400) % 3 == 0, -1, 1), *others)
     same = method_readings.pool([one, one])[1]
     apart = method_readings.pool([one, worse])[1]
     assert apart[1] - apart[0] > 1.3 * (same[1] - same[0])
@@ -192,9 +193,18 @@ def test_a_method_is_compared_with_the_first_on_the_same_speakers():
 
 
 def test_the_difference_of_eers_pairs_their_trials():
-    one = readings(np.random.default_rng(0))
+    scores, *others = trials(np.random.default_rng(0))
+    one = reading(scores, *others)
     value, (low, high) = method_readings.pool([one], less=[one])
     assert value == low == high == 0
+    better = scores + others[0]
+
+    def difference(weights):
+        return eer(better, others[0], weights) - eer(scores, others[0], weights)
+
+    _, interval = method_readings.pool([reading(better, *others)], less=[one])
+    expected = bootstrap_trials(difference, *others, runner.SEEDS[0])
+    assert interval == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_utterance_is_sent_through_one_channel_and_always_the_same(librispeech):

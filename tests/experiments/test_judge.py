@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from recipes.common.evaluation.metrics import eer
 from recipes.common.training.hparams import check_options, read_tree
-from recipes.experiments import ablate, compare_methods, judge, results, runner
+from recipes.experiments import ablate, compare_methods, judge, method_readings, results, runner
 from recipes.experiments.judging import aims, recognition
 from recipes.experiments.runner import PRETRAIN
 from recipes.Synthetic import demo
@@ -33,9 +34,8 @@ def verification(noise, seed):
     second = np.where(rng.random(2000) < 0.5, first, second)
     labels = (first == second).astype(int)
     scores = labels + noise * np.random.default_rng(seed + 1).normal(size=2000)
-    speakers = np.stack([first, second], 1).astype(str).tolist()
-    evidence = {"scores": scores, "labels": labels, "speakers": speakers}
-    return {"value": aims.eer(scores, labels), "evidence": evidence}
+    evidence = {"scores": scores, "labels": labels, "speakers": np.stack([first, second], 1)}
+    return method_readings.plain({"value": eer(scores, labels), "evidence": evidence})
 
 
 def run(seed, speaker, phones, last_phones, noise, content, spread=0.05):
@@ -248,8 +248,8 @@ def test_each_study_that_recognises_phones_looks_at_the_lexicon_first(
 
 
 def test_each_row_has_features_and_a_place_of_its_own(tmp_path):
-    options = SimpleNamespace(output_folder=tmp_path, seeds=2)
-    planned = judge.plans(options, runner.SEEDS[:2])
+    options = SimpleNamespace(output_folder=tmp_path, seeds=2, only_seed=None)
+    planned = judge.plans(options)
     assert len(planned) == 2 * len(judge.ROWS) - 2
     places = [plan.attacks("frames") for plan in planned] + [
         plan.phones("phones") for plan in planned
@@ -259,13 +259,17 @@ def test_each_row_has_features_and_a_place_of_its_own(tmp_path):
     assert leace.features == f"{tmp_path}/{runner.SEEDS[0]}/rivals/leace/model"
     rivals = [name for name, row in judge.ROWS.items() if row.rival]
     assert "spin" in rivals and not [name for name in rivals if "shuffled" in name]
+    options.only_seed = runner.SEEDS[2]
+    alone = judge.plans(options)
+    assert len(alone) == len(judge.ROWS) and {plan.seed for plan in alone} == {runner.SEEDS[2]}
+    assert all(plan.phones("phones", plan.first) == plan.phones("phones") for plan in alone)
 
 
 def made_attacks(folder, attacker):
     """Write what attack.py writes, of one attacker that is the strongest."""
     readings = {
         "accuracy": {"value": 0.4, "evidence": {"group_scores": [[0.3, 0.5]]}, "control": 0.1},
-        "eer": {"value": 0.2, "evidence": {"scores": [1.0], "labels": [1], "speakers": []}},
+        "eer": {"value": 0.2, "evidence": {"draws": [0.2], "speakers": 2}},
     }
     own = {"dev": {"accuracy": 0.6, "eer": 0.25}, "test": readings}
     found = {"attackers": {attacker: own}, "best": dict.fromkeys(readings, attacker)}
@@ -302,11 +306,72 @@ def test_the_control_of_the_demo_and_of_the_ablations_is_that_of_the_verdict():
     assert stage == "joint" and given == {f"--{name}": str(x) for name, x in control.items()}
 
 
-def test_who_writes_the_verdict_is_told_of_runs_of_other_code(tmp_path, monkeypatch, capsys):
-    (tmp_path / "2407" / "joint").mkdir(parents=True)
-    record = {"code": {"lobes/losses.py": "other"}}
-    (tmp_path / "2407" / "joint" / "made_by.json").write_text(json.dumps(record))
-    monkeypatch.setattr(sys, "argv", ["judge.py", "--write", str(tmp_path)])
-    with pytest.raises(SystemExit, match="verdict.json is missing"):
-        judge.main()
-    assert "1 of 1 runs were made by other code" in capsys.readouterr().out
+@pytest.fixture
+def verdicts(tmp_path, monkeypatch):
+    """Return a function that keeps readings of a seed in a folder, and the place of RESULTS.md."""
+    results = tmp_path / "RESULTS.md"
+    results.write_text("<!-- verdict -->\n<!-- /verdict -->\n")
+    monkeypatch.setattr(judge, "HERE", tmp_path)
+    monkeypatch.setattr(judge, "RESULTS", results)
+    monkeypatch.setattr(judge, "PUBLISHED", tmp_path / "verdict")
+    rows = {name: row for name, row in judge.ROWS.items() if name in (aims.JOINT, aims.CONTROL)}
+    rows["spin"] = judge.ROWS["spin"]
+    monkeypatch.setattr(judge, "ROWS", rows)
+    monkeypatch.setattr(judge, "TITLES", {name: row.title for name, row in rows.items()})
+    data = tmp_path / "data.txt"
+    data.write_text("one")
+
+    def keep(folder, seed, **options):
+        [runs] = with_rivals({"spin": RIVALS["good"]}, seeds=1)
+        record = tmp_path / folder / str(seed) / "joint" / "made_by.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"code": {"lobes/wav.py": "..."}}))
+        given = {"data_folder": data, "lexicon": data, "skip_bad": "True", **options}
+        options = SimpleNamespace(output_folder=tmp_path / folder, **given)
+        judge.keep({seed: runs}, options)
+        return tmp_path / folder
+
+    return SimpleNamespace(keep=keep, results=results)
+
+
+def write_verdict(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["judge.py", "--write", str(folder)])
+    judge.main()
+
+
+def test_seeds_of_several_machines_are_judged_together(verdicts, tmp_path, monkeypatch, capsys):
+    write_verdict(verdicts.keep("a", runner.SEEDS[1]), monkeypatch)
+    alone = verdicts.results.read_text()
+    assert "| 30.0 | 80.0 |" in alone and (tmp_path / "verdict.png").is_file()
+    other = verdicts.keep("b", runner.SEEDS[0])
+    path = other / "readings" / f"{runner.SEEDS[0]}.json"
+    path.write_text(path.read_text().replace('"code": {', '"code": {"lobes/losses.py": "other", '))
+    write_verdict(other, monkeypatch)
+    both = verdicts.results.read_text()
+    assert "| 30.0 [30.0, 30.0] | 80.0 [80.0, 80.0] |" in both and both.count("spin") == 1
+    kept = {path.name for path in (tmp_path / "verdict").iterdir()}
+    assert kept == {f"{seed}.json" for seed in runner.SEEDS[:2]}
+    told = capsys.readouterr().out
+    assert f"Seed {runner.SEEDS[0]} was read by other code" in told and "2408" not in told
+
+
+def test_seeds_of_other_data_or_settings_are_not_judged_together(verdicts, tmp_path, monkeypatch):
+    write_verdict(verdicts.keep("a", runner.SEEDS[0]), monkeypatch)
+    before = verdicts.results.read_text()
+    other = verdicts.keep("b", runner.SEEDS[1], skip_bad="False")
+    with pytest.raises(SystemExit, match=r"2407 and 2408 cannot .* skip_bad \(True, now False\)"):
+        write_verdict(other, monkeypatch)
+    elsewhere = tmp_path / "other.txt"
+    elsewhere.write_text("two")
+    other = verdicts.keep("c", runner.SEEDS[1], data_folder=elsewhere)
+    with pytest.raises(SystemExit, match="data_folder is not the same"):
+        write_verdict(other, monkeypatch)
+    assert verdicts.results.read_text() == before
+    assert [path.name for path in (tmp_path / "verdict").iterdir()] == ["2407.json"]
+    again = verdicts.keep("d", runner.SEEDS[0], data_folder=elsewhere)
+    write_verdict(again, monkeypatch)  # in the place of the one before
+
+
+def test_a_verdict_is_of_readings(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="has no readings of a seed: run judge.py first"):
+        write_verdict(tmp_path, monkeypatch)

@@ -202,9 +202,38 @@ def bootstrap_mean(values, speakers, seed):
 def bootstrap_trials(statistic, labels, speakers, seed):
     """Return the interval over speakers of a figure that trials give.
 
-    Speakers are drawn with replacement. A target trial counts as often as its speaker was drawn,
-    any other as often as the product of its two speakers' draws. A draw in which one kind of
-    trials is missing is left out.
+    Arguments
+    ---------
+    statistic, labels, speakers, seed
+        As `draw_trials` takes them.
+
+    Returns
+    -------
+    list of float or None
+        As `interval_of` returns it.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> speakers = rng.integers(8, size=(400, 2))
+    >>> labels = speakers[:, 0] == speakers[:, 1]
+    >>> scores = labels + rng.normal(size=400)
+    >>> def rate(weights=None):
+    ...     return eer(scores, labels, weights)
+    >>> low, high = bootstrap_trials(rate, labels, speakers, seed=1)
+    >>> low < rate() < high
+    True
+    """
+    return interval_of(draw_trials(statistic, labels, speakers, seed))
+
+
+def draw_trials(statistic, labels, speakers, seed):
+    """Return a figure that trials give in each draw of the speakers, with replacement.
+
+    A target trial counts as often as its speaker was drawn, any other as often as the product of
+    its two speakers' draws. A draw in which one kind of trials is missing is left out. Which
+    speakers are drawn follows from labels, speakers and seed alone: on the same trials, a
+    difference of two figures is the difference of their draws.
 
     Arguments
     ---------
@@ -220,21 +249,14 @@ def bootstrap_trials(statistic, labels, speakers, seed):
 
     Returns
     -------
-    list of float or None
-        The 95 % percentile interval; None where that is not finite, or no draw has both kinds of
-        trials.
+    numpy.ndarray
+        Shape (draws,).
 
     Example
     -------
-    >>> rng = np.random.default_rng(0)
-    >>> speakers = rng.integers(8, size=(400, 2))
-    >>> labels = speakers[:, 0] == speakers[:, 1]
-    >>> scores = labels + rng.normal(size=400)
-    >>> def rate(weights=None):
-    ...     return eer(scores, labels, weights)
-    >>> low, high = bootstrap_trials(rate, labels, speakers, seed=1)
-    >>> low < rate() < high
-    True
+    >>> speakers = [["a", "a"], ["b", "b"], ["a", "b"], ["b", "a"]]
+    >>> set(draw_trials(lambda weights: weights[:, 0], [1, 1, 0, 0], speakers, seed=1).tolist())
+    {1}
     """
     labels = np.asarray(labels, bool)
     names, places = np.unique(np.asarray(speakers), return_inverse=True)
@@ -246,8 +268,18 @@ def bootstrap_trials(statistic, labels, speakers, seed):
         first, second = part[:, places[:, 0]], part[:, places[:, 1]]
         weights = np.where(labels, first, first * second)
         values.append(statistic(weights[(weights * labels).any(1) & (weights * ~labels).any(1)]))
-    values = np.concatenate(values)
-    ends = np.percentile(values, [2.5, 97.5]).tolist() if len(values) else [np.nan]
+    return np.concatenate(values)
+
+
+def interval_of(draws):
+    """Return the 95 % percentile interval of draws; None where it is not finite, or of none.
+
+    Example
+    -------
+    >>> interval_of(range(101))
+    [2.5, 97.5]
+    """
+    ends = np.percentile(draws, [2.5, 97.5]).tolist() if len(draws) else [np.nan]
     return ends if np.isfinite(ends).all() else None
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from recipes.common.evaluation import bootstrap
-from recipes.common.evaluation.metrics import eer, mean_eer
 from recipes.experiments import method_readings, readmes
 from recipes.experiments.runner import SEEDS
 
@@ -53,8 +52,7 @@ def judge(runs, rivals=()):
 
     Example
     -------
-    >>> trials = {"scores": [0.9, 0.1] * 8, "labels": [1, 0] * 8}
-    >>> trials["speakers"] = [["a", "a"], ["a", "b"], ["b", "b"], ["b", "c"]] * 4
+    >>> trials = {"draws": [0.0] * 9, "speakers": 3}
     >>> def run(speaker):
     ...     probed = {"group_scores": [[speaker] * 9]}
     ...     reading = {"value": speaker, "dev": 0.3, "evidence": probed, "control": 0.0}
@@ -132,25 +130,10 @@ def _aim(aim, runs, key, share, paired_use=PAIRED, other=CONTROL):
 
 def _eer_aim(aim, runs):
     """Judge whether the EER of the joint model's u is within a margin of the control's."""
-    joint, control = (
-        [np.asarray(run[name]["eer"]["evidence"]["scores"]) for run in runs]
-        for name in (JOINT, CONTROL)
-    )
-    evidence = runs[0][JOINT]["eer"]["evidence"]
-    shared = {key: np.asarray(evidence[key]) for key in ("labels", "speakers")}
-
-    def margin(weights=None):
-        own, other = (mean_eer(scores, shared["labels"], weights) for scores in (joint, control))
-        return own - other - EER_MARGIN
-
-    interval = bootstrap.bootstrap_trials(margin, seed=SEEDS[0], **shared)
-    of_seeds = [
-        eer(own, shared["labels"]) - eer(other, shared["labels"])
-        for own, other in zip(joint, control, strict=True)
-    ]
-    speakers = len(np.unique(shared["speakers"]))
-    interval = bootstrap.widen_for_seeds(margin(), interval, of_seeds, speakers)
-    return _line(aim, runs, "eer", margin(), interval, CONTROL)
+    joint, control = ([run[name]["eer"] for run in runs] for name in (JOINT, CONTROL))
+    difference, interval = method_readings.pool(joint, less=control)
+    interval = [end - EER_MARGIN for end in interval]
+    return _line(aim, runs, "eer", difference - EER_MARGIN, interval, CONTROL)
 
 
 def _line(aim, runs, key, margin, interval, other):

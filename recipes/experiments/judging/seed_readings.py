@@ -1,0 +1,91 @@
+"""What `judge.py` reads of each seed, in a file of its own, so that several machines can share."""
+
+import json
+import shutil
+import sys
+
+from pretrained.plain_files import read_json
+from recipes.common.data.files import replace_text
+from recipes.experiments import provenance, runner
+
+FOLDER = "readings"
+
+
+def keep(output_folder, seed, rows, given):
+    """Write what was read of a seed, with what made it, to `readings/SEED.json`.
+
+    Arguments
+    ---------
+    output_folder : Path
+        Of `judge.py`: the seed's runs are in a folder of it.
+    seed : int
+    rows : dict
+        By row, its readings, as `aims.judge` takes them.
+    given : dict
+        What the seed was read from: paths, and settings.
+    """
+    records = sorted((output_folder / str(seed)).rglob(provenance.RECORD))
+    code = sorted({file for path in records for file in read_json(path)["code"]})
+    made_by = {**provenance.record_of(given), "code": provenance.digests_of_code(code)}
+    lines = [f"  {json.dumps(name)}: {json.dumps(readings)}" for name, readings in rows.items()]
+    text = f'{{"made_by": {json.dumps(made_by)},\n "rows": {{\n' + ",\n".join(lines) + "\n }}\n"
+    path = path_of(output_folder / FOLDER, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, text)
+
+
+def path_of(folder, seed):
+    """Return the file of a seed."""
+    return folder / f"{seed}.json"
+
+
+def publish(output_folder, published):
+    """Copy the files of a folder of `judge.py` to those that are published; return all of these.
+
+    Arguments
+    ---------
+    output_folder : Path
+    published : Path
+        Holds a file for each seed; one of the same seed is replaced.
+
+    Returns
+    -------
+    dict
+        By seed, the readings of its rows.
+
+    Raises
+    ------
+    SystemExit
+        Where there is nothing to publish, a file cannot be read, or another seed that is published
+        was read from other data or settings. Nothing is copied then.
+    """
+    new = _read_all(output_folder / FOLDER)
+    if not new:
+        sys.exit(f"{output_folder / FOLDER} has no readings of a seed: run judge.py first.")
+    old = {seed: kept for seed, kept in _read_all(published).items() if seed not in new}
+    _check_alike(published, {**old, **new})
+    published.mkdir(exist_ok=True)
+    for seed in new:
+        shutil.copyfile(path_of(output_folder / FOLDER, seed), path_of(published, seed))
+    return {seed: kept["rows"] for seed, kept in sorted({**old, **new}.items())}
+
+
+def _read_all(folder):
+    """Return what the files of a folder hold, by seed."""
+    paths = {seed: path_of(folder, seed) for seed in runner.SEEDS}
+    return {seed: runner.read_kept(path) for seed, path in paths.items() if path.is_file()}
+
+
+def _check_alike(published, kept):
+    """Leave with a message where seeds differ in data or settings; tell where code differs."""
+    (first, one), *others = kept.items()
+    for seed, other in others:
+        before, now = ({**x["made_by"], "code": {}} for x in (one, other))
+        if change := provenance.difference(before, now):
+            sys.exit(
+                f"Seeds {first} and {seed} cannot be judged together: {change} is not the same. "
+                f"Make one of them again, or remove its file from {published}."
+            )
+    for seed, one in kept.items():
+        if provenance.digests_of_code(one["made_by"]["code"]) != one["made_by"]["code"]:
+            print(f"Seed {seed} was read by other code than is here: judge.py makes it again.")
