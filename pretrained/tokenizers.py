@@ -129,6 +129,16 @@ class SymbolTokenizer(_Tokenizer):
             )
         return [self._indices[symbol] for symbol in symbols]
 
+    def drop_unknown(self, text):
+        """Return a text without the symbols that are none of the tokenizer's.
+
+        Example
+        -------
+        >>> SymbolTokenizer(["A", "H", "I", "|"]).drop_unknown("HI, ÀA")
+        'HI A'
+        """
+        return self.decode(self._indices.get(symbol, 0) for symbol in _split(text, self.kind))
+
     def to_config(self):
         """Return the tokenizer as plain values, which `tokenizer_from_config` takes."""
         return {"kind": self.kind, "symbols": list(self.symbols)}
@@ -231,6 +241,12 @@ class PieceTokenizer(_Tokenizer):
                 f"{unknown[0]!r} in {text!r} is in none of the tokenizer's {len(self) - 1} pieces."
             )
         return indices
+
+    def drop_unknown(self, text):
+        """Return a text without the characters that are in none of the tokenizer's pieces."""
+        known = {*"".join(self.pieces), " "}
+        words = _split_words(text, PIECE_SPACE)
+        return _plain("".join(character for character in words if character in known))
 
     def to_config(self):
         """Return the tokenizer as plain values, which `tokenizer_from_config` takes."""

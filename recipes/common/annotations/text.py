@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
@@ -13,18 +14,21 @@ logger = get_logger(__name__)
 
 MAX_LISTED = 10  # problems that an error spells out
 STRESS = re.compile(r"(?<=\D)[012]$")
+PROBABILITY = re.compile(r"\d*\.\d+(e-?\d+)?$")
 ALTERNATE = re.compile(r".\(\d+\)$")  # WORD(2)
-COMMENT = ";;;"  # as in CMUdict
+COMMENT = ";;;"  # as in CMUdict, whose newer form has comments after "#" at the end of lines
 
 
 def read_lexicon(path):
-    """Read a pronunciation lexicon, such as LibriSpeech's or CMUdict.
+    """Read a pronunciation lexicon, such as LibriSpeech's, CMUdict, or those of Kaldi and MFA.
 
     Arguments
     ---------
     path : str or Path
         Lines of a word and its phones, with tabs or spaces between them. The first line of a word
-        counts; later ones do not, nor lines such as those of "READ(2)", nor comments after ";;;".
+        counts; later ones do not, nor lines such as those of "READ(2)", nor comments: lines of
+        ";;;", and what follows a "#" that begins a phone. Probabilities before the phones, numbers
+        with a decimal point, are passed over.
 
     Returns
     -------
@@ -51,6 +55,7 @@ def read_lexicon(path):
         word, *phones = line.split() or [COMMENT]
         if word.startswith(COMMENT):
             continue
+        phones = list(dropwhile(PROBABILITY.match, takewhile(_is_no_comment, phones)))
         if not phones:
             raise CorpusError(f"{path}, line {number}: {word} has no phones.")
         if not ALTERNATE.search(word):
@@ -58,6 +63,10 @@ def read_lexicon(path):
     if not lexicon:
         raise CorpusError(f"{path} has no word: expected lines such as 'HELLO HH AH0 L OW1'.")
     return lexicon
+
+
+def _is_no_comment(phone):
+    return not phone.startswith("#")
 
 
 def transcribe_phones(texts, lexicon):
@@ -129,7 +138,7 @@ def check_words(texts, lexicon, path, skip_bad):
                 places[word].append((split, name))
                 left_out[split][name] = text
     if places and not skip_bad:
-        raise CorpusError(_describe_missing(places, path))
+        raise CorpusError(_describe_missing(places, lexicon, path))
     for split, names in left_out.items():
         logger.warning(
             f"{split}: {len(names)} of {len(texts[split])} utterance(s) are left out: they have "
@@ -144,7 +153,7 @@ def _unknown_words(text, lexicon):
     return [word for word in text.split() if word not in lexicon]
 
 
-def _describe_missing(places, path):
+def _describe_missing(places, lexicon, path):
     """Say which words have no pronunciation, the most frequent first."""
     words = sorted(places, key=lambda word: (-len(places[word]), word))
     lines = []
@@ -152,9 +161,13 @@ def _describe_missing(places, path):
         splits = " and ".join(dict.fromkeys(split for split, _ in places[word]))
         first = places[word][0][1]
         lines.append(f"{word}: {len(places[word])} time(s) in {splits}, first in {first}")
+    folded = {word.casefold() for word in lexicon}
+    cased = sum(word.casefold() in folded for word in words)
+    hint = f"\n{cased} of them are there in another case: give the lexicon that of the transcripts,"
     return (
         f"{path} has no pronunciation of {len(words)} word(s):\n  "
         + "\n  ".join(first_few(lines, MAX_LISTED))
+        + (hint if cased else "")
         + "\nadd them to the lexicon, or leave these utterances out with --skip_bad True."
     )
 
@@ -208,3 +221,49 @@ def check_vocabulary(tokenizer, texts, where):
                 f"{where}: {name}: {error} This is a tokenizer of another vocabulary: use the one "
                 "of this corpus's training transcripts, or mend the transcript."
             ) from error
+
+
+def drop_unknown(tokenizer, texts, where):
+    """Return transcripts without the symbols that the tokenizer lacks, and warn of these.
+
+    Arguments
+    ---------
+    tokenizer : SymbolTokenizer or PieceTokenizer
+    texts : dict
+        Each utterance's words, or phones, by its ID.
+    where : str
+        The split, for messages.
+
+    Returns
+    -------
+    dict
+        Likewise.
+
+    Raises
+    ------
+    CorpusError
+        Where nothing is left of a transcript, as with a tokenizer of another vocabulary.
+
+    Example
+    -------
+    >>> from pretrained.tokenizers import SymbolTokenizer
+    >>> drop_unknown(SymbolTokenizer(["A", "B"]), {"a": "AB"}, "dev-clean")
+    {'a': 'AB'}
+    """
+    known, changed = {}, []
+    for name, text in texts.items():
+        try:
+            known[name] = tokenizer.drop_unknown(text)
+        except ValueError as error:
+            raise CorpusError(f"{where}: {name}: {error}") from error
+        if known[name] != " ".join(text.split()):
+            changed.append(name)
+        if not known[name]:
+            check_vocabulary(tokenizer, {name: text}, where)
+    if changed:
+        logger.warning(
+            f"{where}: {len(changed)} transcript(s) have a symbol that no training transcript has, "
+            f"first {changed[0]}: {texts[changed[0]]!r}. It cannot be recognised and counts as an "
+            "error."
+        )
+    return known

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lobes.heads import BLANK
 from pretrained.decoding import greedy_decode
-from recipes.common.annotations.text import check_transcripts, check_vocabulary
+from recipes.common.annotations.text import check_transcripts, check_vocabulary, drop_unknown
 from recipes.common.data.files import CorpusError, replace_text
 from recipes.common.downstream.downstream_brain import DownstreamBrain
 from recipes.common.downstream.labels import manifests_of
@@ -133,6 +133,10 @@ class CTCBrain(DownstreamBrain):
         folder = Path(self.hparams.output_folder).parent
         replace_text(folder / "hypotheses.csv", text.getvalue())
 
+    def name_labels(self):
+        """Return the tokenizer as plain values."""
+        return self.labels.to_config()
+
     def facts(self):
         """Return the tokenizer as plain values."""
         return {"tokenizer": self.labels.to_config()}
@@ -218,6 +222,9 @@ def without_long(dataset, longest):
 def add_tokens(hparams, datasets, texts, tokenizer):
     """Give each utterance the items `text` and `tokens`, (symbols,) int64; leave out the others.
 
+    A symbol of validation or test that the tokenizer lacks is in `text` alone: it counts as an
+    error.
+
     Arguments
     ---------
     hparams : dict
@@ -231,20 +238,23 @@ def add_tokens(hparams, datasets, texts, tokenizer):
     Raises
     ------
     CorpusError
-        Where a text has a symbol that the tokenizer lacks.
+        Where a text of training has a symbol that the tokenizer lacks, or another has no other.
     """
     for split, own in texts.items():
-        check_vocabulary(tokenizer, own, manifests_of(hparams, split))
+        where = manifests_of(hparams, split)
+        if split == "train":
+            check_vocabulary(tokenizer, own, where)
+        known = own if split == "train" else drop_unknown(tokenizer, own, where)
         dataset = datasets[split].filtered_sorted(key_test={"id": own.__contains__})
         dataset.add_dynamic_item(own.get, takes=["id"], provides="text")
-        encode = partial(encode_text, tokenizer)
-        dataset.add_dynamic_item(encode, takes=["text"], provides="tokens")
+        encode = partial(encode_text, tokenizer, known)
+        dataset.add_dynamic_item(encode, takes=["id"], provides="tokens")
         datasets[split] = dataset
 
 
-def encode_text(tokenizer, text):
-    """Return the indices of a text's symbols, (symbols,) int64."""
-    return torch.tensor(tokenizer.encode(text))
+def encode_text(tokenizer, texts, utterance):
+    """Return the indices of the symbols of an utterance's text, (symbols,) int64."""
+    return torch.tensor(tokenizer.encode(texts[utterance]))
 
 
 def drop_spans(states):

@@ -1,5 +1,9 @@
 """The Brain that all downstream tasks share: a head on the states of an upstream."""
 
+import hashlib
+import json
+from functools import cached_property
+
 import speechbrain as sb
 import torch
 
@@ -15,7 +19,7 @@ class DownstreamBrain(ResumableBrain):
 
     A task's Brain adds what follows.
 
-    - `label_keys`: the items of a batch beside the features.
+    - `label_keys`: the items of a batch beside the features; the first is a number or a text.
     - `criterion`: the figure of the validation split that is lowest for the best model.
     - `make_modules(hparams, upstream, labels)`: the head and what else is trained, by name.
     - `compute_forward` and `compute_objectives`, as SpeechBrain wants them; they add to `meter`.
@@ -50,6 +54,15 @@ class DownstreamBrain(ResumableBrain):
         """Return what the task tells of this stage; nothing of a training without batches."""
         empty = self.stage == sb.Stage.TRAIN and self.meter.empty
         return {} if empty else self.summarise()
+
+    def name_labels(self):
+        """Return what the labels mean as plain values, in the order of the head's outputs."""
+        return list(self.labels)
+
+    @cached_property
+    def labels_digest(self):
+        """Tells other labels from these; see `digest_labels`."""
+        return digest_labels(self.name_labels(), self.loaders, self.label_keys[0])
 
     def audio_seconds(self, batch):
         """Return how much audio a batch holds, s."""
@@ -122,7 +135,7 @@ class DownstreamBrain(ResumableBrain):
         """Return what the head stands on, and the configuration of each head that has one."""
         stands_on = {"digest": self.digest, "upstream": self.hparams.upstream}
         configs = {k: head.config for k, head in self.heads().items() if hasattr(head, "config")}
-        return {"features": stands_on, **configs}
+        return {"features": stands_on, "labels": {"digest": self.labels_digest}, **configs}
 
     def save_epoch(self, meta):
         """Save a checkpoint at the end of an epoch; keep it and the best one."""
@@ -131,3 +144,28 @@ class DownstreamBrain(ResumableBrain):
             min_keys=[self.criterion],
             num_to_keep=1,
         )
+
+
+def digest_labels(names, loaders, key):
+    """Return a digest of what labels mean, and of the label of each utterance but the test's.
+
+    Arguments
+    ---------
+    names : list or dict
+        What the labels mean, plain values.
+    loaders : dict
+        By split.
+    key : str
+        The item that is an utterance's label.
+
+    Returns
+    -------
+    str
+    """
+    told = hashlib.sha256(json.dumps(names).encode())
+    for split in ("train", "valid"):
+        dataset = loaders[split].dataset
+        with dataset.output_keys_as(["id", key]):
+            labels = sorted((row["id"], row[key]) for row in dataset)
+        told.update(json.dumps(labels).encode())
+    return told.hexdigest()

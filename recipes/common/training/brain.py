@@ -22,6 +22,10 @@ from recipes.common.training.meters import Meter, to_arrays
 logger = get_logger(__name__)
 FUSING = ("cuda", "cpu")  # devices that any torch from the lower bound on has fused optimizers for
 MIN_DEVIATION = 1e-3
+DIGESTS = {  # of what a checkpoint is tied to beside its own architecture
+    ("features", "digest"): "their weights, or the code that computes them",
+    ("labels", "digest"): "the symbols or classes, or what training and validation are labelled",
+}
 DRAW_SECONDS = 20  # from one drawing of the curves to the next: it takes longer than a short epoch
 
 
@@ -94,11 +98,11 @@ class ResumableBrain(sb.Brain):
         for name, config in self.architecture().items():
             for key, value in config.items():
                 there = found.get(name, {}).get(key)
-                if there != value and (name, key) == ("features", "digest"):
+                if there != value and (name, key) in DIGESTS:
                     raise ValueError(
-                        f"{latest.path} was trained on other features: their weights, or the code "
-                        f"that computes them, have the digest {there} there and {value} here. Use "
-                        "another output_folder, or the features of before."
+                        f"{latest.path} was trained on other {name}: {DIGESTS[name, key]}, have "
+                        f"the digest {there} there and {value} here. Use another output_folder, "
+                        f"or the {name} of before."
                     )
                 if there != value:
                     raise ValueError(

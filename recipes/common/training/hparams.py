@@ -213,15 +213,17 @@ def check_same_settings(path, overrides, folder):
         for tree in (ruamel.yaml.YAML().load(resolve_hparams(path, overrides)), read_tree(saved))
     )
     # The stage, then what the command says, before what follows from these.
-    given = {key: key.partition(".")[0] in overrides for key in before}
-    for key in sorted(before, key=lambda key: (key != "stage", not given[key])):
-        value = before[key]
+    # A key that one of the two lacks is another version's, but within a mapping it is a setting.
+    compared = [key for key in {**before, **now} if "." in key or (key in before and key in now)]
+    given = {key: key.partition(".")[0] in overrides for key in compared}
+    for key in sorted(compared, key=lambda key: (key != "stage", not given[key])):
+        old, new = (values.get(key, "not set") for values in (before, now))
         free = key in FREE or key.endswith(PLACES)
         if key in RECORDINGS:
-            free = (value is None) == (now.get(key) is None)
-        if not free and key in now and now[key] != value:
+            free = (old is None) == (new is None)
+        if not free and old != new:
             raise ValueError(
-                f"{folder} holds a run that was trained with {key} {value}; now it is {now[key]}. "
+                f"{folder} holds a run that was trained with {key} {old}; now it is {new}. "
                 "Use another output_folder, or the settings of before."
             )
 
