@@ -66,15 +66,17 @@ def test_errors_are_those_of_fastabx(mode, tmp_path):
     assert told == pytest.approx(FASTABX[mode], abs=1e-6)
 
 
+@pytest.mark.parametrize("first", [10, 0])
 @pytest.mark.parametrize("seed", range(5))
-def test_an_item_has_the_frames_whose_middle_is_in_it(seed, tmp_path):
+def test_an_item_has_the_frames_whose_middle_is_in_it(seed, first, tmp_path):
     rng, path = np.random.default_rng(seed), tmp_path / "a.item"
     times = np.sort(rng.integers(0, 1000, size=(20, 2)) * 5, axis=1)  # ms
     times = times[times[:, 1] - times[:, 0] >= 20]
     lines = [f"u {a / 1000:.3f} {b / 1000:.4f} p t s 1" for a, b in times.tolist()]
     path.write_text("\n".join([HEADER, *lines]))
-    for item, (onset, offset) in zip(read_items(path), times.tolist(), strict=True):
-        inside = [i for i in range(400) if onset <= 10 + 20 * i <= offset]
+    items = read_items(path, f"{first / 1000}")
+    for item, (onset, offset) in zip(items, times.tolist(), strict=True):
+        inside = [i for i in range(400) if onset <= first + 20 * i <= offset]
         assert (item.start, item.stop) == (inside[0], inside[-1] + 1)
 
 

@@ -13,6 +13,7 @@ from pretrained.exported import save_model
 from recipes.common.data.manifest import fingerprint
 from recipes.common.data.table import read_manifest
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "VoxCeleb" / "SpeakerRec"
 
@@ -97,3 +98,11 @@ def test_the_recipe_refuses_lists_that_share_speakers(run_verify, voxceleb1_copy
     (meta / "veri_test2.txt").write_text("\n".join(lines[:9]) + "\n")
     metrics, error = run_verify()
     assert metrics is None and "veri_test2.csv: ID id" in error
+
+
+@pytest.mark.long
+def test_the_recipe_refuses_a_reference_with_speakers_of_its_trials(run_verify, voxceleb1_copy):
+    prepare_voxceleb(voxceleb1_copy, voxceleb1_copy / "manifest", ["veri_test2"])
+    manifest = voxceleb1_copy / "manifest" / "veri_test2.csv"
+    metrics, error = run_verify("--reference_manifest", str(manifest))
+    assert metrics is None and f"{manifest}: ID id" in error and "veri_test2.csv too" in error

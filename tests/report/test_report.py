@@ -26,6 +26,7 @@ from recipes.common.report.representations import Encoded, draw_places
 from recipes.common.report.speech import (
     PER_SPEAKER,
     Speech,
+    check_trials,
     draw_rows,
     drawn_phones,
     load_rows,
@@ -355,6 +356,22 @@ def test_a_draw_takes_turns_of_speakers_and_leaves_some_out():
     left = [count for speaker, count in counts.items() if count < 3 + 4 * speaker]
     assert max(left) - min(left) <= 1 and max(counts.values()) <= max(left) + 1
     assert draw_rows(rows, None) is rows and draw_rows(rows, len(rows)) is rows
+
+
+@pytest.mark.parametrize(("speakers", "known"), [(3, False), (4, True)])
+def test_phones_of_few_speakers_are_not_probed_and_that_is_told(speakers, known):
+    speech = make_speech(speakers)
+    assert ("phone" in speech.utterance_targets) == known == bool(speech.texts)
+    lacking = [entry["why"] for entry in speech.missing if "phone error rate" in entry["what"]]
+    assert known or "fewer than 4 speakers" in lacking[0]
+
+
+def test_voices_are_not_told_apart_of_one_speaker_or_of_single_utterances():
+    rows = make_rows("read", 3)
+    check_trials("read_splits", make_trials(rows, False, 100, seed=0))
+    for own, why in ((rows[:2], "no two speakers"), (rows[::6], "no speaker says two")):
+        with pytest.raises(ValueError, match=f"read_splits: .*{why}"):
+            check_trials("read_splits", make_trials(own, False, 100, seed=0))
 
 
 def test_sessions_are_found_in_names_or_refused(tmp_path):

@@ -79,7 +79,8 @@ def main(arguments):
     device = run_opts.device or infer_device()
     frozen = {"representation": "frames", "upstream": "frozen"}
     upstream = load_upstream({**hparams, **frozen}).to(device)
-    items = read_items(hparams["item_file"])
+    first = "0" if hparams["features"] == "fbank" else "0.01"
+    items = read_items(hparams["item_file"], first)
     audio = find_audio({item.utterance for item in items}, hparams["data_folder"])
     claim(hparams["output_folder"])
     rows = [{"id": name, "wav": audio[name]} for name in sorted(audio)]

@@ -9,6 +9,7 @@ same encoder with random weights.
 """
 
 import time
+from os.path import samefile
 from pathlib import Path
 
 from speechbrain.utils.distributed import infer_device
@@ -28,15 +29,21 @@ from recipes.common.training.run import claim, report
 from recipes.VoxCeleb.voxceleb_prepare import count_left_out_trials, read_trials, trials_path
 
 
-def load_lists(hparams):
-    """Return the manifest and the trials of "test" and, where there is one, of "dev"."""
+def load_lists(hparams, reference):
+    """Return the manifest and the trials of "test" and, where there is one, of "dev".
+
+    A reference of the same corpus must not share speakers with them: see `load_reference`.
+    """
     root, names = hparams["data_folder"], {"test": hparams["test_trials"]}
     if hparams["dev_trials"] is not None:
         names = {"dev": hparams["dev_trials"], **names}
     hparams["prepare"](splits=list(names.values()))
     folder = Path(hparams["manifest_folder"])
     manifests = {part: folder / f"{name}.csv" for part, name in names.items()}
-    validate_manifests(manifests, root, {part: [part] for part in names})
+    apart = dict(manifests)
+    if reference is not None and samefile(reference[1], root):
+        apart["reference"] = reference[0]
+    validate_manifests(apart, root, {part: [part] for part in apart})
     lists = {}
     for part, manifest in manifests.items():
         known = {row["ID"] for row in read_manifest(manifest)}
@@ -85,7 +92,8 @@ def main(arguments):
     judged = hparams["representation"]
     encoder = load_encoder(hparams["model"], judged, "model")
     encoder = encoder.to(run_opts["device"] or infer_device())
-    reference, lists = load_reference(hparams), load_lists(hparams)
+    reference = load_reference(hparams)
+    lists = load_lists(hparams, reference)
 
     claim(hparams["output_folder"])
     systems = verification.with_baselines(encoder, judged, hparams["seed"])

@@ -17,17 +17,19 @@ MAX_PAST = 1  # frames that an item may have after an utterance's last
 NOT_AUDIO = {".txt", ".csv", ".tsv", ".json", ".item", ".md", ".ctm", ".textgrid", ".gz", ".zip"}
 
 
-def read_items(path):
+def read_items(path, first="0.01"):
     """Read an item file.
 
     Frame i of 50 a second stands for the time 0.01 + 0.02 i s, as in the evaluations of ZeroSpeech,
     so that figures compare with theirs; an item has the frames whose time is in [onset, offset].
-    The frames of our encoders are centred 2.5 ms later.
+    The frames of our encoders are centred 2.5 ms later, log-mel frames are centred at 0.02 i s.
 
     Arguments
     ---------
     path : str or Path
         Words separated by spaces; the first line names the columns, in any order.
+    first : str
+        The time that frame 0 stands for, s.
 
     Returns
     -------
@@ -56,10 +58,14 @@ def read_items(path):
             f"{path}: its first line has no {', '.join(missing)}: expected an item file, which "
             f"begins with {' '.join(COLUMNS)}."
         )
-    return [_read_item(names, line.split(), f"{path}, line {number}") for number, line in lines[1:]]
+    first = Fraction(first) * FRAME_RATE
+    return [
+        _read_item(names, line.split(), first, f"{path}, line {number}")
+        for number, line in lines[1:]
+    ]
 
 
-def _read_item(names, words, where):
+def _read_item(names, words, first, where):
     if len(words) != len(names):
         raise CorpusError(f"{where}: {len(words)} words for the {len(names)} columns.")
     told = dict(zip(names, words, strict=True))
@@ -69,8 +75,8 @@ def _read_item(names, words, where):
         times = f"{told['onset']} and {told['offset']}"
         raise CorpusError(f"{where}: onset and offset are {times}: expected seconds.") from None
     # Exact, as times on the grid of frames are common.
-    start = math.ceil(onset * FRAME_RATE - Fraction(1, 2))
-    stop = math.floor(offset * FRAME_RATE - Fraction(1, 2)) + 1
+    start = math.ceil(onset * FRAME_RATE - first)
+    stop = math.floor(offset * FRAME_RATE - first) + 1
     if not 0 <= start < stop:
         raise CorpusError(
             f"{where}: no frame of {1 / FRAME_RATE} s has its middle between {told['onset']} and "

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from pretrained.audio_files import stamp
 from pretrained.exported import load_model, save_model
 from recipes.common.closed_forms.rival_models import (
     RIVALS,
@@ -11,7 +12,10 @@ from recipes.common.closed_forms.rival_models import (
     gather_evidence,
     make_rival,
 )
+from recipes.common.data.files import digest_code
 from recipes.common.report.representations import make_system
+
+CODE = "recipes/common/closed_forms"
 
 
 def add_rivals(systems, rows, folder, seed):
@@ -48,7 +52,8 @@ def _rivals_of(system, rows, folder, seed):
     """Return the rivals of a model, made where they are not there yet."""
     frame_encoder, utterance_encoder = find_encoders(system.folder)
     names = [name for name in RIVALS if name != "plain" or _erases(system.folder)]
-    parts = system.digest(), [str(row["wav"]) for row in rows], seed
+    heard = [(str(row["wav"]), row["spk_id"], stamp(row["wav"])) for row in rows]
+    parts = system.digest(), heard, digest_code(CODE), seed
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     folders = {name: Path(folder) / key / name / "model" for name in names}
     missing = [name for name in names if not (folders[name] / "config.json").is_file()]

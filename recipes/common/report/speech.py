@@ -106,8 +106,8 @@ def gather(hparams):
     Raises
     ------
     ValueError
-        Where a manifest, an alignment or the lexicon is wrong, the splits share speakers, or no
-        speaker of training says two sentences.
+        Where a manifest, an alignment or the lexicon is wrong, the splits share speakers, or voices
+        cannot be told in them, as all is said by one speaker or no speaker says two sentences.
     """
     paths = manifest_paths(hparams)
     named = {path.stem: path for part in paths.values() for path in part}
@@ -129,12 +129,28 @@ def gather(hparams):
         trials=make_trials(read, told_apart, hparams["trials"], hparams["seed"]),
         train_trials=make_trials(train, told_apart, hparams["trials"], hparams["seed"]),
     )
-    if not any(label for label, *_ in speech.train_trials):
-        raise ValueError("train_splits: no speaker says two sentences, by which to tell voices.")
+    check_trials("train_splits", speech.train_trials)
+    check_trials("read_splits", speech.trials)
     set_targets(speech)
     if len({row.get("sentence") for row in read}) == len(read) or "sentence" not in read[0]:
         speech.miss("same sentence nearer", "No sentence is known to be read by two speakers.")
     return speech
+
+
+def check_trials(splits, trials):
+    """Raise ValueError unless there are trials of one speaker and of two.
+
+    Example
+    -------
+    >>> check_trials("read_splits", [(1, "a", "b")])
+    Traceback (most recent call last):
+        ...
+    ValueError: read_splits: there are no two speakers, by which to tell voices.
+    """
+    kinds = {label for label, *_ in trials}
+    for label, lacking in ((1, "no speaker says two sentences"), (0, "there are no two speakers")):
+        if label not in kinds:
+            raise ValueError(f"{splits}: {lacking}, by which to tell voices.")
 
 
 def load_rows(paths, hparams):
@@ -307,12 +323,14 @@ def set_targets(speech):
     _add_labels(speech, targets, "speaker", owners, heard.repeat(count), owners)
     targets = speech.utterance_targets
     known = np.flatnonzero([row["ID"] in speech.texts for row in rows])
-    if len(known):
+    if len(set(speakers[known])) >= FOLDS:
         mix = phone_mix([speech.texts[rows[place]["ID"]] for place in known])
         targets["phone"] = Target(known, mix, speakers[known], speakers[known])
     else:
-        why = "There are neither alignments, nor a column phn, nor a lexicon (--lexicon)."
+        why = f"The phones of fewer than {FOLDS} speakers are known, by alignments, a column phn "
+        why += "or a lexicon (--lexicon)."
         speech.miss("phones of an utterance, and phone error rate", why)
+        speech.texts = {}
     _add_labels(speech, targets, "speaker", speakers, heard, speakers)
     for factor in LABELS + VALUES:
         if factor not in rows[0]:
