@@ -80,4 +80,5 @@ def make_parser():
 
 if __name__ == "__main__":
     spin_little()
+    sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
     sys.exit(main())

@@ -25,6 +25,7 @@ MP3_FRAME = 1152  # samples
 # What soundfile raises: a TypeError of formats without header, a UnicodeError of a path.
 UNREADABLE = (soundfile.SoundFileError, TypeError, UnicodeError, MemoryError)
 UNKNOWN_BYTES = 0x7FFFF000  # what a WAV header that was written to a pipe says, or more
+UNKNOWN_FRAMES = 2**62  # libsndfile gives more where a header tells none, and cannot read the end
 OGG_PAGE = 65307  # bytes, at most
 # Of libsndfile's log: what a header announces beside what is there, and what it says of it.
 ANNOUNCED = re.compile(r"^ *([\w ]*?) *:? *(\d+) \(?should be (\d+)", re.M)
@@ -176,6 +177,8 @@ def _opened(path):
         _check_open(source)
     elif not os.path.isfile(source):
         raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
+    elif not os.access(source, os.R_OK):
+        raise AudioError(path, "cannot be read: permission denied.")
     try:
         with soundfile.SoundFile(source) as file:
             if file.format == "RAW":  # libsndfile takes any .au or .snd for samples, and others
@@ -184,6 +187,12 @@ def _opened(path):
             if not RATES[0] <= rate <= RATES[1]:
                 found, expected = f"its sampling rate is {rate} Hz", f"{RATES[0]} to {RATES[1]} Hz"
                 raise AudioError(path, f"cannot be used: {found}, expected {expected}.")
+            if file.frames > UNKNOWN_FRAMES:
+                raise AudioError(
+                    path,
+                    "cannot be used: its header tells no length, as where a FLAC is written to a "
+                    "pipe. Decode it and encode it to a file.",
+                )
             yield file
     except UNREADABLE as error:
         reason = getattr(error, "error_string", error)

@@ -3,6 +3,7 @@
 import gzip
 import logging
 import math
+import warnings
 import zlib
 from contextlib import contextmanager
 from functools import partial
@@ -178,7 +179,10 @@ def align(log_probs, indices):
     if len(indices) + repeats > len(log_probs):
         return None
     targets = torch.tensor([indices], dtype=torch.int32)
-    path, _ = torchaudio.functional.forced_align(log_probs[None], targets, blank=BLANK)
+    with warnings.catch_warnings():
+        # Versions 2.8 and 2.9 announce that it will go, which it does not
+        warnings.filterwarnings("ignore", ".*forced_align", UserWarning)
+        path, _ = torchaudio.functional.forced_align(log_probs[None], targets, blank=BLANK)
     return path[0].long()
 
 

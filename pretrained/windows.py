@@ -3,7 +3,8 @@
 A window sees 2 s more on either side than is kept of it. What only looks that far is therefore what
 the whole recording would give: the log-mel bands of the utterance encoder, the TDNN, and the
 pooling, whose statistics are over all windows. What normalises over a whole row does so over the
-window: the frame encoder's front end and attention, and ECAPA-TDNN's squeeze-and-excitation.
+window: the frame encoder's front end, attention and `frame_norm`, and ECAPA-TDNN's
+squeeze-and-excitation.
 """
 
 import itertools

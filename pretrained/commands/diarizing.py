@@ -1,5 +1,6 @@
 """The command diarize: who speaks when in audio files, as RTTM."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from tqdm import tqdm
 from pretrained.commands.inputs import add_model
 from pretrained.commands.messages import for_each
 from pretrained.commands.runtime import check_device
-from pretrained.plain_files import write_new
+from pretrained.plain_files import refuse_existing, write_new
 
 DESCRIPTION = """
 Writes DIR/NAME.rttm for each NAME.wav: a line for each turn, with its start and length in seconds
@@ -52,7 +53,8 @@ def diarize_files(options):
 
     def diarize(pair):
         file, target = pair
+        refuse_existing(target)
         turns = diarizer.diarize_file(file, options.speakers)
-        write_new(target, to_rttm(target.stem, turns).encode())
+        write_new(target, os.fsencode(to_rttm(target.stem, turns)))
 
     return for_each(tqdm(list(zip(options.files, targets, strict=True)), unit="file"), diarize)

@@ -42,7 +42,7 @@ def check_device(name):
 
     try:
         torch.zeros(1, device=name).cpu()  # meta tensors have no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
     return torch.device(name)

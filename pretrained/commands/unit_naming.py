@@ -1,6 +1,7 @@
 """The command units: the k-means units of a layer's frames, a line of text for each file."""
 
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def write_units(options):
     name, times = Counter(names.values()).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files have the name {name}: write their units to two files.")
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     device = check_device(options.device)
     name_units = make_namer(options.model, options.layer, options.centroids, device)
     lines = []
@@ -66,7 +68,7 @@ def write_units(options):
 
     code = for_each(tqdm(names, unit="file"), write_line)
     if lines:
-        write_whole(options.out, "".join(lines).encode())
+        write_whole(options.out, os.fsencode("".join(lines)))
     return code
 
 

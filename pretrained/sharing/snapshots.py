@@ -188,9 +188,12 @@ def _cached(wanted, why, error):
     from huggingface_hub.utils import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(**wanted, local_files_only=True))
+        folder = Path(snapshot_download(**wanted, local_files_only=True))
     except LocalEntryNotFoundError:
         raise FileNotFoundError(why) from error
+    if not all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        raise FileNotFoundError(f"{why} The cache holds a part of it alone, {folder}.") from error
+    return folder
 
 
 def _why_not(repository, endpoint, error, answered):
@@ -203,7 +206,7 @@ def _why_not(repository, endpoint, error, answered):
     elif answered:
         found = f"it answered {error.response.status_code}"
     else:
-        found = f"it cannot be reached ({error}), and the model is not in the cache"
+        found = f"it cannot be reached ({error}), and the whole of the model is not in the cache"
     return (
         f"{repository} is not a folder here, where one that holds {CONFIG_FILE} would be loaded, "
         f"and was looked for on the Hub ({endpoint}): {found}."

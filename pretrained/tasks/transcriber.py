@@ -146,8 +146,8 @@ class Transcriber(FromFolder):
         for first, part in cut_at_pauses(log_probs, seconds, begins):
             (text,) = self.beam(part[None], torch.tensor([len(part)]))
             indices, lead = self.tokenizer.encode(text), int(part[0].argmax())
-            if self.tokenizer.pieces[lead] == " ":  # a text begins without the space before it
-                indices = [lead, *indices]
+            if self.tokenizer.pieces[lead] == " " and indices[:1] != [lead]:
+                indices = [lead, *indices]  # a text begins without the space before it
             path = align(part, indices)
             if path is None:  # other pieces than the tokenizer's own choice, in very few frames
                 start, end = first * seconds, (first + len(part)) * seconds

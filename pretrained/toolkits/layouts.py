@@ -142,6 +142,7 @@ def to_huggingface(encoders, folder, changes_apart=False):
         **sizes_of(encoder),
         **{key: encoder.config[argument] for key, argument in HF_DROPOUTS.items()},
         **FIXED,
+        "frame_norm": encoder.config["frame_norm"],
     }
     save_file(state_dict, folder / HF_WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / HF_CONFIG, config)
@@ -152,8 +153,9 @@ def to_huggingface(encoders, folder, changes_apart=False):
 def to_torchaudio(encoders, folder, changes_apart=False):
     """Write a state dict of torchaudio's HuBERT or WavLM, and the arguments that build the model.
 
-    `config.json` names the function of `torchaudio.models` and its arguments; `model.pt` is what
-    the model's `load_state_dict` takes. The prediction head and the mask embedding are left out.
+    `config.json` names the function of `torchaudio.models` and its arguments, and as `frame_norm`
+    what of `changes_apart` is left to the user; `model.pt` is what the model's `load_state_dict`
+    takes. The prediction head and the mask embedding are left out.
 
     Arguments
     ---------
@@ -194,7 +196,8 @@ def to_torchaudio(encoders, folder, changes_apart=False):
         arguments["encoder_max_distance"] = MAX_DISTANCE
     function = {"hubert": "wav2vec2_model", "wavlm": "wavlm_model"}[own["attention"]]
     torch.save(state_dict, folder / "model.pt")
-    _write_json(folder / "config.json", {"function": function, "arguments": arguments})
+    told = {"function": function, "arguments": arguments, "frame_norm": own["frame_norm"]}
+    _write_json(folder / "config.json", told)
 
 
 def _frame_encoder(encoders, folder, layout, changes_apart):

@@ -42,6 +42,12 @@ def write_bytes(path, content):
     return path
 
 
+def test_a_file_that_must_not_be_read_is_told(voice, monkeypatch):
+    path = voice("a.wav")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert check_audio(path) == (0.0, "cannot be read: permission denied.")
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
 def test_16_khz_mono_is_what_speechbrain_reads_to_the_bit(voice, suffix):
     path = voice(f"a.{suffix}")
@@ -268,7 +274,9 @@ def test_a_flac_that_does_not_know_its_length_is_refused(voice):
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0
     content[22:26] = bytes(4)
-    assert "cannot be decoded" in check_audio(write_bytes(path, content))[1]
+    assert "its header tells no length" in check_audio(write_bytes(path, content))[1]
+    with pytest.raises(AudioError, match="a.flac cannot be used: its header tells no length"):
+        list(read_blocks(path))
 
 
 CONTENTS = {

@@ -10,6 +10,7 @@ import torch
 
 import pretrained
 from pretrained.__main__ import main
+from pretrained.commands import unit_naming
 from tests.pretrained.exports import tones, written
 
 
@@ -88,6 +89,41 @@ def test_commands_compute_on_the_device_that_is_given(kind, words, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert main([*words.split(), "--model", "none", "--device", "cpu:0"]) == 2
     assert given == [torch.device("cpu:0")]
+
+
+def test_units_go_to_a_new_folder_under_names_that_need_not_be_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(unit_naming, "make_namer", lambda *_: lambda file: [1, 1, 2])
+    out = tmp_path / "new" / "units.txt"
+    words = "--layer 0 --centroids c.npy --model none --collapse --out".split()
+    assert main(["units", "a.wav", os.fsdecode(b"caf\xe9.wav"), *words, str(out)]) == 0
+    assert out.read_bytes() == b"a\t1 2\ncaf\xe9\t1 2\n"
+
+
+class Speaker:
+    """A diarizer that hears one speaker, and counts the files."""
+
+    def __init__(self):
+        self.heard = []
+
+    def diarize_file(self, file, speakers):
+        self.heard.append(file)
+        return [(0.0, 1.0, 0)]
+
+
+def test_turns_that_are_there_are_not_computed_again(tmp_path, monkeypatch, capsys):
+    speaker = Speaker()
+    monkeypatch.setattr(pretrained.Diarizer, "from_pretrained", lambda *_, **__: speaker)
+    (tmp_path / "a.rttm").touch()
+    name = os.fsdecode(b"caf\xe9.wav")
+    assert main(["diarize", "a.wav", name, "--model", "none", "--out", str(tmp_path)]) == 2
+    assert "a.rttm is there already" in capsys.readouterr().err and speaker.heard == [name]
+    assert b"caf\xe9" in (tmp_path / os.fsdecode(b"caf\xe9.rttm")).read_bytes()
+
+
+@pytest.mark.parametrize("device", ["hpu", "xla"])
+def test_devices_of_packages_that_are_not_here_are_refused(device, capsys):
+    assert main(["transcribe", "a.wav", "--model", "none", "--device", device]) == 2
+    assert f"--device {device} cannot be used on this machine" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -174,6 +174,17 @@ def test_the_cache_serves_where_the_hub_does_not(published, folder, monkeypatch)
         Learn2Diss.from_pretrained("someone/else")
 
 
+def test_a_part_in_the_cache_is_told_where_the_hub_cannot_be_asked(published, monkeypatch):
+    from huggingface_hub import constants, snapshot_download
+
+    Learn2Diss.from_pretrained(NAME)
+    cached = Path(snapshot_download(NAME, local_files_only=True))
+    (cached / "model.safetensors").unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="cannot be reached.*holds a part of it alone"):
+        Learn2Diss.from_pretrained(NAME)
+
+
 def test_what_is_cached_is_not_downloaded_again(published):
     Learn2Diss.from_pretrained(NAME)
     published.asked.clear()

@@ -160,6 +160,19 @@ def test_the_times_of_a_beam_are_those_of_the_most_probable_path(tmp_path):
     ]
 
 
+def test_a_text_that_begins_with_the_piece_of_a_space_has_it_once(tmp_path):
+    tokenizer = PieceTokenizer.train(["ONE TWO ONE", "TWO ONE"], tmp_path / "pieces.model", 9)
+    head = CTCHead(num_symbols=len(tokenizer), hidden_dim=2, lstm_layers=0)
+    facts = {"features": "fbank", "tokenizer": tokenizer.to_config()}
+    transcriber = Transcriber.from_pretrained(saved(tmp_path / "m", {"ctc_head": head}, facts))
+    indices = tokenizer.encode("TWO")
+    assert tokenizer.pieces[indices[0]] == " "
+    transcriber.logits = Path(tokenizer, [*indices, *[0] * 6])
+    found = transcriber.align_file("a.wav")
+    transcriber.beam = BeamDecoder(tokenizer, beam_size=3)
+    assert transcriber.align_file("a.wav") == found
+
+
 def test_where_pieces_do_not_fit_the_frames_words_last_as_long_as_all(tmp_path):
     tokenizer = PieceTokenizer.train(["ONE TWO ONE", "TWO ONE"], tmp_path / "pieces.model", 9)
     head = CTCHead(num_symbols=len(tokenizer), hidden_dim=2, lstm_layers=0)

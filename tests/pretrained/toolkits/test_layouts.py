@@ -159,6 +159,10 @@ def test_the_card_of_the_hub_tells_how_to_get_our_frames(
     if erased:
         erase(encoder, erased)
     to_huggingface({"frame_encoder": encoder}, tmp_path / "export", changes_apart=True)
+    to_torchaudio({"frame_encoder": encoder}, tmp_path / "torchaudio", changes_apart=True)
+    for name in ("export", "torchaudio"):
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["frame_norm"] == frame_norm
     text = (tmp_path / "export" / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---\n")[1])
     assert metadata["library_name"] == "transformers" and metadata["license"] == "unknown"
