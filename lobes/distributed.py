@@ -68,11 +68,23 @@ def all_reduce_sum(x):
     >>> all_reduce_sum(torch.ones(2, 3)).shape
     torch.Size([2, 3])
     """
-    if world_size() == 1:
-        return x
-    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+    return x if world_size() == 1 else _SumOverRanks.apply(x)
 
-    return all_reduce(x)
+
+class _SumOverRanks(torch.autograd.Function):
+    """all_reduce; the gradients of all ranks add up, too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SharedCounts:

@@ -99,7 +99,21 @@ class LogMel(nn.Module):
         """Return the power spectrum of waveforms (batch, samples): (batch, frames, bins)."""
         from speechbrain.processing.features import spectral_magnitude
 
+        self._follow(wavs.device)
         return spectral_magnitude(self.fbank.compute_STFT(wavs))
+
+    def _follow(self, device):
+        """Have SpeechBrain's constants where the audio is; it would send them there in each step.
+
+        Each time the host would wait for the device, as it does with what a copy takes from
+        ordinary memory.
+        """
+        fourier, filters = self.fbank.compute_STFT, self.fbank.compute_fbanks
+        if fourier.window.device != device:
+            fourier.window = fourier.window.to(device)
+            filters.device_inp = device
+            for name in ("f_central", "band", "all_freqs_mat"):
+                setattr(filters, name, getattr(filters, name).to(device))
 
     def decibels(self, power):
         """Return the log-mel bands of power spectra, (batch, frames, 80), not centred yet."""

@@ -100,7 +100,8 @@ class SSPS(SimCLR):
         known = self.memory.references[: self.memory.filled]
         self.count = min(self.prototypes, len(known) // FEWEST)
         if self.count:
-            centres = self.cluster(lambda: [known], self.count, seed, device=known.device)
+            passes = _passes(known, seed)
+            centres = self.cluster(lambda: next(passes), self.count, seed, device=known.device)
             self.centres[: self.count] = F.normalize(centres.to(known.device), dim=1)
             self.memory.members[: len(known), 0] = self.prototypes_of(known).float()
 
@@ -184,3 +185,15 @@ class SSPS(SimCLR):
     def set_extra_state(self, state):
         """Take what `get_extra_state` returned."""
         self.count = int(state)
+
+
+def _passes(rows, seed):
+    """Yield streams of rows for k-means: in each after the first in another order.
+
+    k-means leaves out the last rows of a pass that are fewer than its centres.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    yield [rows]
+    while True:
+        order = torch.randperm(len(rows), generator=draws)
+        yield [rows[to_device(order, rows.device)]]

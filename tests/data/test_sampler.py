@@ -52,6 +52,16 @@ def test_ranks_share_the_batches_evenly(ranks):
     assert sorted(i for part in parts for batch in part for i in batch) == list(range(200))
 
 
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_of_single_utterances_each_rank_has_as_many(ranks):
+    parts = [
+        list(LengthSortedBatches([15.0] * 1001, 15.6, 0, Clock(), ranks, rank))
+        for rank in range(ranks)
+    ]
+    assert {len(part) for part in parts} == {1001 // ranks}
+    assert all(len(batch) == 1 for part in parts for batch in part)
+
+
 def test_no_batch_is_smaller_than_asked():
     sampler = LengthSortedBatches([30.0] * 5, 40, 0, min_batch_size=2)
     assert sorted(map(len, sampler)) == [2, 3]
@@ -80,6 +90,8 @@ def slow_batches(seconds, limit, seed, epoch=None, ranks=1, fewest=1):
     while len(batches) % ranks:
         large = [i for i, batch in enumerate(batches) if len(batch) >= 2 * fewest]
         place = large[-1] if large else max(range(len(batches)), key=lambda i: len(batches[i]))
+        if len(batches[place]) == 1:  # of single utterances, those are left out that some lack
+            return batches[: -(len(batches) % ranks)]
         batches[place : place + 1] = [batches[place][::2], batches[place][1::2]]
     return batches
 

@@ -84,6 +84,21 @@ class RefuseFloat64(TorchDispatchMode):
         return result
 
 
+class CountWaits(TorchDispatchMode):
+    """Counts the copies to the device for which the host waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        copies = func.name().startswith("aten::_to_copy") and not kwargs.get("non_blocking")
+        self.found += copies and result.is_meta and not args[0].is_meta
+        return result
+
+
 @contextmanager
 def skip_where_weight_norm_is_missing():
     """Skip a test where torch, as 2.7 does, lacks this operation on the meta device."""
@@ -110,6 +125,12 @@ def test_all_of_a_step_is_on_the_device_and_nothing_is_read_from_it(stage, tmp_p
     with RefuseFloat64(), skip_where_weight_norm_is_missing():
         loss = brain.fit_batch(SpeechBatch(list(steps.examples(brain.hparams))))
     assert loss.is_meta and brain.optimizer_step == 1
+    with CountWaits() as waits, skip_where_weight_norm_is_missing():
+        brain.fit_batch(SpeechBatch(list(steps.examples(brain.hparams))))
+    assert waits.found == 0
+    with CountWaits() as waits:
+        torch.ones(2).to("meta")
+    assert waits.found == 1
     with pytest.raises(RuntimeError):
         torch.ones(2, device="meta") + torch.ones(2)
     with pytest.raises(RuntimeError):

@@ -110,7 +110,8 @@ class LengthSortedBatches(Sampler):
             missing = -len(bounds) % self.ranks
         for _ in range(missing):
             bounds = self._halve(bounds)
-        self._bounds = bounds
+        rest = len(bounds) % self.ranks if self.clock is not None else 0
+        self._bounds = bounds[: len(bounds) - rest]
 
     def _cut(self, seconds):
         """Return where in a sequence of lengths each batch begins and ends, (batches, 2)."""
@@ -134,10 +135,15 @@ class LengthSortedBatches(Sampler):
                 size += 1
 
     def _halve(self, bounds):
-        """Return the batches with one as two: of those that are large enough, the last."""
+        """Return the batches with one as two: of those that are large enough, the last.
+
+        Those of one utterance each stay as they are.
+        """
         sizes = np.diff(bounds, axis=1).flatten()
         large = np.flatnonzero(sizes >= 2 * self.min_batch_size)
         number = large[-1] if len(large) else sizes.argmax()
+        if sizes[number] < 2:
+            return bounds
         first, last = bounds[number]
         batch, middle = self._order[first:last].copy(), first + (last - first + 1) // 2
         self._order[first:middle], self._order[middle:last] = batch[::2], batch[1::2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.distributed import ddp_barrier, main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +22,7 @@ from recipes.common.training.meters import Meter, to_arrays
 logger = get_logger(__name__)
 FUSING = ("cuda", "cpu")  # devices that any torch from the lower bound on has fused optimizers for
 MIN_DEVIATION = 1e-3
+RECOMPILES = 16  # of a function, where torch stops at 8
 DIGESTS = {  # of what a checkpoint is tied to beside its own architecture
     ("features", "digest"): "their weights, or the code that computes them",
     ("labels", "digest"): "the symbols or classes, or what training and validation are labelled",
@@ -206,11 +207,17 @@ class ResumableBrain(sb.Brain):
         """Compile the modules that the run options name, in place: their names stay as they are.
 
         Lengths differ from batch to batch. Unless all shapes are to be traced as dynamic at once,
-        those that are seen to change become so.
+        those that are seen to change become so. Blocks of one kind share their code: that of
+        ECAPA-TDNN is compiled for three dilations, with padding and without, for both.
         """
         options = {"mode": self.compile_mode}
         options["dynamic"] = self.compile_using_dynamic_shape_tracing or None
-        for name in self.compile_module_keys or (self.modules if self.compile else []):
+        names = self.compile_module_keys or (self.modules if self.compile else [])
+        if names:
+            import torch._dynamo  # seconds
+
+            torch._dynamo.config.recompile_limit = RECOMPILES
+        for name in names:
             if name not in self.modules:
                 raise ValueError(
                     f"compile_module_keys: there is no {name}, only {', '.join(self.modules)}."
@@ -346,7 +353,8 @@ class ResumableBrain(sb.Brain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Report a stage; after validation also save, log, draw and look for a collapse."""
         if stage == sb.Stage.TRAIN:
-            stage_loss = self.read_losses(stage_loss)
+            of_ranks = sum_over_ranks(np.array(self.read_losses(stage_loss)))
+            stage_loss = of_ranks / world_size()
         else:
             stage_loss = self.losses.average("loss")
         figures = {"loss": float(stage_loss), **self.figures()}
@@ -447,6 +455,7 @@ class PretrainingBrain(ResumableBrain):
         final = AtomicCheckpointer(self.checkpointer.checkpoints_dir / "final", encoders)
         source = {"time": trained.meta["unixtime"], **self.last_settings()}
         found = final.find_checkpoint(ckpt_predicate=lambda saved: saved.meta["of"] == source)
+        ddp_barrier()  # before the first rank saves what the others have not looked for yet
         if found is None:
             logger.info(f"{type(self).__name__}: the last step, after {trained.path}")
             self.last_step()

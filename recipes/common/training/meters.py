@@ -42,7 +42,8 @@ class Meter:
         count : torch.Tensor or int
             The number of items.
         """
-        self.unread.append((name, total, count))
+        pair = (x.detach() if torch.is_tensor(x) else x for x in (total, count))
+        self.unread.append((name, *pair))
 
     def read(self):
         """Take what was added off its device, in one go."""

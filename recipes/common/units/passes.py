@@ -210,7 +210,8 @@ def share_moments(folder, encoders, loader, compute, every=1):
     folder : Path
         Of a `SharedWork`.
     encoders : list of torch.nn.Module
-        What the results depend on, beside the batches.
+        What the results depend on, beside the batches. Those of the main rank count: the last bits
+        of others may be others, where machines of another kind computed them.
     loader : torch.utils.data.DataLoader
         Whose batches are always the same.
     compute : callable
@@ -225,8 +226,8 @@ def share_moments(folder, encoders, loader, compute, every=1):
     """
     batches = list(loader.batch_sampler)[::every]
     jobs = [batches[first::MOMENT_JOBS] for first in range(min(MOMENT_JOBS, len(batches)))]
-    made_of = digest_weights(*encoders)
     with SharedWork(folder) as work:
+        made_of = work.on_main(digest_weights, *encoders)
         load = partial(_with_batches, loader)
         return [load_file(path) for path in work.share("moments", made_of, jobs, load, compute)]
 

@@ -8,6 +8,7 @@ from lobes.distributed import SharedCounts
 from lobes.losses import nt_xent
 from lobes.methods import ssps
 from lobes.methods.ssps import SSPS
+from recipes.common.units import kmeans
 from recipes.common.units.kmeans import fit_kmeans
 from tests.lobes.methods.test_moco import small_encoder
 from tests.lobes.methods.test_simclr import views_of
@@ -151,3 +152,16 @@ def test_what_is_no_count_is_refused(name):
     for value in (0, 2.5, "x", True):
         with pytest.raises(ValueError, match=f"{name} is .*: expected a whole number, . or more"):
             made(**{name: value})
+
+
+def test_prototypes_are_of_all_that_is_remembered(monkeypatch):
+    """The last rows of a pass, fewer than there are prototypes, are others in each pass."""
+    monkeypatch.setattr(kmeans, "FIRST_MINIBATCH", 50)
+    monkeypatch.setattr(kmeans, "MINIBATCH", 25)
+    rows = torch.randn(65, 4)
+    rows[50:] += 30
+    centres = kmeans.fit_kmeans(lambda: [rows], 25, seed=0, passes=10)
+    assert not (centres.mean(1) > 15).any()
+    passes = ssps._passes(rows, seed=0)
+    centres = kmeans.fit_kmeans(lambda: next(passes), 25, seed=0, passes=10)
+    assert (centres.mean(1) > 15).any()
