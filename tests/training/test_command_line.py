@@ -17,7 +17,13 @@ from recipes.common.training.command_line import (
     read_command_line,
     read_value,
 )
-from recipes.common.training.hparams import load_hparams, resolve_hparams
+from recipes.common.training.hparams import (
+    load_hparams,
+    read_meanings,
+    read_tree,
+    resolve_hparams,
+    shown_values,
+)
 from recipes.common.training.limits import check_limits
 from recipes.common.training.refusals import run_recipe
 from recipes.experiments.runner import PRETRAIN, RECIPES
@@ -234,6 +240,26 @@ def test_help_shows_the_keys_of_the_file_and_what_works(file, capsys):
     assert end.value.code is None
     assert "--lr 0.1" in shown and "--debug:" in shown and "--compile_module_keys" in shown
     assert not [name for name in REFUSED if f"--{name}:" in shown]
+
+
+def test_each_key_of_each_recipe_has_a_meaning():
+    """A file that takes an output folder is a recipe's; others are bases of such files."""
+    lacking = set()
+    for path in sorted(RECIPES.rglob("hparams/**/*.yaml")):
+        shown, meanings = shown_values(read_tree(path)), read_meanings(path)
+        if "output_folder" in shown:
+            lacking |= {f"{path}: {key}" for key in shown if key not in meanings}
+    assert not lacking
+
+
+def test_help_tells_meanings_of_bases_and_of_the_file_itself(tmp_path, capsys):
+    (tmp_path / "big.yaml").write_text("lr: 0.1 # at its peak\nepochs: 9 # in all\nseed: 1\n")
+    file = tmp_path / "tiny.yaml"
+    file.write_text("base: big.yaml\nlr: 0.3\nepochs: 2 # few\n")
+    with pytest.raises(SystemExit):
+        read_command_line([str(file), "--help"])
+    shown = capsys.readouterr().out
+    assert "--lr 0.3 # at its peak\n  --epochs 2 # few\n  --seed 1\n" in shown
 
 
 def test_a_mistyped_option_is_told_which_one_was_meant(file):

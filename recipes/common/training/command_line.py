@@ -11,7 +11,13 @@ import torch
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
-from recipes.common.training.hparams import check_options, plain_values, read_tree, shown_values
+from recipes.common.training.hparams import (
+    check_options,
+    plain_values,
+    read_meanings,
+    read_tree,
+    shown_values,
+)
 
 SEVERAL_WORDS = ("compile_module_keys", "jit_module_keys")
 # Run options of SpeechBrain's that do not work here, and why.
@@ -111,24 +117,27 @@ def read_command_line(arguments, heeded=None):
 
 
 def describe_options(file, heeded, given=None):
-    """Return the options of a command, each with its meaning or its value in the file, if any.
+    """Return the options of a command: keys of the file with value and meaning, run options.
 
     The keys are those that the file has with what is given.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "tiny.yaml"
-    >>> _ = path.write_text("lr: 0.1\\n")
+    >>> _ = path.write_text("lr: 0.1 # at its peak\\n")
     >>> print(describe_options(path, ["debug"]).partition("Options of SpeechBrain")[0].strip())
     usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]
     <BLANKLINE>
     Keys of ...tiny.yaml:
-      --lr 0.1
+      --lr 0.1 # at its peak
     """
     lines = ["usage: COMMAND HPARAMS.yaml [--KEY VALUE ...]", ""]
     if file is not None:
-        values = shown_values(read_tree(file, given))
-        lines += [f"Keys of {file}:", *(f"  --{key} {values[key]}" for key in values), ""]
+        values, meanings = shown_values(read_tree(file, given)), read_meanings(file, given)
+        lines.append(f"Keys of {file}:")
+        for key, value in values.items():
+            lines.append(f"  --{key} {value}" + (f" # {meanings[key]}" if key in meanings else ""))
+        lines.append("")
     else:
         lines += ["With a hyperparameters file, --help shows its keys as well.", ""]
     shown = sorted(RUN_OPTIONS.keys() & heeded)

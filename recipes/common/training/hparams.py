@@ -28,6 +28,7 @@ from recipes.common.data.files import REPOSITORY
 INCLUDE = "!include:"
 KEY_IN_BASE = re.compile("<(.+?)>")
 REFERRED_TO = re.compile(r"!ref <(\w+)>")
+MEANING = re.compile(r"^(\w+):.*? # (.*)$", re.M)
 # What may change between the parts of a run: how long and how it is computed, where things lie, and
 # what is done once it is trained.
 FREE = {
@@ -298,19 +299,46 @@ def read_tree(path, given=None):
     ruamel.yaml.comments.CommentedMap
         Tags stand as they are; the files of `!include` have absolute paths.
     """
-    path = Path(path)
+    return _read_with_bases(Path(path), given)[0]
+
+
+def read_meanings(path, given=None):
+    """Return the comments behind the keys of a hyperparameters file and of its bases.
+
+    Arguments are those of `read_tree`.
+
+    Returns
+    -------
+    dict
+        By key, without the sign that begins it.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "big.yaml").write_text("data: !PLACEHOLDER # a folder\\nlr: 0.1 # peak\\n")
+    >>> _ = (folder / "tiny.yaml").write_text("base: big.yaml\\nlr: 0.3\\n")
+    >>> read_meanings(folder / "tiny.yaml")
+    {'data': 'a folder', 'lr': 'peak'}
+    """
+    return _read_with_bases(Path(path), given)[1]
+
+
+def _read_with_bases(path, given):
+    """Return what `read_tree` does, and what `read_meanings` does."""
     tree = _read_mapping(path)
     folder = path.resolve().parent
     _place_includes(tree, folder)
     bases = tree.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     given = {**tree, **(given or {})}
-    merged = None
+    merged, meanings = None, {}
     for base in bases:
         base = _named_base(base, merged or {}, given, path)
-        added = read_tree(folder / base, given)
+        added, told = _read_with_bases(folder / base, given)
         merged = added if merged is None else _merge(merged, added)
-    return tree if merged is None else _merge(merged, tree)
+        meanings |= told
+    meanings |= dict(MEANING.findall(read_utf8(path)))
+    return tree if merged is None else _merge(merged, tree), meanings
 
 
 def _named_base(base, before, given, path):
