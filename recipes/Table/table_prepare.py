@@ -29,7 +29,7 @@ HOW = {
 }
 
 
-def prepare_table(data_folder, save_folder, splits, table, **options):
+def prepare_table(data_folder, save_folder, splits, table, disjoint_speakers=False, **options):
     """Write `<save_folder>/<split>.csv` for any of "train", "valid" and "test" of a table.
 
     Without a column `split`, a tenth of the speakers is "valid" and a fifth is "test"; where no
@@ -45,6 +45,8 @@ def prepare_table(data_folder, save_folder, splits, table, **options):
     splits : iterable of str
     table : str or Path
         The CSV file.
+    disjoint_speakers : bool
+        Whether no speaker may be in two splits.
     **options
         `skip_prep`, `skip_bad` and `num_workers`, as `prepare_splits` takes them.
 
@@ -62,7 +64,7 @@ def prepare_table(data_folder, save_folder, splits, table, **options):
     """
     rows = {}
     if not options.get("skip_prep"):
-        rows = read_table(table, data_folder)
+        rows = read_table(table, data_folder, disjoint_speakers)
         logger.info(f"{table}: the splits are made by {HOW[split_by(table)]}")
     options |= {"listing": {"rows": rows}, "any_rate": True}
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
@@ -102,15 +104,15 @@ def split_by(table):
     return "speakers" if any(row.get("spk_id") for _, row in lines) else "utterances"
 
 
-def read_table(table, data_folder):
+def read_table(table, data_folder, disjoint_speakers=False):
     """Return the rows of each split of a table.
 
     Arguments
     ---------
     table : str or Path
         The CSV file.
-    data_folder : str or Path
-        As `prepare_table` takes it.
+    data_folder, disjoint_speakers
+        As `prepare_table` takes them.
 
     Returns
     -------
@@ -134,7 +136,8 @@ def read_table(table, data_folder):
             problems.append(f"{table}, line {number}: {problem}")
     if not problems:
         _add_splits([row for _, row in rows], by, table)
-        problems = [f"{table}{problem}" for problem in _what_splits_lack(rows)]
+        problems = _shared_speakers(rows) if disjoint_speakers else []
+        problems = [f"{table}{problem}" for problem in _what_splits_lack(rows) + problems]
     if problems:
         raise CorpusError("\n".join(first_few(problems, LISTED)))
     warn_of_likes([row["label"] for _, row in rows], table)
@@ -258,3 +261,18 @@ def _what_splits_lack(rows):
                 "nothing can tell it: add some, or say the splits in a column split."
             )
     return problems
+
+
+def _shared_speakers(rows):
+    """Return what is wrong with speakers that are in two splits, which follows on the table."""
+    first, problems = {}, {}
+    for number, row in rows:
+        speaker, split = row["spk_id"], row["split"]
+        line, other = first.setdefault(speaker, (number, split))
+        if other != split:
+            told = (
+                f", line {number}: speaker {speaker} is in {split}, and in {other} in line {line}: "
+            )
+            told += "expected each speaker in one split, or --disjoint_speakers False."
+            problems.setdefault(speaker, told)
+    return list(problems.values())

@@ -95,6 +95,20 @@ def test_the_audio_may_lie_elsewhere_and_the_table_may_change(audio, tmp_path):
     assert prepared(written(table, absolute), tmp_path / "out", audio / "wavs")[0] == ids
 
 
+def test_a_speaker_in_two_splits_is_told_by_its_lines_before_anything_is_written(audio, tmp_path):
+    rows = rows_of()
+    rows[49]["spk_id"] = rows[48]["spk_id"] = "s1"
+    table = written(audio / "my.csv", rows)
+    with pytest.raises(CorpusError) as caught:
+        prepare_table(audio, tmp_path / "out", SPLITS, table, disjoint_speakers=True)
+    assert str(caught.value).splitlines() == [
+        f"{table}, line 50: speaker s1 is in valid, and in train in line 7: expected each speaker "
+        "in one split, or --disjoint_speakers False."
+    ]
+    assert not (tmp_path / "out").exists()
+    prepare_table(audio, tmp_path / "out", SPLITS, table, disjoint_speakers=False)
+
+
 def changed(place, **values):
     def change(rows):
         rows[place] |= values
