@@ -121,8 +121,9 @@ def plain(figure):
     Arguments
     ---------
     figure : dict
-        `value` and `evidence`: `group_scores`, or of an equal error rate `scores`, `labels` and
-        `speakers` of its trials; where known also `interval`, `control` and `chance`.
+        `value` and `evidence`: `group_names` and `group_scores`, or of an equal error rate
+        `scores`, `labels` and `speakers` of its trials; where known also `interval`, `control` and
+        `chance`.
 
     Returns
     -------
@@ -133,8 +134,9 @@ def plain(figure):
 
     Example
     -------
-    >>> plain({"value": 0.5, "evidence": {"group_scores": np.array([[0.25, 0.75]])}})["evidence"]
-    {'group_scores': [[0.25, 0.75]]}
+    >>> read = {"group_names": np.array(["a", "b"]), "group_scores": np.array([[0.25, 0.75]])}
+    >>> plain({"value": 0.5, "evidence": read})["evidence"]
+    {'group_names': ['a', 'b'], 'group_scores': [[0.25, 0.75]]}
     """
     kept = {name: figure.get(name) for name in ("value", "interval", "control", "chance")}
     evidence = figure["evidence"]
@@ -143,7 +145,12 @@ def plain(figure):
         labels, speakers = evidence["labels"], evidence["speakers"]
         draws = bootstrap.draw_trials(rate, labels, speakers, SEEDS[0])
         evidence = {"draws": draws, "speakers": len(np.unique(speakers))}
-    return {**kept, "evidence": {name: np.round(x, 6).tolist() for name, x in evidence.items()}}
+    return {**kept, "evidence": {name: _listed(x) for name, x in evidence.items()}}
+
+
+def _listed(values):
+    values = np.asarray(values)
+    return (values.round(6) if values.dtype.kind == "f" else values).tolist()
 
 
 def pool(figures, paired_use=bootstrap.PROBE_PAIRED_USE, less=None):
