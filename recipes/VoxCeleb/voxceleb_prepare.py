@@ -36,7 +36,7 @@ TRAIN = "train"
 IDENTIFICATION = {"iden_train": "1", "iden_valid": "2", "iden_test": "3"}
 M4A_FOLDERS = ("wav", "aac", "*/aac")  # VoxCeleb2's archives unpack to aac and dev/aac
 # Run in the data folder. A wav appears under its name when it is complete.
-CONVERT = """find . -path '*/*/*/*.m4a' -print0 | xargs -0 -n 100 -P 8 sh -c '
+CONVERT = """find . -path '*/*/*/*.m4a' ! -name '._*' -print0 | xargs -0 -n 100 -P 8 sh -c '
     for m4a do
         wav=wav${m4a#"${m4a%/*/*/*}"}; wav=${wav%.m4a}.wav
         [ -e "$wav" ] || { mkdir -p "${wav%/*}" && ffmpeg -nostdin -loglevel error -y -i "$m4a" \\
@@ -221,7 +221,7 @@ def _without_wav(data_folder):
     for folder in M4A_FOLDERS:
         for path in data_folder.glob(f"{folder}/*/*/*.m4a"):
             wav = PurePosixPath(*path.parts[-3:]).with_suffix(".wav")
-            if not (data_folder / "wav" / wav).is_file():
+            if not is_of_macos(path) and not (data_folder / "wav" / wav).is_file():
                 found[wav] = path
     return found
 

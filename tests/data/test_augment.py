@@ -15,6 +15,7 @@ from recipes.common.data.augment import (
     CUTOFFS,
     TELEPHONES,
     UtteranceAugment,
+    audio_files,
     channel_response,
     coloured_noise,
     seeded,
@@ -351,3 +352,13 @@ def test_a_folder_without_audio_is_named(tmp_path, option, folder):
     (tmp_path / "empty" / "README.txt").write_text("nothing here")
     with pytest.raises(FileNotFoundError, match=f"{folder}: no audio found"):
         UtteranceAugment(**{option: str(tmp_path / folder)})
+
+
+def test_what_macos_leaves_is_no_noise_and_links_are_followed(tmp_path):
+    (tmp_path / "musan").mkdir()
+    for name in ("a.wav", "._a.wav"):
+        (tmp_path / "musan" / name).write_bytes(b"")
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "link").symlink_to(tmp_path / "musan")
+    found = audio_files(str(tmp_path / "noise"))
+    assert found == [str(tmp_path / "noise" / "link" / "a.wav")]

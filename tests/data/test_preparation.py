@@ -165,6 +165,20 @@ def test_a_manifest_cut_short_is_made_again(corpus):
     assert path.read_bytes() == whole
 
 
+def test_a_manifest_that_was_edited_is_not_overwritten(corpus):
+    path = prepare(corpus) / "one.csv"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    edited = "".join(lines[:-1])
+    path.write_text(edited, encoding="utf-8")
+    with pytest.raises(CorpusError, match="one.csv was changed since .* --skip_prep True"):
+        prepare(corpus)
+    assert path.read_text(encoding="utf-8") == edited
+    prepare(corpus, skip_prep=True)
+    path.unlink()
+    prepare(corpus)
+    assert path.read_text(encoding="utf-8") == "".join(lines)
+
+
 def state(folder):
     """Return the content and the time of each of a folder's files."""
     return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}

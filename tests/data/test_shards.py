@@ -288,6 +288,14 @@ def test_a_folder_that_holds_other_things_is_refused(corpus, other):
     assert list(corpus.content()) == [other.split("/")[-1]]
 
 
+def test_packing_goes_on_where_a_recipe_has_read_the_shards(packed):
+    manifest = packed.out / "manifest"
+    for path in sorted(manifest.glob("*.csv")):
+        (manifest / f"{path.name}.arrow").write_bytes(b"")
+        (manifest / f"{path.name}.arrow.0a1b2c3d.partial").write_bytes(b"")
+    packed.pack()
+
+
 def test_what_interrupts_leaves_whole_shards_and_packing_goes_on(corpus, monkeypatch):
     corpus.pack()
     whole, corpus.out = corpus.content(), corpus.out.with_name("resumed")

@@ -16,6 +16,7 @@ from recipes.common.training.history import read_history, record_epoch
 from recipes.common.training.limits import check_limits
 from recipes.common.training.run import claim, count_utterances, prepare
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
+from tests.made_datasets import made_dataset
 
 
 def test_a_corpus_is_prepared_with_its_own_options(tmp_path):
@@ -82,6 +83,34 @@ sys.stdin.read()
 
 
 @pytest.mark.long
+def test_a_run_goes_on_with_the_utterances_of_before_alone(tmp_path):
+    def datasets(name, **rows):
+        return {
+            split: made_dataset(
+                tmp_path / name / f"{split}.csv",
+                {utterance: {"duration": seconds, "wav": "none"} for utterance, seconds in own},
+            )
+            for split, own in rows.items()
+        }
+
+    given = {"train": [("a", 1.0), ("b", 2.0)], "valid": [("c", 1.0)], "test": [("d", 1.0)]}
+    hparams = {"output_folder": str(tmp_path)}
+    first = datasets("first", **given)
+    run.keep_to_data(hparams, first)
+    run.keep_to_data(hparams, datasets("no checkpoint yet", **{**given, "valid": [("e", 1.0)]}))
+    run.keep_to_data(hparams, first)
+    (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
+    same = {**given, "train": given["train"][::-1], "test": [("e", 3.0)]}
+    run.keep_to_data(hparams, datasets("same", **same))
+    for number, changed in enumerate(
+        ({"train": [("a", 1.0)]}, {"train": [("a", 1.0), ("b", 2.5)]}, {"valid": [("d", 1.0)]})
+    ):
+        with pytest.raises(ValueError, match=f"whose {next(iter(changed))} split had other utter"):
+            run.keep_to_data(hparams, datasets(f"changed {number}", **{**given, **changed}))
+    (tmp_path / "data.json").unlink()  # of an earlier version
+    run.keep_to_data(hparams, first)
+
+
 def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
     folder = tmp_path / "O" / "run"

@@ -1,8 +1,10 @@
 """Arrays of units: what is read is what was written, and which are refused."""
 
+import errno
 import json
 import os
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -191,6 +193,27 @@ def test_audio_that_was_replaced_is_told_from_that_of_the_units(tmp_path):
     path.write_bytes(b"three")
     with pytest.raises(ValueError, match="a.wav was changed after its units were made.*Remove"):
         UnitArray(tmp_path / "units", utterances, 7)
+
+
+@pytest.mark.parametrize(("seconds", "same"), [(1.5, True), (2.5, False)])
+def test_times_that_an_archive_rounded_are_those_of_before(seconds, same, tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"one")
+    utterances = TWO._replace(wavs=[__file__, path])
+    write(tmp_path / "units", utterances)
+    time = path.stat().st_mtime_ns - int(seconds * 10**9)
+    os.utime(path, ns=(time, time))
+    with nullcontext() if same else pytest.raises(ValueError, match="was changed after its units"):
+        UnitArray(tmp_path / "units", utterances, 7)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(OSError, match="No space left on device: .*units.partial.npy"):
+        write(tmp_path / "units", TWO)
 
 
 def test_other_ranks_than_the_main_one_read_no_audio_and_no_digest(tmp_path, monkeypatch):

@@ -69,6 +69,7 @@ def main(arguments):
         hparams, datasets = run.quick_look(hparams, datasets)
 
     run.claim(hparams["output_folder"])
+    run.keep_to_data(hparams, datasets)
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
     loaders = stage.make_loaders(hparams, datasets, run_opts["device"] or infer_device())

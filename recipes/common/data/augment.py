@@ -19,6 +19,7 @@ from speechbrain.dataio import audio_io
 from torchaudio.functional import resample
 
 from lobes.signal import SAMPLE_RATE
+from recipes.common.data.files import list_files
 from recipes.common.data.transmission import (
     A_LAW,
     MP3_20K,
@@ -398,7 +399,8 @@ def audio_files(folder):
     FileNotFoundError
         Where there are none.
     """
-    paths = [path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
+    files = list_files(folder) if Path(folder).is_dir() else []
+    paths = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not paths:
         raise FileNotFoundError(
             f"{folder}: no audio found ({', '.join(AUDIO_SUFFIXES)}); expected a folder of "

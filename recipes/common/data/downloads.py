@@ -29,6 +29,7 @@ logger = get_logger(__name__)
 UNFINISHED = ".download"
 BLOCK = 2**20  # bytes
 ANSWER_SECONDS = 60  # that a server may be silent
+FULL = (errno.ENOSPC, errno.EDQUOT)
 ATTEMPTS = 5  # in a row without a byte
 PAUSE_SECONDS = 2
 SPARE = 2**28  # bytes that are to be left on the disk
@@ -194,17 +195,19 @@ def _published_size(download):
 def _receive_bytes(download, partial):
     """Add to a file what is missing of a download, in as many requests as it takes."""
     named = {"total": download.size, "unit": "B", "unit_scale": True, "desc": download.name}
-    with open(partial, "ab") as file, tqdm(**named, initial=file.tell()) as bar:
+    # Without a buffer, which would be written once more, and fail, where the disk is full
+    with open(partial, "ab", buffering=0) as file, tqdm(**named, initial=file.tell()) as bar:
         failures = 0
         while file.tell() < download.size:
             start, problem = file.tell(), "it broke off"
             try:
                 for block in _blocks(download, start):
-                    file.write(block)
-                    file.flush()
+                    written = file.write(block)
+                    while written < len(block):
+                        written += file.write(block[written:])
                     bar.update(len(block))
             except (OSError, HTTPException) as error:
-                if getattr(error, "errno", None) == errno.ENOSPC or 400 <= _status(error) < 500:
+                if getattr(error, "errno", None) in FULL or 400 <= _status(error) < 500:
                     raise CorpusError(f"{download.address} cannot be fetched: {error}.") from error
                 problem = error
             failures = 0 if file.tell() > start else failures + 1

@@ -189,6 +189,7 @@ def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, g
     }
     stale = [split for split in listed if not _holds(save_folder, split, origins[split])]
     for split in stale:
+        _refuse_edited(save_folder / f"{split}.csv", origins[split])
         if (save_folder / f"{split}.csv").is_file():
             logger.info(f"{split}: data, settings or code changed: the manifest is made anew")
     checked = _checked(stale, listed, problems, data_folder, num_workers, **how)
@@ -297,14 +298,38 @@ def _file_state(path):
 def _holds(save_folder, split, origin):
     """Return whether a split's manifest is there as it was written, and was made by `origin`."""
     path = save_folder / f"{split}.csv"
-    try:
-        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(found, dict) or "left_out" not in found or not path.is_file():
+    found = _read_marker(path)
+    if "left_out" not in found or not path.is_file():
         return False
     expected = {**origin, "manifest": fingerprint([path])}
     return expected == {key: found.get(key) for key in expected}
+
+
+def _read_marker(path):
+    """Return what a manifest was made from, as it is told beside it; nothing where it is not."""
+    try:
+        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_edited(path, origin):
+    """Raise CorpusError where a manifest is another than was written, and the corpus is the same.
+
+    One that cannot be read was cut, and is made anew.
+    """
+    found = _read_marker(path)
+    if not path.is_file() or origin != {key: found.get(key) for key in origin}:
+        return
+    try:
+        open_table(path)
+    except CorpusError:
+        return
+    raise CorpusError(
+        f"{path} was changed since it was written, and would be written anew: give --skip_prep "
+        "True to take it as it is, or remove it."
+    )
 
 
 def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_rate):

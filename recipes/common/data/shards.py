@@ -174,8 +174,13 @@ def _check_empty(folder, shards):
     own |= {f"{name}.partial" for name in own} | {"manifest", "run.lock"}
     tables = {f"{split}.{kind}" for split in shards for kind in ("csv", "json")}
     tables |= {f"{name}.partial" for name in tables}
+    read = tuple(f"{split}.csv.arrow" for split in shards)  # what a recipe makes of a manifest
     others = [path for path in folder.glob("*") if path.name not in own]
-    others += [path for path in folder.glob("manifest/*") if path.name not in tables]
+    others += [
+        path
+        for path in folder.glob("manifest/*")
+        if path.name not in tables and not path.name.startswith(read)
+    ]
     if others:
         raise CorpusError(
             f"{min(others)} is not of this packing: use another out_folder, or remove it. Where "

@@ -1,5 +1,6 @@
 """The beginning and the end of every recipe's run."""
 
+import hashlib
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from speechbrain.utils.distributed import is_distributed_initialized, main_process_only
@@ -17,7 +19,9 @@ from torch import nn
 
 from lobes.distributed import unwrap
 from pretrained.exported import save_model
+from pretrained.plain_files import read_json
 from pretrained.sharing.card import write_card
+from recipes.common.data.files import replace_text
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, validate_manifests
 from recipes.common.data.table import open_table
@@ -189,6 +193,44 @@ def check_unseen(hparams, datasets):
                     f"({held_out[seen[0]]}): {earlier} was trained on them. Give all stages the "
                     "same splits: the same data_folder, prepare_options and lists of splits."
                 )
+
+
+def keep_to_data(hparams, datasets):
+    """Raise ValueError where a run's checkpoints are of other utterances; else remember these.
+
+    Arguments
+    ---------
+    hparams : dict
+        `output_folder`, which gets `data.json`.
+    datasets : dict
+        By split. Utterances of "train" and "valid" count, by their IDs and durations.
+    """
+    output = Path(hparams["output_folder"])
+    path, trained = output / "data.json", any(output.glob("save/CKPT*"))
+    now = {split: digest_utterances(datasets[split]) for split in ("train", "valid")}
+    before = read_json(path) if trained and path.is_file() else now
+    for split, digest in now.items():
+        if before.get(split) != digest:
+            raise ValueError(
+                f"{output} holds a run whose {split} split had other utterances, or of another "
+                "length. Use another output_folder, or the data of before."
+            )
+    write_data(path, now)
+
+
+@main_process_only
+def write_data(path, digests):
+    """Write the digest of each split's utterances."""
+    replace_text(path, json.dumps(digests))
+
+
+def digest_utterances(dataset):
+    """Return a digest of the IDs and the durations of utterances, whatever their order."""
+    ids, durations = np.asarray(dataset.data_ids), np.asarray(dataset.column("duration"))
+    order = np.argsort(ids, kind="stable")
+    digest = hashlib.sha256("\0".join(ids[order].tolist()).encode())
+    digest.update(durations[order].astype(np.float64).tobytes())
+    return digest.hexdigest()
 
 
 def quick_look(hparams, datasets):

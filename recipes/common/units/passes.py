@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save
 from speechbrain.utils.distributed import ddp_barrier, ddp_broadcast
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -229,7 +230,9 @@ def share_moments(folder, encoders, loader, compute, every=1):
     with SharedWork(folder) as work:
         made_of = work.on_main(digest_weights, *encoders)
         load = partial(_with_batches, loader)
-        return [load_file(path) for path in work.share("moments", made_of, jobs, load, compute)]
+        paths = work.share("moments", made_of, jobs, load, compute)
+        # Not mapped: the files are removed at the end, which NFS refuses of one that is in use.
+        return [load_bytes(path.read_bytes()) for path in paths]
 
 
 def cut_jobs(batches):

@@ -6,6 +6,7 @@ which rate, and the digests of both arrays. The arrays are memory-mapped: a proc
 takes hardly any memory, however large the corpus.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ HASH, START, FRAMES, SIZE, TIME = range(5)
 ARRAYS = ("units.npy", "units.index.npy")
 STAMP_THREADS = 16
 STAMP_CHUNK = 1000
+TIME_TOLERANCE = 2 * 10**9  # ns: archives and some file systems keep whole seconds, or even ones
 
 
 class Columns(NamedTuple):
@@ -200,8 +202,9 @@ class UnitArray:
                 f"{expected[n]} frames at {FRAME_RATE} Hz, but has {found[n]} units at "
                 f"{self.description['rate']} Hz. {again(self.folder)}"
             )
-        stamps = np.stack([self.index[SIZE][places], self.index[TIME][places]])
-        for n in np.flatnonzero((stamp_all(utterances.wavs) != stamps).any(0))[:1]:
+        sizes, times = stamp_all(utterances.wavs)
+        later = np.abs(times - self.index[TIME][places]) >= TIME_TOLERANCE
+        for n in np.flatnonzero(later | (sizes != self.index[SIZE][places]))[:1]:
             raise ValueError(
                 f"{self.folder}: {utterances.wavs[n]} was changed after its units were made, or "
                 f"copied without its time. {again(self.folder)}"
@@ -311,10 +314,23 @@ def write_units(folder, index, parts, description):
     replace_text(folder / "units.json", json.dumps({**told, "digest": _digest(told)}))
 
 
+def _reserve(path):
+    """Take the space of a mapped file: on a full disk, writing to it would kill the process."""
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(1, path.stat().st_size))
+        except AttributeError:
+            pass  # of macOS and Windows
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _write_array(path, dtype, shape, fill):
     """Have an array filled: a file that gets its name once all of it lies on the disk."""
     partial = path.with_suffix(".partial.npy")
     array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+    _reserve(partial)
     fill(array)
     array.flush()
     del array  # Windows renames no file that is mapped
