@@ -321,11 +321,12 @@ def verdicts(tmp_path, monkeypatch):
     data = tmp_path / "data.txt"
     data.write_text("one")
 
-    def keep(folder, seed, **options):
+    def keep(folder, seed, beta="0.03", **options):
         [runs] = with_rivals({"spin": RIVALS["good"]}, seeds=1)
         record = tmp_path / folder / str(seed) / "joint" / "made_by.json"
         record.parent.mkdir(parents=True)
-        record.write_text(json.dumps({"code": {"lobes/wav.py": "..."}}))
+        settings = {"beta": beta, "seed": str(seed), "__set_seed": f"[{seed}]", "lrs": f"[{seed}]"}
+        record.write_text(json.dumps({"settings": settings, "code": {"lobes/wav.py": "..."}}))
         given = {"data_folder": data, "lexicon": data, "skip_bad": "True", **options}
         options = SimpleNamespace(output_folder=tmp_path / folder, **given)
         judge.keep({seed: runs}, options)
@@ -360,6 +361,9 @@ def test_seeds_of_other_data_or_settings_are_not_judged_together(verdicts, tmp_p
     before = verdicts.results.read_text()
     other = verdicts.keep("b", runner.SEEDS[1], skip_bad="False")
     with pytest.raises(SystemExit, match=r"2407 and 2408 cannot .* skip_bad \(True, now False\)"):
+        write_verdict(other, monkeypatch)
+    other = verdicts.keep("e", runner.SEEDS[1], beta="0.06")
+    with pytest.raises(SystemExit, match="settings of joint .* is not the same"):
         write_verdict(other, monkeypatch)
     elsewhere = tmp_path / "other.txt"
     elsewhere.write_text("two")

@@ -9,6 +9,7 @@ from recipes.common.data.files import replace_text
 from recipes.experiments import provenance, runner
 
 FOLDER = "readings"
+OF_A_SEED = ("seed", "__set_seed", "lrs")
 
 
 def keep(output_folder, seed, rows, given):
@@ -24,14 +25,25 @@ def keep(output_folder, seed, rows, given):
     given : dict
         What the seed was read from: paths, and settings.
     """
-    records = sorted((output_folder / str(seed)).rglob(provenance.RECORD))
-    code = sorted({file for path in records for file in read_json(path)["code"]})
-    made_by = {**provenance.record_of(given), "code": provenance.digests_of_code(code)}
+    runs = output_folder / str(seed)
+    records = {path.parent: read_json(path) for path in sorted(runs.rglob(provenance.RECORD))}
+    made_by = provenance.record_of(given)
+    for folder, record in records.items():
+        run = folder.relative_to(runs).as_posix()
+        made_by["settings"][f"settings of {run}"] = _digest_settings(record["settings"])
+    code = sorted({file for record in records.values() for file in record["code"]})
+    made_by["code"] = provenance.digests_of_code(code)
     lines = [f"  {json.dumps(name)}: {json.dumps(readings)}" for name, readings in rows.items()]
     text = f'{{"made_by": {json.dumps(made_by)},\n "rows": {{\n' + ",\n".join(lines) + "\n }}\n"
     path = path_of(output_folder / FOLDER, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
+
+
+def _digest_settings(settings):
+    """Return a digest of a run's settings, but for its seed and the learning rates it sweeps."""
+    kept = {name: text for name, text in settings.items() if name not in OF_A_SEED}
+    return provenance.digest_text(json.dumps(kept, sort_keys=True))[:16]
 
 
 def path_of(folder, seed):
@@ -80,7 +92,14 @@ def _check_alike(published, kept):
     """Leave with a message where seeds differ in data or settings; tell where code differs."""
     (first, one), *others = kept.items()
     for seed, other in others:
-        before, now = ({**x["made_by"], "code": {}} for x in (one, other))
+        shared = one["made_by"]["settings"].keys() & other["made_by"]["settings"].keys()
+        before, now = (
+            {
+                "settings": {name: x["made_by"]["settings"][name] for name in shared},
+                "inputs": x["made_by"]["inputs"],
+            }
+            for x in (one, other)
+        )
         if change := provenance.difference(before, now):
             sys.exit(
                 f"Seeds {first} and {seed} cannot be judged together: {change} is not the same. "
