@@ -109,11 +109,11 @@ class LogMel(nn.Module):
         ordinary memory.
         """
         fourier, filters = self.fbank.compute_STFT, self.fbank.compute_fbanks
-        if fourier.window.device != device:
-            fourier.window = fourier.window.to(device)
+        if filters.f_central.device != device:
             filters.device_inp = device
             for name in ("f_central", "band", "all_freqs_mat"):
                 setattr(filters, name, getattr(filters, name).to(device))
+            fourier.window = fourier.window.to(device)
 
     def decibels(self, power):
         """Return the log-mel bands of power spectra, (batch, frames, 80), not centred yet."""

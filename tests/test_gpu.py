@@ -165,6 +165,22 @@ def test_a_part_that_fails_crashes_or_hangs_costs_itself_alone(settings, tmp_pat
     assert "ended with 7" in (tmp_path / "table.md").read_text()
 
 
+def test_what_does_not_agree_has_failed(settings, tmp_path, monkeypatch):
+    noted = {}
+
+    def note(*keys, value):
+        noted[keys] = value
+
+    def noise(stage, settings, folder, device, precision):
+        return {"outputs": {"x": torch.randn(1000)}, "loss": {"loss": torch.randn(1)}}
+
+    monkeypatch.setattr(agreement, "observe", noise)
+    monkeypatch.setattr(agreement, "STAGES", ("frame",))
+    monkeypatch.setattr(agreement, "OTHERS", ())
+    assert run_steps(agreement.steps, settings, tmp_path, note) == ["frame"]
+    assert "float32, device and CPU: outputs" in noted["steps", "frame"]["problem"]
+
+
 @pytest.mark.long
 def test_what_it_measures_runs_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.delitem(command.PARTS, "stages")  # whose runs others test

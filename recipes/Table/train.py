@@ -9,6 +9,9 @@ ID. `--features` is an exported model folder, fbank, or random:<folder>; `--upst
 trains the upstream along. On several GPUs: torchrun --nproc_per_node=4 train.py ...
 """
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 from speechbrain import Stage
 
 from recipes.common.downstream.classification import ClassificationBrain, main

@@ -135,7 +135,8 @@ def read_run(options):
     """Write dev.json: a run's figures on development speakers, and the speakers' scores."""
     torch.set_num_threads(1)
     inputs = inputs_of(options.name, options.read, options)
-    kept_reading(options.output_folder / READING, inputs, lambda: read_figures(options), [readings])
+    made_of = [readings, sys.modules[__name__]]
+    kept_reading(options.output_folder / READING, inputs, lambda: read_figures(options), made_of)
 
 
 def read_figures(options):
@@ -174,18 +175,22 @@ def changed_frames(options):
 
 def collect(folder):
     """Return the settings that were run by name: `options` and `runs`, the figures by seed."""
-    found = {}
+    found, data = {}, None
     for name, options in read_tree(SETTINGS).items():
         runs = {}
         for seed in runner.SEEDS:
             path = run_folder(folder, name, seed) / READING
             if not path.is_file():
                 continue
-            kept = read_json(path)
-            if kept["made_by"]["settings"]["setting"] == json.dumps(dict(options)):
-                runs[str(seed)] = kept["figures"]
-            else:
+            kept, made_by = (read_json(path)[part] for part in ("figures", "made_by"))
+            read_from = [made_by["inputs"][part] for part in ("data", "alignments")]
+            data = data or read_from
+            if made_by["settings"]["setting"] != json.dumps(dict(options)):
                 print(f"{path.parent} is left out: it is of another setting.")
+            elif read_from != data:
+                print(f"{path.parent} is left out: it is of other data than the first.")
+            else:
+                runs[str(seed)] = kept
         if runs:
             found[name] = {"options": options, "runs": runs}
     return found

@@ -14,7 +14,6 @@ random weights, and mean and deviation of log-mel bands. Started again, it embed
 
 import argparse
 import hashlib
-import inspect
 import io
 import re
 import sys
@@ -42,6 +41,7 @@ from recipes.common.evaluation.scoring import score_trials
 from recipes.common.evaluation.verification import MeanState
 from recipes.common.training.record import write_metrics
 from recipes.experiments import readmes
+from recipes.experiments.provenance import digest_source
 from recipes.experiments.runner import read_figures, read_kept
 from recipes.VoxCeleb.voxceleb_prepare import read_trials, trials_path, utterance_id
 
@@ -370,7 +370,7 @@ def main(arguments=None):
     names = {part: name for part, name in names.items() if name is not None}
     lists = load_lists(options.voxceleb, names)
     noise = [(str(p), p.stat().st_size) for p in list_files(options.noise_folder)]
-    code = [inspect.getsource(each) for each in (make_channels, resample, coded, embed)]
+    code = digest_source(Path(__file__))
     figures = {"models": options.models, "thresholds": {}, "parts": {}}
     for part, (trials, paths) in lists.items():
         sizes = [(name, path.stat().st_size) for name, path in paths.items()]

@@ -32,7 +32,7 @@ from recipes.common.evaluation import bootstrap
 from recipes.common.report.representations import load_systems
 from recipes.common.report.speech import draw_rows, load_rows
 from recipes.common.training.hparams import read_tree
-from recipes.experiments import method_readings, readmes, runner
+from recipes.experiments import channels, method_readings, readings, readmes, runner
 from recipes.experiments.judging.recognition import (
     add_skip_bad,
     check_lexicon,
@@ -40,7 +40,7 @@ from recipes.experiments.judging.recognition import (
     recognise,
     speakers_of,
 )
-from recipes.experiments.provenance import RANDOM, Run, kept_reading, make_run
+from recipes.experiments.provenance import RANDOM, Run, changed, kept_reading, make_run
 
 HERE = Path(__file__).resolve().parent
 SETTINGS, RESULTS = HERE / "methods.yaml", HERE / "RESULTS.md"
@@ -110,26 +110,31 @@ class Comparison:
     def costs(self, name):
         """Return what training by a method costs: seconds of a core before, and for an epoch.
 
-        They are measured once, of the first setting: what is tried of a method takes about as long.
+        They are measured of the first setting, once for the same code and data: what is tried of a
+        method takes about as long.
         """
         path = self.folder / "costs" / slug(name) / "costs.json"
-        if not path.is_file():
+        if not path.is_file() or changed(self.costing(name, 1)):
             spent = {epochs: self.spent(name, epochs) for epochs in (1, 2)}
             epoch = spent[2] - spent[1]
             known = {"before": spent[1] - epoch, "epoch": epoch}
             replace_text(path, json.dumps(known) + "\n")
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def spent(self, name, epochs):
-        """Return how many seconds of a core a training of some epochs takes."""
+    def costing(self, name, epochs):
+        """Return the run by which the cost of some epochs is measured."""
         folder = self.folder / "costs" / slug(name) / str(epochs)
-        shutil.rmtree(folder, ignore_errors=True)  # one that was cut short would be gone on with
         setting, more = self.known[name][0], {}
         if "start" in setting:
             more = {"frame_model": self.folder / "costs" / slug(START) / "1" / "model"}
+        return self.training(setting, self.seeds[0], epochs, folder, more)
+
+    def spent(self, name, epochs):
+        """Return how many seconds of a core a training of some epochs takes."""
+        run = self.costing(name, epochs)
+        shutil.rmtree(run.folder, ignore_errors=True)  # one that was cut short would go on
         before = seconds_of_children()
-        run = self.training(setting, self.seeds[0], epochs, folder, more)
-        if problem := make_run(run, jobs=1):
+        if problem := make_run(run, self.options.jobs):
             sys.exit(problem)
         return seconds_of_children() - before
 
@@ -187,7 +192,8 @@ class Comparison:
                 given = rows, self.utterances(TRAINING), alignments, states
                 return method_readings.read_frames(system, *given)
 
-        return kept_reading(folder / f"{split}.json", inputs, read, [method_readings])
+        made_of = [method_readings, readings, channels, sys.modules[__name__]]
+        return kept_reading(folder / f"{split}.json", inputs, read, made_of)
 
     def read_model(self, folder, split):
         """Return the figures of a run's model on a split."""

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from recipes.experiments.runner import make_command, run_logged
 OUTPUTS = ("output_folder", "cache_folder", "manifest_folder", "manifests")
 RANDOM = "random:"  # before a model of which the architecture counts alone
 RECORD = "made_by.json"
+OF_A_SEED = ("seed", "__set_seed", "lrs")  # settings
 STATES = "states"  # where heads and readings keep what frozen models give, in their folder
 EXPERIMENTS = Path("recipes/experiments")
 CARDS = ("pretrained/sharing/card.py", "pretrained/sharing/card_texts.py")  # tell of figures
@@ -135,6 +137,33 @@ def difference(before, now):
         if names:
             return f"{', '.join(names[:3])}{' and others' * (len(names) > 3)}"
     return None
+
+
+def refuse_mixed(folders):
+    """Leave with a message where runs differ in more than their seeds: they are no one result.
+
+    Arguments
+    ---------
+    folders : list of Path
+        Of the same run with several seeds. One without a record of what made it is passed over.
+    """
+    records = {x: read_json(x / RECORD) for x in folders if (x / RECORD).is_file()}
+    for folder, record in list(records.items())[1:]:
+        first = next(iter(records))
+        before, now = (
+            {**x, "settings": without_seed(x["settings"]), "code": {}}
+            for x in (records[first], record)
+        )
+        if change := difference(before, now):
+            sys.exit(
+                f"{first} and {folder} are not of the same: {change}. Run the command again "
+                "without --write and with as many seeds, or remove what is of before."
+            )
+
+
+def without_seed(settings):
+    """Return a run's settings but for its seed, and the learning rates that a seed sweeps."""
+    return {name: text for name, text in settings.items() if name not in OF_A_SEED}
 
 
 def tell_other_code(folder):

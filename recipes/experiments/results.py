@@ -26,7 +26,14 @@ from typing import NamedTuple
 from recipes.common.data.files import replace_text
 from recipes.experiments import readmes, runner
 from recipes.experiments.judging.recognition import add_skip_bad, check_lexicon
-from recipes.experiments.provenance import RANDOM, STATES, Run, make_run, tell_other_code
+from recipes.experiments.provenance import (
+    RANDOM,
+    STATES,
+    Run,
+    make_run,
+    refuse_mixed,
+    tell_other_code,
+)
 
 PATHS = {
     "models": "the folder of the runs frame, utterance, joint and joint_plain",
@@ -333,11 +340,14 @@ def run_all(options):
 
 def read_results(folder):
     """Return the figure of each cell that there is, by row and column: a list, a seed each."""
-    found = {}
+    found, made = {}, {}
     for cell in cells(runner.SEEDS):
         figures = runner.read_figures(folder / cell.folder)
         if figures is None:
             continue
+        of_seeds = made.setdefault((cell.row, cell.name, cell.representation), [])
+        of_seeds.append(folder / cell.folder)
+        refuse_mixed(of_seeds[:1] + of_seeds[-1:])
         figures = figures["test"]
         if cell.name == "EER, cosine":
             systems = {"log-mel": "fbank", "random weights": "random"}

@@ -41,11 +41,12 @@ def settings(tmp_path, monkeypatch):
     return path
 
 
-def add_run(folder, name, seed, value):
+def add_run(folder, name, seed, value, data="D"):
     run = ablate.run_folder(folder, name, seed)
     run.mkdir(parents=True)
     setting = json.dumps(dict(ablate.read_tree(ablate.SETTINGS)[name]))
-    kept = {"figures": figures(value), "made_by": {"settings": {"setting": setting}}}
+    made_by = {"settings": {"setting": setting}, "inputs": {"data": data, "alignments": "A"}}
+    kept = {"figures": figures(value), "made_by": made_by}
     (run / "dev.json").write_text(json.dumps(kept))
     return run
 
@@ -107,6 +108,13 @@ def test_a_run_of_another_setting_is_left_out(settings, tmp_path, capsys):
     settings.write_text("control: {beta: 0.0}\nhard: {beta: 0.6}\n")
     assert ablate.collect(tmp_path / "B") == {}
     assert f"{run} is left out: it is of another setting" in capsys.readouterr().out
+
+
+def test_a_run_of_other_data_is_left_out(settings, tmp_path, capsys):
+    add_run(tmp_path / "B", "control", 2407, 0.3)
+    run = add_run(tmp_path / "B", "hard", 2407, 0.3, data="others")
+    assert list(ablate.collect(tmp_path / "B")) == ["control"]
+    assert f"{run} is left out: it is of other data than the first" in capsys.readouterr().out
 
 
 def test_nothing_is_written_from_a_folder_without_figures(tmp_path, monkeypatch):

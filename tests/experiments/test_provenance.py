@@ -197,3 +197,24 @@ def test_a_reading_is_kept_until_its_inputs_or_its_code_change(recipe, monkeypat
     assert read("test") == 3
     alter_code(recipe, monkeypatch)
     assert read("test") == 4
+
+
+def test_runs_that_differ_in_more_than_their_seeds_are_no_one_result(tmp_path):
+    def made(name, **changes):
+        record = {"settings": {"seed": name, "lrs": name, "beta": "0.1"}, "inputs": {"model": "m"}}
+        for part, own in changes.items():
+            record[part] |= own
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "made_by.json").write_text(
+            json.dumps({**record, "code": {"a.py": name}})
+        )
+        return tmp_path / name
+
+    (tmp_path / "of no record").mkdir()
+    provenance.refuse_mixed([made("1"), made("2"), tmp_path / "of no record"])
+    for name, changes, told in (
+        ("3", {"inputs": {"model": "other"}}, "model"),
+        ("4", {"settings": {"beta": "0.2"}}, r"beta \(0.1, now 0.2\)"),
+    ):
+        with pytest.raises(SystemExit, match=f"1 and .*{name} are not of the same: {told}"):
+            provenance.refuse_mixed([tmp_path / "1", tmp_path / "2", made(name, **changes)])

@@ -15,6 +15,8 @@ from tests.training.distributed_gradients import drop_nothing
 
 LENGTHS = (2.0, 1.2, 1.6, 1.8) * 2  # of the batch's rows, s
 TINY = 1e-30  # a norm of zero
+# Of all tensors of a kind together; what has nothing to do with each other is 1.4 apart
+LIMITS = {"float32, device and CPU": 1e-3, "bf16 and float32": 0.5}
 # So few utterances determine no regression on 768 dimensions.
 OVERRIDES = {"joint": {"critic_ridge": 1.0}}
 
@@ -32,10 +34,17 @@ def compare(stage, settings, folder):
         on_cpu = observe(stage, settings, folder, "cpu", "fp32")
         exact = observe(stage, settings, folder, device, "fp32")
     rounded = observe(stage, settings, folder, device, "bf16")
-    return {
+    found = {
         "float32, device and CPU": differences(exact, on_cpu),
         "bf16 and float32": differences(rounded, exact),
     }
+    over = [
+        f"{pair}: {kind} {told['all']:.2g}"
+        for pair, kinds in found.items()
+        for kind, told in kinds.items()
+        if not told["all"] <= LIMITS[pair]
+    ]
+    return {**found, "problem": f"too far apart: {', '.join(over)}"} if over else found
 
 
 def observe(stage, settings, folder, device, precision):

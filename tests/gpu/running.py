@@ -165,6 +165,7 @@ def run_steps(part, settings, folder, note):
     ---------
     part : callable
         Takes the settings and a folder; yields pairs of a name and a function that returns figures.
+        With a `problem` among these, the step has failed.
     settings : Settings
     folder : Path
     note : callable
@@ -181,6 +182,9 @@ def run_steps(part, settings, folder, note):
         try:
             figures = step()
             note("steps", name, value={**figures, "took_seconds": round(time.time() - began, 1)})
+            if "problem" in figures:
+                print(f"{name}: {figures['problem']}", flush=True)
+                failed.append(name)
         except Exception as error:
             traceback.print_exc()
             note("steps", name, value={"error": f"{type(error).__name__}: {error}"[:2000]})

@@ -107,8 +107,9 @@ def command_of(stage, settings, corpus, output):
 
 
 def surroundings():
-    """Return where a command runs."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Return where a command runs: with this code, and what was on the path before."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     return {"cwd": RECIPE, "env": environment, "stderr": subprocess.STDOUT}
 
 

@@ -82,7 +82,6 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.long
 def test_a_run_goes_on_with_the_utterances_of_before_alone(tmp_path):
     def datasets(name, **rows):
         return {
@@ -111,6 +110,7 @@ def test_a_run_goes_on_with_the_utterances_of_before_alone(tmp_path):
     run.keep_to_data(hparams, first)
 
 
+@pytest.mark.long
 def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
     folder = tmp_path / "O" / "run"

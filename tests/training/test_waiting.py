@@ -11,7 +11,8 @@ import pytest
 from pretrained.commands.runtime import SPINS
 
 ROOT = Path(__file__).parents[2]
-TRAINING = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*/train.py"))
+SCRIPTS = [*ROOT.glob("recipes/**/train.py"), *ROOT.glob("recipes/**/verify.py")]
+TRAINING = sorted(path.relative_to(ROOT).as_posix() for path in SCRIPTS)
 # What prints the shortest step (s) of the tiny frame encoder on 40 s, alone and beside another.
 STEPS = r"""
 import os, subprocess, sys, time

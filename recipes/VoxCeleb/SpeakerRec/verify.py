@@ -12,6 +12,9 @@ import time
 from os.path import samefile
 from pathlib import Path
 
+import recipes  # noqa: F401, before torch is loaded
+
+# isort: split
 from speechbrain.utils.distributed import infer_device
 
 from recipes.common.data.manifest import validate_manifests

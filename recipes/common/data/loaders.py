@@ -1,5 +1,6 @@
 """From manifests to datasets, and from datasets to loaders."""
 
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -32,9 +33,9 @@ class KeptBatches(DataLoader):
 
     Example
     -------
-    >>> loader = KeptBatches([1, 2, 3])
-    >>> all(first is second for first, second in zip(loader, loader))
-    True
+    >>> loader = KeptBatches([[1], [2], [3]])
+    >>> [batch[0].item() for _ in range(2) for batch in loader]
+    [1, 2, 3, 1, 2, 3]
     """
 
     kept = None
@@ -42,7 +43,8 @@ class KeptBatches(DataLoader):
     def __iter__(self):
         if self.kept is None:
             self.kept = list(super().__iter__())
-        return iter(self.kept)
+        # A Brain moves a batch to its device in place: those that are kept stay where they are.
+        return map(copy, self.kept)
 
 
 def make_loader(

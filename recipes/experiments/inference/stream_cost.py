@@ -33,6 +33,7 @@ from recipes.LibriSpeech.librispeech_prepare import list_utterances
 LOOK_AHEADS = (0.16, 0.32, 0.64, 1.0, 2.0)  # seconds
 STEP, CONTEXT = 0.32, 8.0
 BEGINNING = 2 * FRAME_RATE  # frames, whose windows are short
+SHORTEST = 3 * SAMPLE_RATE  # samples, of which there are frames later too
 
 
 def join_chapters(data_folder, split, most):
@@ -63,7 +64,7 @@ def join_chapters(data_folder, split, most):
             if sum(map(len, parts)) + len(samples) <= WINDOW:
                 parts.append(samples)
                 words.append(row["wrd"])
-        if parts:
+        if sum(map(len, parts)) > SHORTEST:
             recordings.append((torch.cat(parts), " ".join(words)))
     return recordings
 

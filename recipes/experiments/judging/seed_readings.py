@@ -9,7 +9,6 @@ from recipes.common.data.files import replace_text
 from recipes.experiments import provenance, runner
 
 FOLDER = "readings"
-OF_A_SEED = ("seed", "__set_seed", "lrs")
 
 
 def keep(output_folder, seed, rows, given):
@@ -41,9 +40,9 @@ def keep(output_folder, seed, rows, given):
 
 
 def _digest_settings(settings):
-    """Return a digest of a run's settings, but for its seed and the learning rates it sweeps."""
-    kept = {name: text for name, text in settings.items() if name not in OF_A_SEED}
-    return provenance.digest_text(json.dumps(kept, sort_keys=True))[:16]
+    """Return a digest of a run's settings, but for those of its seed."""
+    kept = json.dumps(provenance.without_seed(settings), sort_keys=True)
+    return provenance.digest_text(kept)[:16]
 
 
 def path_of(folder, seed):

@@ -26,6 +26,9 @@ def test_recordings_are_chapters_up_to_30_s(librispeech, monkeypatch):
     folder = sorted((librispeech / "test-clean").glob("*/*"))[0]
     lengths = [soundfile.info(path).frames for path in sorted(folder.glob("*.flac"))]
     assert len(recordings[0][0]) == sum(lengths)
+    monkeypatch.setattr(stream_cost, "SHORTEST", 3 * max(lengths))
+    assert stream_cost.join_chapters(librispeech, "test-clean", most=100) == []
+    monkeypatch.setattr(stream_cost, "SHORTEST", 0)
     monkeypatch.setattr(stream_cost, "WINDOW", lengths[0] + lengths[2])
     short = stream_cost.join_chapters(librispeech, "test-clean", most=1)
     fits = lengths[1] <= lengths[2]
