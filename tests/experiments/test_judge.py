@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pretrained.plain_files import read_json
 from recipes.common.evaluation.metrics import eer
 from recipes.common.training.hparams import check_options, read_tree
 from recipes.experiments import ablate, compare_methods, judge, method_readings, results, runner
@@ -379,3 +380,9 @@ def test_seeds_of_other_data_or_settings_are_not_judged_together(verdicts, tmp_p
 def test_a_verdict_is_of_readings(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="has no readings of a seed: run judge.py first"):
         write_verdict(tmp_path, monkeypatch)
+
+
+def test_the_published_verdict_is_that_of_the_published_readings():
+    kept = [read_json(path) for path in sorted(judge.PUBLISHED.glob("*.json"))]
+    written = judge.RESULTS.read_text(encoding="utf-8")
+    assert judge.tell([one["rows"] for one in kept]) in written
