@@ -213,7 +213,8 @@ def test_only_little_validation_data_is_kept(training, librispeech, tmp_path, mo
     loader = make_loader(dataset, hparams, clock)
     first, second = list(loader), list(loader)
     assert [b.id for b in first] == [b.id for b in second]
-    assert all(a is b for a, b in zip(first, second, strict=True)) != training
+    assert all(a.id is b.id for a, b in zip(first, second, strict=True)) != training
+    assert not any(a is b for a, b in zip(first, second, strict=True))
     monkeypatch.setattr("recipes.common.data.loaders.MAX_KEPT_SECONDS", 1)
     assert not isinstance(make_loader(dataset, hparams, clock), KeptBatches)
 

@@ -175,14 +175,15 @@ def test_the_cache_serves_where_the_hub_does_not(published, folder, monkeypatch)
 
 
 def test_a_part_in_the_cache_is_told_where_the_hub_cannot_be_asked(published, monkeypatch):
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
-    Learn2Diss.from_pretrained(NAME)
-    cached = Path(snapshot_download(NAME, local_files_only=True))
-    (cached / "model.safetensors").unlink()
+    cached, commit = Path(constants.HF_HUB_CACHE) / "models--someone--begun", "0" * 40
+    for name, content in {"refs/main": commit, f"snapshots/{commit}/config.json": "{}"}.items():
+        (cached / name).parent.mkdir(parents=True)
+        (cached / name).write_text(content)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="cannot be reached.*holds a part of it alone"):
-        Learn2Diss.from_pretrained(NAME)
+        Learn2Diss.from_pretrained("someone/begun")
 
 
 def test_what_is_cached_is_not_downloaded_again(published):
