@@ -1,6 +1,7 @@
 """The pretraining recipes, by their own command on made-up speech."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -155,6 +156,18 @@ def test_a_stage_holds_out_nothing_that_an_earlier_one_was_trained_on(
         words += [f"--{name}_model", left_alone / name / "model"]
     code, said = commands.run(TRAIN, *arguments("joint", librispeech, tmp_path, *words))
     assert code == 1 and "utterances that are held out here" in said and "(test)" in said
+
+
+def test_a_stage_does_not_go_on_with_other_utterances(left_alone, librispeech, commands, tmp_path):
+    shutil.copytree(left_alone / "utterance", tmp_path / "utterance")
+    path = tmp_path / "utterance" / "manifest" / "train-clean-100.csv"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), encoding="utf-8")
+    words = arguments("utterance", librispeech, tmp_path)
+    code, said = commands.run(TRAIN, *words)
+    assert code == 1 and f"{path} was changed since it was written" in said
+    code, said = commands.run(TRAIN, *words, "--skip_prep", "True")
+    assert code == 1 and "whose train split had other utterances" in said
 
 
 def test_a_model_without_its_run_is_refused(left_alone, librispeech, tmp_path):

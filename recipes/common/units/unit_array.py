@@ -203,8 +203,8 @@ class UnitArray:
                 f"{self.description['rate']} Hz. {again(self.folder)}"
             )
         sizes, times = stamp_all(utterances.wavs)
-        later = np.abs(times - self.index[TIME][places]) >= TIME_TOLERANCE
-        for n in np.flatnonzero(later | (sizes != self.index[SIZE][places]))[:1]:
+        moved = np.abs(times - self.index[TIME][places]) >= TIME_TOLERANCE
+        for n in np.flatnonzero(moved | (sizes != self.index[SIZE][places]))[:1]:
             raise ValueError(
                 f"{self.folder}: {utterances.wavs[n]} was changed after its units were made, or "
                 f"copied without its time. {again(self.folder)}"
