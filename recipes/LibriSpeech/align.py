@@ -6,13 +6,16 @@
 
 Writes A/SPLIT.ctm, which `recipes.common.annotations.alignments.read_alignments` reads, and
 A/SPLIT.failed.txt, which lists the utterances that could not be aligned, each with the
-reason. A split whose CTM file is there is kept. PocketSphinx aligns, with the model of US English
+reason. A split whose CTM file is there is kept, and refused where that was made with other
+pronunciations. PocketSphinx aligns, with the model of US English
 that its package brings (pip install pocketsphinx). Words have the first pronunciation of the
 lexicon, or else of PocketSphinx's dictionary.
 """
 
 import argparse
+import hashlib
 import importlib.util
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -87,7 +90,9 @@ def load_lexicon(path):
 def align_split(options, split, lexicon):
     """Write the alignments of a split, and the list of its utterances that have none."""
     path = options.output_folder / f"{split}.ctm"
+    made_with = f"pronunciations {digest(lexicon)}"
     if path.is_file():
+        check_made_with(made_with, path, options.lexicon)
         print(f"{split}: {path} is there and kept.")
         return
     rows, problems = list_utterances(options.data_folder, split)
@@ -104,8 +109,24 @@ def align_split(options, split, lexicon):
         raise CorpusError(f"{split}: no utterance could be aligned. {name}: {reason}.")
     listed = options.output_folder / f"{split}.failed.txt"
     replace_text(listed, "".join(f"{name}\t{reason}\n" for name, reason in failed.items()))
-    write_ctm(done, path)  # the last, as it tells that the split is done
+    write_ctm(done, path, made_with)  # the last, as it tells that the split is done
     print(f"{split}: {len(done)} utterances are aligned, {len(failed)} are not (see {listed}).")
+
+
+def digest(lexicon):
+    """Return a digest of pronunciations."""
+    return hashlib.sha256(json.dumps(lexicon, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_made_with(made_with, path, lexicon):
+    """Raise CorpusError where a CTM file says that other pronunciations made it."""
+    with open(path, encoding="utf-8") as file:
+        said = file.readline().strip()
+    if said.startswith(";; pronunciations ") and said != f";; {made_with}":
+        raise CorpusError(
+            f"{path} was made with other pronunciations than {lexicon} and PocketSphinx have now: "
+            "remove it to align the split again, or name another --output_folder."
+        )
 
 
 def align(path, words):

@@ -333,6 +333,17 @@ def test_forced_alignment_of_voices_whose_phones_are_known(synthetic, aligned, t
     write_ctm({listed[5]["ID"]: alignment}, tmp_path / "again.ctm")
     assert (tmp_path / "again.ctm").read_text() in (tmp_path / "dev-clean.ctm").read_text()
 
+    # Not with other pronunciations.
+    options = align.parse(
+        ["--data_folder", "L", "--lexicon", "other.txt", "--splits", "dev-clean"]
+        + ["--output_folder", str(tmp_path)]
+    )
+    align.align_split(options, "dev-clean", lexicon)
+    with pytest.raises(
+        CorpusError, match=r"dev-clean\.ctm was made with other pronunciations than"
+    ):
+        align.align_split(options, "dev-clean", {**lexicon, "ONE": ["W", "AH", "N", "S"]})
+
 
 @pytest.mark.long
 def test_what_cannot_be_aligned_says_why(aligned, synthetic, tmp_path):

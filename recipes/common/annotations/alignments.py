@@ -176,7 +176,7 @@ def frame_phones(alignment, num_frames):
     return phones
 
 
-def write_ctm(alignments, path):
+def write_ctm(alignments, path, comment=""):
     """Write alignments as a CTM file, with times to 0.0001 s; it is complete or as it was.
 
     Arguments
@@ -185,6 +185,8 @@ def write_ctm(alignments, path):
         By utterance: a list of (start, stop, phone), in seconds.
     path : str or Path
         The file.
+    comment : str
+        What its first line says of it, after ";; ".
 
     Raises
     ------
@@ -199,7 +201,7 @@ def write_ctm(alignments, path):
     a 1 0.0000 0.2500 SIL
     a 1 0.2500 0.2500 AH
     """
-    lines = []
+    lines = [f";; {comment}\n"] if comment else []
     for utterance, alignment in alignments.items():
         for start, stop, phone in alignment:
             if len(f"({utterance}) ({phone})".split()) != 2 or not (utterance and phone):
