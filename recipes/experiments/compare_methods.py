@@ -210,12 +210,8 @@ class Comparison:
         return found.index(min(found))
 
     def recognise(self, row, features, seed):
-        """Recognise phones from the last layer, by LibriSpeech/PR; return what went wrong, or None.
-
-        The learning rate is swept with the first seed, and is that one's best with others.
-        """
-        folders = [self.phones(row, number) for number in (seed, self.seeds[0])]
-        return recognise(folders[0], features, seed, 1, folders[1], self.options)
+        """Recognise phones from a row's last layer; return what went wrong, or None."""
+        return recognise(self.phones(row, seed), features, seed, 1, self.options)
 
     def phones(self, row, seed):
         """Return the folder in which phones are recognised from a row's frames."""

@@ -120,15 +120,9 @@ class Plan(NamedTuple):
         """From which layers phones are recognised, by keys of PHONES."""
         return list(PHONES) if ROWS[self.name].of_u else ["last_phones"]
 
-    def phones(self, part, seed=None):
+    def phones(self, part):
         """Return the folder in which phones are recognised, from the last layer or from all."""
-        folder = self.options.output_folder / str(seed or self.seed)
-        return folder / part / self.name
-
-    @property
-    def first(self):
-        """The seed that sweeps the learning rates of phone recognition."""
-        return seeds_of(self.options)[0]
+        return self.runs / part / self.name
 
     def attacks(self, representation):
         """Return the folder of the attacks on frames or on utterance embeddings."""
@@ -180,10 +174,8 @@ def make_rivals(seed, options):
 def recognise_phones(plan):
     """Recognise phones from the frames of a row; return what went wrong, or None."""
     for part in plan.phone_parts:
-        folders = plan.phones(part), plan.phones(part, plan.first)
-        layers = PHONES[part]
-        problem = recognise(folders[0], plan.features, plan.seed, layers, folders[1], plan.options)
-        if problem:
+        given = plan.features, plan.seed, PHONES[part], plan.options
+        if problem := recognise(plan.phones(part), *given):
             return problem
     return None
 
@@ -238,12 +230,10 @@ def read_row(plan, speaker_of):
 def run_all(options):
     """Do what is missing of all runs; return what was read of each seed, by row."""
     seeds, rows = seeds_of(options), plans(options)
-    first = [plan for plan in rows if plan.seed == plan.first]
-    later = [plan for plan in rows if plan.seed != plan.first]
     work = [
         *([partial(train_run, s, name, options) for s in seeds for name in step] for step in STEPS),
         [partial(make_rivals, seed, options) for seed in seeds],
-        *([partial(recognise_phones, plan) for plan in part] for part in (first, later)),
+        [partial(recognise_phones, plan) for plan in rows],
         [partial(attack_row, plan) for plan in rows],
     ]
     for planned in work:

@@ -47,7 +47,7 @@ def check_lexicon(data_folder, lexicon, skip_bad):
         sys.exit(str(error))
 
 
-def recognise(folder, features, seed, last_layers, first, options):
+def recognise(folder, features, seed, last_layers, options):
     """Run LibriSpeech/PR unless the same run is there; return what went wrong, or None.
 
     Arguments
@@ -60,9 +60,6 @@ def recognise(folder, features, seed, last_layers, first, options):
         Of the head.
     last_layers : int
         How many of the last layers are summed; 0 for all.
-    first : Path
-        The run of the same features with the first seed, which sweeps the learning rates: another
-        run trains at the rate that was best there.
     options : argparse.Namespace
         `data_folder`, `lexicon`, `skip_bad` and `jobs`.
 
@@ -78,8 +75,6 @@ def recognise(folder, features, seed, last_layers, first, options):
         "last_layers": last_layers,
         "seed": seed,
     }
-    if folder != first:
-        given["lrs"] = f"[{runner.read_figures(first)['lr']}]"
     recipe = runner.RECIPES / "LibriSpeech" / "PR"
     words = ["train.py", "hparams/lexicon_tiny.yaml"]
     return make_run(Run(folder, recipe, words, given), options.jobs)
