@@ -43,7 +43,7 @@ from pretrained.commands.runtime import keep_freed_memory
 from pretrained.encoding.batching import encode_all
 from pretrained.toolkits.names import export_state_dict
 from recipes.common.data.augment import UtteranceAugment
-from recipes.common.data.crops import both_crops
+from recipes.common.data.crops import both_crops, span_mask
 from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.manifest import write_manifest
 from recipes.common.data.shards import pack
@@ -68,8 +68,7 @@ DATA = {
     "seed": SEED,
     "num_workers": 0,
     "max_seconds": 15.6,
-    "mask_prob": 0.08,
-    "mask_length": 10,
+    "span_mask": span_mask,
     "min_crop_seconds": 1.0,
     "max_crop_seconds": 2.0,
 }

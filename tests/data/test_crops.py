@@ -33,8 +33,7 @@ SETTINGS = {
     "data_folder": None,
     "min_seconds": 0.5,
     "max_seconds": 1.0,
-    "mask_prob": 0.08,
-    "mask_length": 10,
+    "span_mask": span_mask,
     "min_crop_seconds": 0.5,
     "max_crop_seconds": 1.0,
     "seed": 1,
@@ -277,7 +276,7 @@ def test_a_batch_is_cut_to_its_shortest_utterance_on_the_grid_of_frames():
         rows.append(
             {"id": str(n), "sig": wav, "units": torch.arange(frames), "mask": wav[:frames] < 0}
         )
-    cut = CutToShortest({"mask_prob": 0.08, "mask_length": 10, "seed": 0}, clock)
+    cut = CutToShortest({"span_mask": span_mask, "seed": 0}, clock)
     seen = set()
     for clock.epoch in range(5):
         batch = cut(rows)

@@ -21,6 +21,7 @@ PRETRAIN = Path(__file__).parents[2] / "recipes" / "LibriSpeech" / "pretrain" / 
 SEED = 2407
 STAGES = ("frame", "utterance", "joint")  # of the method
 OTHERS = ("codes", "spin")  # that may take their places
+ON_A_GPU = {"precision": "bf16"}  # the YAMLs of smaller sizes are for CPUs
 NUM_TARGETS = 100
 STEPS_OF_EPOCH = 10_000  # more than are ever taken, so that no epoch ends
 SHORTEST = 0.8  # row of a padded batch, beside the longest
@@ -49,9 +50,12 @@ def make_brain(stage, settings, folder, front_end=None, device=None, **overrides
     -------
     PretrainingBrain
     """
-    output = tempfile.mkdtemp(dir=folder)
+    output, device = tempfile.mkdtemp(dir=folder), device or settings.device
     torch.manual_seed(SEED)
-    overrides = {"data_folder": "none", "output_folder": output, **overrides}
+    given = {"data_folder": "none", "output_folder": output}
+    if device == "cuda":
+        given |= ON_A_GPU
+    overrides = {**given, **overrides}
     if front_end:
         overrides["frontend"] = front_end
     hparams = load_hparams(PRETRAIN / file_of(stage, settings.size), overrides)
@@ -60,7 +64,7 @@ def make_brain(stage, settings, folder, front_end=None, device=None, **overrides
         hparams["modules"],
         hparams["optimizer"],
         hparams,
-        {"device": device or settings.device},
+        {"device": device},
         hparams["checkpointer"](),
         loaders={"train": DataLoader(range(STEPS_OF_EPOCH), batch_sampler=sampler)},
     )

@@ -3,6 +3,7 @@
 from recipes.experiments.readmes import markdown_table
 
 GIB = 1024  # MiB
+HOURS = 960  # of speech: LibriSpeech
 
 
 def tables(figures):
@@ -45,27 +46,31 @@ def agreement_table(steps, figures):
 
 
 def speed_table(steps, figures):
-    """Return likewise the speed of steps; the share is of the card's own product of matrices."""
+    """Return likewise the speed of steps; the share is of the card's own product of matrices, the
+    hours those of an epoch of 960 hours, where loading keeps up."""
     product = figures["parts"].get("speed", {}).get("steps", {}).get("matrix product", {})
     rows = []
     for name, step in steps.items():
         if step.get("out_of_memory"):
-            rows.append([name, "", "out of memory", "", "", "", ""])
-        elif "step_tflop" in step:
-            share = step["tflops"] / product["tflops"] if "tflops" in product else None
+            rows.append([name, "", "out of memory", *[""] * 5])
+        elif "batch_seconds" in step:
+            rate, tflops = step["audio_seconds_per_second"], step.get("tflops")
+            share = tflops and product.get("tflops") and tflops / product["tflops"]
             rows.append(
                 [
                     name,
                     f"{step['batch_seconds']:.1f}",
                     f"{step['step_seconds']:.4g}",
-                    f"{step['audio_seconds_per_second']:.0f}",
-                    f"{step['tflops']:.3g}",
-                    "" if share is None else f"{100 * share:.0f}",
+                    f"{rate:.0f}",
+                    f"{HOURS / rate:.3g}",
+                    f"{tflops:.3g}" if tflops else "",
+                    f"{100 * share:.0f}" if share else "",
                     f"{step['peak_mib'] / GIB:.1f}" if "peak_mib" in step else "",
                 ]
             )
-    heads = ["step", "audio, s", "step, s", "audio s/s", "TFLOP/s", "% of product", "peak, GiB"]
-    return heads, "lrrrrrr", rows
+    heads = ["step", "audio, s", "step, s", "audio s/s", f"epoch of {HOURS} h, h"]
+    heads += ["TFLOP/s", "% of product", "peak, GiB"]
+    return heads, "lrrrrrrr", rows
 
 
 def encoding_table(steps, figures):

@@ -14,6 +14,7 @@ The global batch, its masks and its crops are given: two ranks take unequal part
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from lobes.distributed import rank, world_size
-from recipes.common.data.crops import CutToShortest, SpeechBatch
+from recipes.common.data.crops import CutToShortest, SpeechBatch, span_mask
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import Clock
 from recipes.common.training.hparams import load_hparams
@@ -118,7 +119,8 @@ def gradients(brain, cut=False):
     """Return every parameter's gradient after one step's loss, and the critics' after theirs."""
     whole = list(examples(brain.hparams))
     if cut:
-        shortest = CutToShortest({"mask_prob": 0.1, "mask_length": 5, "seed": 0}, Clock())
+        mask = partial(span_mask, prob=0.1, length=5)
+        shortest = CutToShortest({"span_mask": mask, "seed": 0}, Clock())
         frames = min(len(row["units"]) for row in whole)
         whole = [{**row, **shortest.cut(row, frames)} for row in whole]
     parts = [whole] if world_size() == 1 else [whole[:PART], whole[PART:]]

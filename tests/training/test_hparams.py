@@ -114,6 +114,23 @@ def test_of_the_same_tag_single_keys_are_replaced_and_of_another_all(chain):
     assert load_hparams(chain)["made"] == "size 8, seed 2"
 
 
+def test_another_class_below_an_include_is_refused_as_it_would_not_be_built(chain):
+    (chain.parent / "part.yaml").write_text("made: !new:collections.Counter\n    a: 1\n")
+    chain.write_text("part: !include:part.yaml\n    made:\n        a: 3\n")
+    assert load_hparams(chain)["part"] == {"made": {"a": 3}}
+    chain.write_text("part: !include:part.yaml\n    made: !new:builtins.dict\n        a: 3\n")
+    with pytest.raises(
+        ValueError, match=r"third\.yaml: made is !new:builtins\.dict, where .*Counter"
+    ):
+        load_hparams(chain)
+
+
+def test_a_wrong_reference_is_told_with_the_file(files):
+    (files / "wrong.yaml").write_text("name: !ref <none>\n")
+    with pytest.raises(ValueError, match=r"wrong\.yaml: .*none"):
+        load_hparams(files / "wrong.yaml")
+
+
 def test_what_is_saved_stands_by_itself(chain, tmp_path):
     (tmp_path / "run").mkdir()
     save_hparams(chain, {"seed": 4}, tmp_path / "run")

@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from lobes.utterance_encoder import UtteranceEncoder
+from pretrained.exported import save_model
 from recipes.common.data.files import REPOSITORY
 from recipes.common.data.table import read_manifest
 from recipes.common.downstream.sweep import best_epoch
@@ -110,6 +114,22 @@ def test_a_run_goes_on_with_the_utterances_of_before_alone(tmp_path):
     run.keep_to_data(hparams, first)
 
 
+def test_a_run_goes_on_from_the_model_that_it_started_from_alone(tmp_path):
+    rows = {"a": {"duration": 1.0, "wav": "none"}}
+    datasets = {split: made_dataset(tmp_path / f"{split}.csv", rows) for split in run.SPLITS}
+    models = [tmp_path / name for name in ("first", "second")]
+    for number, folder in enumerate(models):
+        torch.manual_seed(number)
+        save_model(folder, {"utterance_encoder": UtteranceEncoder("tdnn", channels=8)})
+    shutil.copytree(models[0], tmp_path / "moved")
+    given = {"output_folder": str(tmp_path / "run"), "frame_model": None}
+    (tmp_path / "run" / "save" / "CKPT+1").mkdir(parents=True)
+    for folder in (models[0], tmp_path / "moved", tmp_path / "gone", models[0]):
+        run.keep_to_data({**given, "utterance_model": str(folder)}, datasets)
+    with pytest.raises(ValueError, match="started from another utterance_model: .*second has"):
+        run.keep_to_data({**given, "utterance_model": str(models[1])}, datasets)
+
+
 @pytest.mark.long
 def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
@@ -200,11 +220,11 @@ def test_what_is_left_out_of_a_split_is_counted_and_told(librispeech, tmp_path, 
     loaders = {part: SimpleNamespace(dataset=data) for part, data in datasets.items()}
     counts = count_utterances(hparams, loaders)
     assert counts["valid"] == {"used": len(rows) - short, "shortened": 0, "left_out": short + 4}
-    hparams |= {"max_seconds": sorted(row["duration"] for row in rows)[-3], "mask_prob": 0.1}
+    hparams |= {"max_seconds": sorted(row["duration"] for row in rows)[-3], "span_mask": None}
     long = sum(row["duration"] > hparams["max_seconds"] for row in rows)
     assert count_utterances(hparams, loaders)["valid"]["shortened"] == long > 0
     assert f"valid: {long} utterances are cropped to {hparams['max_seconds']} s" in caplog.text
-    del hparams["mask_prob"]
+    del hparams["span_mask"]
     counts = count_utterances({**hparams, "crop": True}, loaders)
     assert counts["valid"]["shortened"] == 0 < counts["train"]["shortened"]
     assert f"dev-clean: {short} of {len(rows)} utterances are left out: shorter than" in caplog.text

@@ -49,17 +49,26 @@ def stage_brain(stage):
     return getattr(module, f"{stage.title()}Brain")
 
 
-def main(arguments):
-    """Prepare the data, train the stage, take its last step, evaluate it, export its encoders."""
+def main(arguments, brain_class=None):
+    """Prepare the data, train the stage, take its last step, evaluate it, export its encoders.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The words of the command line.
+    brain_class : type, optional
+        A subclass of `PretrainingBrain`, in the place of the Brain that the key `stage` names.
+    """
     began = time.time()
     hparams_file, run_opts, overrides = read_command_line(arguments)
     ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
     check_limits(hparams)
-    stage = stage_brain(hparams["stage"])
+    brain_class = brain_class or stage_brain(hparams["stage"])
+    run.check_exportable(hparams["modules"])
     if not run_opts["debug"]:
         check_same_settings(hparams_file, overrides, hparams["output_folder"])
-    stage.initialise(hparams)
+    brain_class.initialise(hparams)
     keep_freed_memory()
 
     run_on_main(run.prepare, args=[hparams])
@@ -72,9 +81,9 @@ def main(arguments):
     run.keep_to_data(hparams, datasets)
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
-    loaders = stage.make_loaders(hparams, datasets, run_opts["device"] or infer_device())
+    loaders = brain_class.make_loaders(hparams, datasets, run_opts["device"] or infer_device())
 
-    brain = stage(
+    brain = brain_class(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
         hparams=hparams,

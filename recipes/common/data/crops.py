@@ -86,7 +86,7 @@ def add_frame_items(dataset, hparams, clock, units=None):
     dataset : Utterances
         With the item `speech`, see `add_speech`; changed in place.
     hparams : dict
-        `max_seconds`, `mask_prob`, `mask_length`, `seed`.
+        `max_seconds`, `span_mask` (a function as the one below, with its settings), `seed`.
     clock : Clock
         The epoch that crops and masks are drawn for.
     units : UnitArray, optional
@@ -103,15 +103,14 @@ def add_frame_items(dataset, hparams, clock, units=None):
         clock=clock,
         units=units,
         max_frames=num_frames(round(hparams["max_seconds"] * SAMPLE_RATE)),
-        mask_prob=hparams["mask_prob"],
-        mask_length=hparams["mask_length"],
+        draw_mask=hparams["span_mask"],
         seed=hparams["seed"],
     )
     dataset.add_dynamic_item(items, takes=["id", "speech"], provides=names)
     return names
 
 
-def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_length, seed):
+def frame_items(utterance, wav, *, clock, units, max_frames, draw_mask, seed):
     """Return an utterance's samples, mask and units, if any; see `add_frame_items`.
 
     Returns
@@ -126,7 +125,7 @@ def frame_items(utterance, wav, *, clock, units, max_frames, mask_prob, mask_len
         frames = max_frames
         wav = wav[samples_of(start, frames)]
     rng = derive_rng(seed, "mask", clock.epoch, utterance)
-    mask = span_mask(frames, mask_prob, mask_length, rng)
+    mask = draw_mask(frames, rng=rng)
     if units is None:
         return wav, mask
     return wav, mask, torch.from_numpy(units[utterance][start : start + frames].astype(np.int64))
@@ -152,13 +151,13 @@ class CutToShortest:
     Arguments
     ---------
     hparams : dict
-        `mask_prob`, `mask_length`, `seed`.
+        `span_mask`, `seed`.
     clock : Clock
         The epoch that cuts and masks are drawn for.
     """
 
     def __init__(self, hparams, clock):
-        self.mask = hparams["mask_prob"], hparams["mask_length"]
+        self.draw_mask = hparams["span_mask"]
         self.seed = hparams["seed"]
         self.clock = clock
 
@@ -171,7 +170,7 @@ class CutToShortest:
         """Return `sig`, `mask` and, if any, `units` of so many frames of an utterance."""
         rng = derive_rng(self.seed, "cut", self.clock.epoch, row["id"])
         start = int(rng.integers(len(row["mask"]) - frames + 1))
-        mask = span_mask(frames, *self.mask, rng)
+        mask = self.draw_mask(frames, rng=rng)
         own = {"sig": row["sig"][samples_of(start, frames)], "mask": mask}
         if "units" in row:
             own["units"] = row["units"][start : start + frames]

@@ -443,6 +443,24 @@ class PretrainingBrain(ResumableBrain):
         super().__init__(*args, **kwargs)
         self.checkpointer.add_recoverables(dict(self.modules.items()))
 
+    def on_fit_start(self):
+        """Refuse modules that nothing would train, beside what all Brains refuse."""
+        super().on_fit_start()
+        self.check_trained()
+
+    def check_trained(self):
+        """Raise ValueError where a module's parameters are in no optimizer."""
+        kept = self.checkpointer.recoverables.values()
+        optimizers = [x for x in kept if isinstance(x, torch.optim.Optimizer)]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        trained = {id(p) for group in groups for p in group["params"]}
+        for name, module in self.modules.items():
+            if any(p.requires_grad and id(p) not in trained for p in module.parameters()):
+                raise ValueError(
+                    f"modules.{name} has parameters that no optimizer trains: give them one in "
+                    f"init_optimizers of {type(self).__name__}, or set requires_grad to False."
+                )
+
     def finalise(self):
         """Recover the end of training and take the last step: once, logged and checkpointed.
 

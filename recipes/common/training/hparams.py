@@ -79,7 +79,7 @@ def load_hparams(path, overrides=None):
     try:
         return load_hyperpyyaml(_dump(tree), overrides)
     except ValueError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # whatever is built may raise whatever it likes
         given = " ".join(f"--{name} {value}" for name, value in (overrides or {}).items())
         raise ValueError(
@@ -328,6 +328,7 @@ def _read_with_bases(path, given):
     tree = _read_mapping(path)
     folder = path.resolve().parent
     _place_includes(tree, folder)
+    _check_included(tree, path)
     bases = tree.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     given = {**tree, **(given or {})}
@@ -410,6 +411,31 @@ def _place_includes(node, folder):
     tag = _tag(node)
     if tag.startswith(INCLUDE):
         node.yaml_set_ctag(Tag(suffix=f"{INCLUDE}{folder / tag.removeprefix(INCLUDE)}"))
+
+
+def _check_included(node, path):
+    """Raise ValueError where a setting below `!include` has another tag than what it replaces.
+
+    HyperPyYAML would keep the tag that is included, and so build the included file's class.
+    """
+    for child in node.values() if isinstance(node, dict) else ():
+        file = Path(_tag(child).removeprefix(INCLUDE))
+        if _tag(child).startswith(INCLUDE) and file.is_file():
+            _check_same_tags(child, _read_mapping(file), path)
+        _check_included(child, path)
+
+
+def _check_same_tags(changes, included, path):
+    for key, value in changes.items():
+        own = included.get(key)
+        if isinstance(value, dict) and isinstance(own, dict):
+            if _tag(value) not in ("", _tag(own)):
+                raise ValueError(
+                    f"{path}: {key} is {_tag(value)}, where the file that it changes has "
+                    f"{_tag(own)}: below !include, values change and classes do not. Put another "
+                    "class into `modules`, in the place of the reference there."
+                )
+            _check_same_tags(value, own, path)
 
 
 def _merge(base, changes):

@@ -19,7 +19,7 @@ WHOLE = {  # lowest and highest
     "codebook_size": (2, NO_END),
     "sinkhorn_iterations": (1, NO_END),
     "trained_layers": (1, NO_END),
-    "critic_steps": (0, NO_END),
+    "critic_steps": (1, NO_END),
     "pairs_per_utterance": (1, NO_END),
     "frames_per_pair": (1, NO_END),
     "critic_projections": (0, NO_END),

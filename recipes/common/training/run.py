@@ -18,9 +18,11 @@ from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from lobes.distributed import unwrap
-from pretrained.exported import save_model
+from pretrained.exported import CLASSES, save_model
+from pretrained.file_states import ENCODERS
 from pretrained.plain_files import read_json
 from pretrained.sharing.card import write_card
+from pretrained.sharing.snapshots import CONFIG_FILE
 from recipes.common.data.files import replace_text
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, validate_manifests
@@ -32,6 +34,7 @@ from recipes.common.training.record import write_metrics
 
 logger = get_logger(__name__)
 SPLITS = ("train", "valid", "test")
+STARTS = ("frame_model", "utterance_model")  # keys of models that a stage starts from
 LOCK_SECONDS = 10  # in which the workers of a killed run let go of its folder
 FILES = ("metrics.json", "history.jsonl", "run.lock")
 _locks = {}  # by folder, held until this process ends
@@ -180,7 +183,7 @@ def check_unseen(hparams, datasets):
         By split, as `split_datasets` returns them.
     """
     held_out = {name: split for split in SPLITS[1:] for name in datasets[split].data_ids}
-    for key in ("frame_model", "utterance_model"):
+    for key in STARTS:
         earlier = Path(os.path.normpath(hparams.get(key) or ".")).parent
         if not (earlier / "hyperparams.yaml").is_file():
             continue
@@ -195,33 +198,69 @@ def check_unseen(hparams, datasets):
                 )
 
 
+def check_exportable(modules):
+    """Raise ValueError where an encoder is of a class that no exported folder could tell.
+
+    Arguments
+    ---------
+    modules : dict
+        By name; those that are no encoders are not looked at.
+    """
+    for name in ENCODERS:
+        own, known = type(modules.get(name)), CLASSES[name]
+        if name in modules and own is not known:
+            raise ValueError(
+                f"modules.{name} is a {own.__module__}.{own.__name__}: expected a "
+                f"{known.__module__}.{known.__name__}, as exported folders have. Change that "
+                "class, or put yours in its place in CLASSES of pretrained/exported.py."
+            )
+
+
 def keep_to_data(hparams, datasets):
-    """Raise ValueError where a run's checkpoints are of other utterances; else remember these.
+    """Raise ValueError where a run's checkpoints are of other data or models; else remember these.
 
     Arguments
     ---------
     hparams : dict
-        `output_folder`, which gets `data.json`.
+        `output_folder`, which gets `data.json`; `frame_model` and `utterance_model`, where the
+        stage starts from such.
     datasets : dict
         By split. Utterances of "train" and "valid" count, by their IDs and durations.
     """
     output = Path(hparams["output_folder"])
     path, trained = output / "data.json", any(output.glob("save/CKPT*"))
-    now = {split: digest_utterances(datasets[split]) for split in ("train", "valid")}
-    before = read_json(path) if trained and path.is_file() else now
-    for split, digest in now.items():
+    splits = {split: digest_utterances(datasets[split]) for split in ("train", "valid")}
+    models = digests_of_models(hparams)
+    before = read_json(path) if trained and path.is_file() else splits
+    for split, digest in splits.items():
         if before.get(split) != digest:
             raise ValueError(
                 f"{output} holds a run whose {split} split had other utterances, or of another "
                 "length. Use another output_folder, or the data of before."
             )
-    write_data(path, now)
+    for key, digest in models.items():
+        if before.get(key, digest) != digest:
+            raise ValueError(
+                f"{output} holds a run that started from another {key}: {hparams[key]} has other "
+                "weights. Use another output_folder, or the model of before."
+            )
+    write_data(path, {**before, **splits, **models})
 
 
 @main_process_only
 def write_data(path, digests):
-    """Write the digest of each split's utterances."""
+    """Write the digests of each split's utterances and of models."""
     replace_text(path, json.dumps(digests))
+
+
+def digests_of_models(hparams):
+    """Return the digests of the weights of the models that a stage starts from, by key."""
+    folders = {key: Path(hparams.get(key) or ".") for key in STARTS}
+    return {
+        key: read_json(folder / CONFIG_FILE)["sha256"]["weights"]
+        for key, folder in folders.items()
+        if (folder / CONFIG_FILE).is_file()
+    }
 
 
 def digest_utterances(dataset):
@@ -305,7 +344,7 @@ def count_utterances(hparams, loaders):
     Arguments
     ---------
     hparams : dict
-        The manifests' keys, `max_seconds`, and `mask_prob` or `change_voice` of a stage that crops
+        The manifests' keys, `max_seconds`, and `span_mask` or `change_voice` of a stage that crops
         what is longer in all splits, or `crop` of a task that crops it in training.
     loaders : dict
         By split.
@@ -319,7 +358,7 @@ def count_utterances(hparams, loaders):
     for split, paths in manifest_paths(hparams).items():
         listed = sum(len(open_table(path)) for path in paths) + count_left_out(paths)
         dataset, longest = loaders[split].dataset, math.inf
-        if {"mask_prob", "change_voice"} & hparams.keys() or (
+        if {"span_mask", "change_voice"} & hparams.keys() or (
             split == "train" and hparams.get("crop")
         ):
             longest = hparams["max_seconds"]
