@@ -52,6 +52,26 @@ def test_a_corpus_needs_only_a_listing(corpus):
     validate_manifests({s: out / f"{s}.csv" for s in ("one", "two")}, corpus, {})
 
 
+def test_what_else_a_corpus_tells_of_utterances_is_kept(corpus):
+    def list_ages(folder, split):
+        rows, problems = list_wavs(folder, split)
+        told = json.loads((folder / "ages.json").read_text())
+        return [{**row, **told.get(row["ID"], {}), "wrd": "A"} for row in rows], problems
+
+    def prepare_ages(ages):
+        (corpus / "ages.json").write_text(json.dumps(ages))
+        prepare_splits(list_ages, corpus, corpus.parent / "out", ["one"], **OPTIONS)
+        rows = read_manifest(corpus.parent / "out" / "one.csv")
+        assert list(rows[0]) == ["ID", "duration", "wav", "spk_id", "wrd", "age"]
+        return [row["age"] for row in rows]
+
+    ages = {"a1": {"age": 37}, "c1": {"age": 5.5}}
+    assert prepare_ages(ages) == ["37", "", "5.5"]
+    assert prepare_ages({**ages, "b1": {"age": 8}}) == ["37", "8", "5.5"]
+    with pytest.raises(CorpusError, match=r"a1: age is '\$5': a manifest cannot hold"):
+        prepare_ages({**ages, "a1": {"age": "$5"}})
+
+
 def test_every_bad_file_of_every_split_is_in_one_report(corpus):
     (corpus / "one" / "b1.wav").write_text("text")
     soundfile.write(corpus / "two" / "c2.wav", np.zeros(1600), 16000)

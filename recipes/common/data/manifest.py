@@ -2,7 +2,7 @@
 
 A manifest is a CSV file, as SpeechBrain reads it, with the columns `ID`, `duration` (s), `wav` (a
 path that begins with `$data_root`), `spk_id` and, where known, `wrd` (words), `phn` (phones) and
-`label` (the class of the utterance).
+`label` (the class of the utterance). Whatever else a corpus's rows have follows as it is.
 """
 
 import csv
@@ -56,8 +56,20 @@ def write_manifest(rows, path):
     problems = unwritable(rows)
     if problems:
         raise CorpusError(f"{path}: " + "\n".join(problems))
-    columns = REQUIRED + tuple(name for name in OPTIONAL if any(name in row for row in rows))
-    replace_text(path, csv_text(sorted(rows, key=lambda row: row["ID"]), columns))
+    replace_text(path, csv_text(sorted(rows, key=lambda row: row["ID"]), columns_of(rows)))
+
+
+def columns_of(rows):
+    """Return the columns of a manifest of rows: those of the schema first.
+
+    Example
+    -------
+    >>> columns_of([{"ID": "a", "age": 3, "label": "x"}, {"ID": "b", "sex": "f"}])
+    ['ID', 'duration', 'wav', 'spk_id', 'label', 'age', 'sex']
+    """
+    there = dict.fromkeys(name for row in rows for name in row)
+    known = [name for name in OPTIONAL if name in there]
+    return [*REQUIRED, *known, *(name for name in there if name not in (*REQUIRED, *known))]
 
 
 def csv_text(rows, columns):
@@ -83,7 +95,7 @@ def unwritable(rows):
     >>> unwritable([{"ID": "a", "wrd": "PAY $5"}])
     ["a: wrd is 'PAY $5': a manifest cannot hold '$5', which SpeechBrain would not read as it is."]
     """
-    names, problems = REQUIRED + OPTIONAL, []
+    names, problems = columns_of(rows), []
     for row in rows:
         values = [str(row.get(name, "")).removeprefix(ROOT) for name in names]
         if not UNWRITABLE.search("\t".join(values)):  # no value has a match with a tab in it

@@ -20,13 +20,14 @@ from pretrained.audio import check_audio
 from pretrained.plain_files import digest_file, is_new
 from recipes.common.data.files import CorpusError, digest_code, replace_text
 from recipes.common.data.manifest import (
+    columns_of,
     count_left_out,
     fingerprint,
     in_threads,
     unwritable,
     write_manifest,
 )
-from recipes.common.data.table import OPTIONAL, ROOT, open_table
+from recipes.common.data.table import OPTIONAL, REQUIRED, ROOT, open_table
 from recipes.common.data.utterances import complete_path
 
 logger = get_logger(__name__)
@@ -279,9 +280,11 @@ def _state(rows, data_folder):
     """Return a cheap digest of what a manifest is made from: a changed file changes it."""
     digest, root = hashlib.sha256(), str(data_folder)
     rows = sorted(rows, key=lambda row: row["ID"])
+    own = [name for name in columns_of(rows) if name not in (*REQUIRED, *OPTIONAL)]
     states = in_threads(_file_state, [complete_path(row["wav"], root) for row in rows])
     for row, state in zip(rows, states, strict=True):
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
+        others += [(key, row.get(key)) for key in own]
         digest.update(repr((row["wav"].removeprefix(ROOT), *state, others)).encode())
     return digest.hexdigest()
 
