@@ -6,15 +6,16 @@
     python judge.py --write J
 
 With each seed it trains stages A, B and C; stage C without its critic; the control, which is stage
-C with neither critic nor norm; and Spin. It makes the control's rivals in closed form. Phones
-are recognised from the last layer of each (LibriSpeech/PR), which is what the speaker is read from;
-of stage C and its controls, from all layers too. Attackers are trained on the frames of each
-(attack.py); the strongest is chosen on dev-clean. What the aims say is then read on test-clean,
-whose speakers no setting was chosen on, and judged by intervals over speakers and seeds: see
-`aims.judge`. Started again, it does what is missing. What was read of a seed is kept in
-J/readings. `--only_seed` runs one of the seeds alone, so that each can have its own machine.
-`--write` copies J/readings to the folder `verdict` beside this file, in the place of older readings
-of the same seeds, and writes the verdict on all seeds there into RESULTS.md.
+C with neither critic nor norm; and Spin. It makes the control's rivals in closed form. Phones are
+recognised from the last layer of each (LibriSpeech/PR), which is what the speaker is read from; of
+stage C and its controls, from all layers too. Attackers are trained on the frames of each
+(attack.py); the strongest is chosen on dev-clean. What the aims say is then read on test-clean, by
+which no setting is chosen, and judged by intervals over speakers and seeds: see `aims.judge`. An
+earlier verdict on the same speakers led to the frames' norm and to the critic of today. Started
+again, it does what is missing. What was read of a seed is kept in J/readings. `--only_seed` runs
+one of the seeds alone, so that each can have its own machine. `--write` copies J/readings to the
+folder `verdict` beside this file, in the place of older readings of the same seeds, and writes the
+verdict on all seeds there into RESULTS.md.
 """
 
 import sys

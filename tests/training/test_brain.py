@@ -268,7 +268,7 @@ def test_the_critic_sees_frames_without_masks(tmp_path):
     first = brain.compute_forward(batch, Stage.TRAIN)
     batch.mask.data[:] = ~batch.mask.data
     second = brain.compute_forward(batch, Stage.TRAIN)
-    assert not torch.equal(first.masked, second.masked)
+    assert not torch.equal(first.masked_frames, second.masked_frames)
     assert torch.equal(first.frames, second.frames)
 
 

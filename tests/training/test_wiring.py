@@ -117,7 +117,7 @@ def test_the_contrast_is_between_the_crops_of_one_utterance(stage, tmp_path):
 def test_figures_of_frames_are_those_of_a_loop_over_valid_frames(stage, tmp_path):
     brain, batch = make_brain(stage, tmp_path)
     outputs = brain.compute_forward(batch, Stage.VALID)
-    frames = outputs.masked if stage == "joint" else outputs[0]
+    frames = outputs.masked_frames if stage == "joint" else outputs[0]
     units, mask = batch.units.data, batch.mask.data.bool()
     with torch.no_grad():
         frames[units < 0] = 1e6  # what padding holds is of no concern

@@ -88,8 +88,11 @@ def predicted_frames(batch, stage, also_visible=False):
     torch.Tensor
         Shape (n,), int64, see `SpeechBatch`.
     """
-    if stage == Stage.TRAIN and not also_visible:
-        return batch.hidden
+    return batch.hidden if stage == Stage.TRAIN and not also_visible else all_frames(batch)
+
+
+def all_frames(batch):
+    """Return the valid frames of a batch as `predicted_frames` does, the masked ones first."""
     return torch.cat([batch.hidden, batch.visible])
 
 

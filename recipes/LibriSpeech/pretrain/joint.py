@@ -18,6 +18,7 @@ of the speaker. What other moments tell is left to the critic.
 import copy
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
 from recipes.common.units.unit_array import UnitArray, columns, read_description
 from recipes.LibriSpeech.pretrain.frame import (
+    all_frames,
     check_layer,
     corpus_units,
     load_encoder,
@@ -63,7 +65,7 @@ class JointOutputs:
 
     Attributes
     ----------
-    masked, logits : torch.Tensor
+    masked_frames, logits : torch.Tensor
         Frames (batch, frames, d_model) with masks, and logits of `predicted_frames`.
     frames, plain_logits : torch.Tensor
         Likewise of the same utterances without masks; the logits are of all valid frames, the
@@ -80,7 +82,7 @@ class JointOutputs:
         The terms of the loss by name, likewise.
     """
 
-    masked: torch.Tensor
+    masked_frames: torch.Tensor
     logits: torch.Tensor
     frames: torch.Tensor
     plain_logits: torch.Tensor
@@ -148,22 +150,22 @@ class JointBrain(PretrainingBrain):
     def compute_forward(self, batch, stage):
         """Encode utterances with masks and without, and both crops of each: `JointOutputs`."""
         batch = batch.to(self.device, non_blocking=True)
-        hidden, everywhere = len(batch.hidden), predicted_frames(batch, Stage.VALID)
-        counts = SharedCounts(rows=len(batch), hidden=hidden, frames=len(everywhere))
-        of_masked = {"mask": batch.mask.data.bool(), "logits_at": predicted_frames(batch, stage)}
-        of_plain = {"logits_at": everywhere}
-        masked, plain = (
-            self.modules.frame_encoder(*batch.sig, return_logits=True, **what)
-            for what in (of_masked, of_plain)
+        everywhere = all_frames(batch)
+        counts = SharedCounts(rows=len(batch), hidden=len(batch.hidden), frames=len(everywhere))
+        encode = partial(self.modules.frame_encoder, *batch.sig, return_logits=True)
+        mask, predicted = batch.mask.data.bool(), predicted_frames(batch, stage)
+        masked_frames, logits = encode(mask=mask, logits_at=predicted)
+        frames, plain_logits = encode(logits_at=everywhere)
+        embeddings, projections = self.modules.utterance_encoder(*both_crops(batch), project=True)
+        return JointOutputs(
+            masked_frames, logits, frames, plain_logits, embeddings, projections, counts
         )
-        utterances = self.modules.utterance_encoder(*both_crops(batch), project=True)
-        return JointOutputs(*masked, *plain, *utterances, counts)
 
     def compute_objectives(self, predictions, batch, stage):
         """Return L_frame + alpha L_utterance + beta I(z; u)."""
         frames, embeddings = predictions.frames, predictions.embeddings
         counts, projections = predictions.counts, predictions.projections.chunk(2)
-        units = batch.units_at(predicted_frames(batch, Stage.VALID))
+        units = batch.units_at(all_frames(batch))
         predictions.groups = self.groups(counts["rows"])
         predictions.pairs = self.draw_pairs(frames, embeddings, batch, "encoders")
         predictions.parts = parts = {
@@ -234,22 +236,29 @@ class JointBrain(PretrainingBrain):
         y : torch.Tensor
             Embeddings, shape (batch * pairs_per_utterance, E).
         """
-        frames = self.modules.frame_features(frames)
-        pairs, count = self.hparams.pairs_per_utterance, self.hparams.frames_per_pair
+        features = self.modules.frame_features(frames)
         step = self.step if self.stage == Stage.TRAIN else 0  # the ranks share an evaluation
         seed = self.hparams.seed, "pairs", self.epoch, step, purpose
         rngs = [derive_rng(*seed, utterance) for utterance in batch.id]
+        pairs = self.hparams.pairs_per_utterance
         rows = np.arange(len(rngs)).repeat(pairs)
-        if count is None:
-            means = masked_mean(frames.transpose(1, 2), batch.units.data >= 0)
+        if self.hparams.frames_per_pair is None:
+            means = masked_mean(features.transpose(1, 2), batch.units.data >= 0)
             x = repeat_rows(means, self.on_device(rows))
         else:
-            drawn = zip(rngs, batch.frame_counts, strict=True)
-            places = [rng.integers(frame_count, size=(pairs, count)) for rng, frame_count in drawn]
-            places = rows[:, None] * frames.shape[1] + np.concatenate(places)
-            x = repeat_rows(frames.flatten(0, 1), self.on_device(places)).mean(1)
+            x = self.means_of_drawn(features, batch.frame_counts, rngs)
         crops = np.concatenate([rng.integers(2, size=pairs) for rng in rngs])
         return x, repeat_rows(embeddings, self.on_device(rows + crops * len(rngs)))
+
+    def means_of_drawn(self, features, frame_counts, rngs):
+        """Return means over frames that are drawn for each pair, row after row of the batch."""
+        size = self.hparams.pairs_per_utterance, self.hparams.frames_per_pair
+        drawn = [
+            row * features.shape[1] + rng.integers(count, size=size)
+            for row, (rng, count) in enumerate(zip(rngs, frame_counts, strict=True))
+        ]
+        places = self.on_device(np.concatenate(drawn))
+        return repeat_rows(features.flatten(0, 1), places).mean(1)
 
     def on_device(self, indices):
         """Return an array as a tensor on the Brain's device, which is not waited for."""
@@ -265,7 +274,7 @@ class JointBrain(PretrainingBrain):
 
     def measure(self, outputs, batch):
         """Add a batch to the meters; in evaluation the critics are read as well."""
-        self.meters["frame"].update(outputs.masked, outputs.logits, batch)
+        self.meters["frame"].update(outputs.masked_frames, outputs.logits, batch)
         self.meters["utterance"].update(outputs.embeddings, *outputs.projections.chunk(2))
         joint = self.meters["joint"]
         for name, part in outputs.parts.items():
