@@ -76,13 +76,13 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x):
-        total = x.clone()
+        total = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx, grad):
-        total = grad.contiguous().clone()
+        total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 

@@ -80,5 +80,6 @@ def make_parser():
 
 if __name__ == "__main__":
     spin_little()
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
+    if sys.stdout is not None:  # as in a daemon
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
     sys.exit(main())

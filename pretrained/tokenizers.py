@@ -244,8 +244,10 @@ class PieceTokenizer(_Tokenizer):
 
     def drop_unknown(self, text):
         """Return a text without the characters that are in none of the tokenizer's pieces."""
-        known = {*"".join(self.pieces), " "}
         words = _split_words(text, PIECE_SPACE)
+        if 0 not in self._processor.encode(words):
+            return _plain(words)  # with characters, perhaps, that the model itself replaces
+        known = {*"".join(self.pieces), " "}
         return _plain("".join(character for character in words if character in known))
 
     def to_config(self):

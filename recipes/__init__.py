@@ -11,6 +11,8 @@ def _check_clone():
     """Leave where the program that runs lies in another clone than this package."""
     program = getattr(sys.modules["__main__"], "__file__", None)
     own = Path(__file__).resolve().parent.parent
+    if Path(program or __file__).absolute().is_relative_to(sys.prefix):
+        return  # a tool of the environment, which may lie in any clone
     for folder in Path(program or __file__).resolve().parents:
         if all((folder / name / "__init__.py").is_file() for name in ("recipes", "lobes")):
             if folder != own:

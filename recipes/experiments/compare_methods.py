@@ -115,6 +115,7 @@ class Comparison:
         """
         path = self.folder / "costs" / slug(name) / "costs.json"
         if not path.is_file() or changed(self.costing(name, 1)):
+            path.unlink(missing_ok=True)  # lest it stands where measuring is cut short
             spent = {epochs: self.spent(name, epochs) for epochs in (1, 2)}
             epoch = spent[2] - spent[1]
             known = {"before": spent[1] - epoch, "epoch": epoch}

@@ -178,5 +178,6 @@ def test_a_symbol_that_training_lacks_is_left_out_and_told(tokenizer, caplog):
     assert found["u2"] == ("B A" if tokenizer.kind == "phones" else "B A A")
     assert "dev: 1 transcript(s) have a symbol that no training transcript has" in caplog.text
     assert "first u2: 'B QA A'" in caplog.text
+    assert drop_unknown(tokenizer, {"u3": "Z", "u4": "B"}, "dev") == {"u3": "", "u4": "B"}
     with pytest.raises(CorpusError, match="dev: u3: 'Z' in 'Z' .* another vocabulary"):
-        drop_unknown(tokenizer, {"u3": "Z"}, "dev")
+        drop_unknown(tokenizer, {"u3": "Z", "u4": "ZZ"}, "dev")

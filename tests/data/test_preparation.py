@@ -192,6 +192,10 @@ def test_a_manifest_that_was_edited_is_not_overwritten(corpus):
     path.write_text(edited, encoding="utf-8")
     with pytest.raises(CorpusError, match="one.csv was changed since .* --skip_prep True"):
         prepare(corpus)
+    os.utime(corpus / "one" / "a1.wav", ns=(0, 0))
+    for how in ({}, {"skip_bad": True}):  # whatever else has changed
+        with pytest.raises(CorpusError, match="one.csv was changed since"):
+            prepare(corpus, **how)
     assert path.read_text(encoding="utf-8") == edited
     prepare(corpus, skip_prep=True)
     path.unlink()

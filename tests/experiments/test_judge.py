@@ -367,6 +367,13 @@ def test_seeds_of_other_data_or_settings_are_not_judged_together(verdicts, tmp_p
     other = verdicts.keep("c", runner.SEEDS[1], data_folder=elsewhere)
     with pytest.raises(SystemExit, match="data_folder is not the same"):
         write_verdict(other, monkeypatch)
+    other = verdicts.keep("f", runner.SEEDS[1])
+    path = other / "readings" / f"{runner.SEEDS[1]}.json"
+    kept = json.loads(path.read_text())
+    del kept["rows"]["spin"]
+    path.write_text(json.dumps(kept))
+    with pytest.raises(SystemExit, match="2407 and 2408 cannot .*: one alone has spin"):
+        write_verdict(other, monkeypatch)
     assert verdicts.results.read_text() == before
     assert [path.name for path in (tmp_path / "verdict").iterdir()] == ["2407.json"]
     again = verdicts.keep("d", runner.SEEDS[0], data_folder=elsewhere)

@@ -339,6 +339,19 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(tmp_path):
     assert brain.checkpointer.find_checkpoint() is None
 
 
+def test_within_an_epoch_the_mean_loss_of_all_ranks_is_kept(tmp_path, monkeypatch):
+    brain, _ = make_brain("utterance", tmp_path)
+    monkeypatch.setattr("recipes.common.training.brain.world_size", lambda: 2)
+    others = {(): 3.0}  # the other rank's average; of what is not finite it has none
+    monkeypatch.setattr(
+        "recipes.common.training.brain.sum_over_ranks",
+        lambda x: x + (others[x.shape] if x.dtype.kind == "f" else 0),
+    )
+    brain.avg_train_loss = 1.0
+    brain._save_intra_epoch_ckpt()
+    assert brain.avg_train_loss == 2.0
+
+
 def test_losses_are_averaged_as_by_speechbrain_whenever_they_are_read(tmp_path):
     brain, _ = make_brain("utterance", tmp_path)
     losses, expected, found = torch.rand(7), 0.0, 0.0

@@ -13,10 +13,12 @@ import torch
 from lobes.utterance_encoder import UtteranceEncoder
 from pretrained.exported import save_model
 from recipes.common.data.files import REPOSITORY
+from recipes.common.data.loaders import load_split
 from recipes.common.data.table import read_manifest
 from recipes.common.downstream.sweep import best_epoch
 from recipes.common.training import run
 from recipes.common.training.history import read_history, record_epoch
+from recipes.common.training.hparams import read_tree
 from recipes.common.training.limits import check_limits
 from recipes.common.training.run import claim, count_utterances, prepare
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
@@ -76,6 +78,22 @@ def test_what_an_earlier_stage_was_trained_on_is_not_held_out(tmp_path):
     datasets["test"].data_ids.remove("b")
     run.check_unseen(hparams, datasets)
 
+    # A command that was refused since has written the manifest anew
+    with open(earlier / "hyperparams.yaml", "a") as file:
+        file.write(f"data_folder: {tmp_path}\nmin_seconds: 0.5\n")
+    trained = load_split(
+        [earlier / "manifest" / "train.csv"], read_tree(earlier / "hyperparams.yaml")
+    )
+    given = {"output_folder": str(earlier)}
+    run.keep_to_data(given, {"train": trained, "valid": trained})
+    run.check_unseen(hparams, datasets)
+    with open(earlier / "manifest" / "train.csv", "a") as file:
+        file.write("f,1.0,$data_root/f,f\n")
+    with pytest.raises(
+        ValueError, match="train.csv lists other utterances than .*utterance was tra"
+    ):
+        run.check_unseen(hparams, datasets)
+
 
 HOLDING = """
 import sys
@@ -108,7 +126,9 @@ def test_a_run_goes_on_with_the_utterances_of_before_alone(tmp_path):
     for number, changed in enumerate(
         ({"train": [("a", 1.0)]}, {"train": [("a", 1.0), ("b", 2.5)]}, {"valid": [("d", 1.0)]})
     ):
-        with pytest.raises(ValueError, match=f"whose {next(iter(changed))} split had other utter"):
+        with pytest.raises(
+            ValueError, match=f"whose utterances of {next(iter(changed))} were others"
+        ):
             run.keep_to_data(hparams, datasets(f"changed {number}", **{**given, **changed}))
     (tmp_path / "data.json").unlink()  # of an earlier version
     run.keep_to_data(hparams, first)

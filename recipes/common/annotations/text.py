@@ -242,7 +242,7 @@ def drop_unknown(tokenizer, texts, where):
     Raises
     ------
     CorpusError
-        Where nothing is left of a transcript, as with a tokenizer of another vocabulary.
+        Where nothing is left of any transcript, as with a tokenizer of another vocabulary.
 
     Example
     -------
@@ -258,8 +258,8 @@ def drop_unknown(tokenizer, texts, where):
             raise CorpusError(f"{where}: {name}: {error}") from error
         if known[name] != " ".join(text.split()):
             changed.append(name)
-        if not known[name]:
-            check_vocabulary(tokenizer, {name: text}, where)
+    if not any(known.values()):
+        check_vocabulary(tokenizer, texts, where)
     if changed:
         logger.warning(
             f"{where}: {len(changed)} transcript(s) have a symbol that no training transcript has, "

@@ -190,7 +190,7 @@ def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, g
     }
     stale = [split for split in listed if not _holds(save_folder, split, origins[split])]
     for split in stale:
-        _refuse_edited(save_folder / f"{split}.csv", origins[split])
+        _refuse_edited(save_folder / f"{split}.csv")
         if (save_folder / f"{split}.csv").is_file():
             logger.info(f"{split}: data, settings or code changed: the manifest is made anew")
     checked = _checked(stale, listed, problems, data_folder, num_workers, **how)
@@ -198,6 +198,7 @@ def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, g
     for split, origin in origins.items():
         path = save_folder / f"{split}.csv"
         if split in stale:
+            path.with_suffix(".json").unlink(missing_ok=True)  # it told of the one before
             write_manifest(checked[split], path)
             logger.info(f"{split}: {len(checked[split])} utterances")
             left_out = len(listed[split]) - len(checked[split])
@@ -317,13 +318,13 @@ def _read_marker(path):
     return found if isinstance(found, dict) else {}
 
 
-def _refuse_edited(path, origin):
-    """Raise CorpusError where a manifest is another than was written, and the corpus is the same.
+def _refuse_edited(path):
+    """Raise CorpusError where a manifest is another than was written.
 
     One that cannot be read was cut, and is made anew.
     """
-    found = _read_marker(path)
-    if not path.is_file() or origin != {key: found.get(key) for key in origin}:
+    written = _read_marker(path).get("manifest")
+    if not path.is_file() or written in (None, fingerprint([path])):
         return
     try:
         open_table(path)

@@ -134,8 +134,9 @@ class CTCBrain(DownstreamBrain):
         replace_text(folder / "hypotheses.csv", text.getvalue())
 
     def name_labels(self):
-        """Return the tokenizer as plain values."""
-        return self.labels.to_config()
+        """Return the tokenizer's symbols or pieces: the same pieces may be other bytes."""
+        kind = self.labels.kind
+        return [kind, *(self.labels.pieces if kind == "pieces" else self.labels.symbols)]
 
     def facts(self):
         """Return the tokenizer as plain values."""
@@ -238,7 +239,8 @@ def add_tokens(hparams, datasets, texts, tokenizer):
     Raises
     ------
     CorpusError
-        Where a text of training has a symbol that the tokenizer lacks, or another has no other.
+        Where a text of training has a symbol that the tokenizer lacks, or all of another split have
+        no others.
     """
     for split, own in texts.items():
         where = manifests_of(hparams, split)
@@ -254,7 +256,7 @@ def add_tokens(hparams, datasets, texts, tokenizer):
 
 def encode_text(tokenizer, texts, utterance):
     """Return the indices of the symbols of an utterance's text, (symbols,) int64."""
-    return torch.tensor(tokenizer.encode(texts[utterance]))
+    return torch.tensor(tokenizer.encode(texts[utterance]), dtype=torch.long)
 
 
 def drop_spans(states):

@@ -310,6 +310,10 @@ class ResumableBrain(sb.Brain):
             average += (loss - average) / step if averaged else 0.0
         return average
 
+    def read_losses_of_ranks(self, average):
+        """Read losses as `read_losses` does, and return the mean of the averages of all ranks."""
+        return float(sum_over_ranks(np.array(self.read_losses(average))) / world_size())
+
     def ends_epoch(self):
         """Return whether this batch is the last of the epoch."""
         return self.step == len(self.train_sampler)
@@ -355,8 +359,7 @@ class ResumableBrain(sb.Brain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Report a stage; after validation also save, log, draw and look for a collapse."""
         if stage == sb.Stage.TRAIN:
-            of_ranks = sum_over_ranks(np.array(self.read_losses(stage_loss)))
-            stage_loss = of_ranks / world_size()
+            stage_loss = self.read_losses_of_ranks(stage_loss)
         else:
             stage_loss = self.losses.average("loss")
         figures = {"loss": float(stage_loss), **self.figures()}
@@ -419,7 +422,7 @@ class ResumableBrain(sb.Brain):
         return after_step and asked and super()._should_save_intra_epoch_ckpt(*since)
 
     def _save_intra_epoch_ckpt(self):
-        self.avg_train_loss = self.read_losses(self.avg_train_loss)
+        self.avg_train_loss = self.read_losses_of_ranks(self.avg_train_loss)
         marks = {"batches": self.batches(), "processes": world_size()}
         marks["brain_intra_epoch_ckpt"] = True
         self.checkpointer.save_and_keep_only(

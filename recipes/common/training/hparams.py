@@ -223,9 +223,11 @@ def check_same_settings(path, overrides, folder):
         if key in RECORDINGS:
             free = (old is None) == (new is None)
         if not free and old != new:
+            known = f" Where {new} is what it was trained with, write that into {saved}."
             raise ValueError(
                 f"{folder} holds a run that was trained with {key} {old}; now it is {new}. "
                 "Use another output_folder, or the settings of before."
+                f"{known if old == 'not set' else ''}"
             )
 
 

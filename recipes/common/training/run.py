@@ -26,7 +26,9 @@ from pretrained.sharing.snapshots import CONFIG_FILE
 from recipes.common.data.files import replace_text
 from recipes.common.data.loaders import load_split
 from recipes.common.data.manifest import count_left_out, validate_manifests
+from recipes.common.data.seeding import derive_seed
 from recipes.common.data.table import open_table
+from recipes.common.data.utterances import Texts
 from recipes.common.training.description import describe_run
 from recipes.common.training.history import read_history
 from recipes.common.training.hparams import read_tree
@@ -188,14 +190,40 @@ def check_unseen(hparams, datasets):
         if not (earlier / "hyperparams.yaml").is_file():
             continue
         settings = read_tree(earlier / "hyperparams.yaml")
-        for path in manifest_paths(settings)["train"] if "train_splits" in settings else ():
-            trained = open_table(path)["ID"].to_pylist() if path.is_file() else ()
-            if seen := [name for name in trained if name in held_out]:
+        paths = manifest_paths(settings)["train"] if "train_splits" in settings else []
+        if not all(path.is_file() for path in paths):
+            continue
+        check_manifests_of(earlier, paths, settings)
+        for path in paths:
+            names = open_table(path)["ID"]
+            if seen := [name for name in Texts(names, range(len(names))) if name in held_out]:
                 raise ValueError(
                     f"{path} has {len(seen)} utterances that are held out here, such as {seen[0]} "
                     f"({held_out[seen[0]]}): {earlier} was trained on them. Give all stages the "
                     "same splits: the same data_folder, prepare_options and lists of splits."
                 )
+
+
+def check_manifests_of(earlier, paths, settings):
+    """Raise ValueError where the manifests of a run list other utterances than it trained on.
+
+    Arguments
+    ---------
+    earlier : Path
+        The run's folder.
+    paths : list of Path
+        Its training manifests.
+    settings : dict
+        Its settings.
+    """
+    told = earlier / "data.json"
+    trained = read_json(told).get(utterances_of("train")) if told.is_file() else None
+    if paths and trained and digest_utterances(load_split(paths, settings)) != trained:
+        raise ValueError(
+            f"{paths[0]} lists other utterances than {earlier} was trained on, so that nobody can "
+            "tell what its model has not heard. Give it the data of before, or train it again in "
+            "another output_folder."
+        )
 
 
 def check_exportable(modules):
@@ -229,14 +257,15 @@ def keep_to_data(hparams, datasets):
     """
     output = Path(hparams["output_folder"])
     path, trained = output / "data.json", any(output.glob("save/CKPT*"))
-    splits = {split: digest_utterances(datasets[split]) for split in ("train", "valid")}
+    parts = "train", "valid"
+    splits = {utterances_of(split): digest_utterances(datasets[split]) for split in parts}
     models = digests_of_models(hparams)
     before = read_json(path) if trained and path.is_file() else splits
-    for split, digest in splits.items():
-        if before.get(split) != digest:
+    for name, digest in splits.items():
+        if before.get(name, digest) != digest:
             raise ValueError(
-                f"{output} holds a run whose {split} split had other utterances, or of another "
-                "length. Use another output_folder, or the data of before."
+                f"{output} holds a run whose {name} were others, or of another length. Use another "
+                "output_folder, or the data of before."
             )
     for key, digest in models.items():
         if before.get(key, digest) != digest:
@@ -244,13 +273,12 @@ def keep_to_data(hparams, datasets):
                 f"{output} holds a run that started from another {key}: {hparams[key]} has other "
                 "weights. Use another output_folder, or the model of before."
             )
-    write_data(path, {**before, **splits, **models})
+    replace_text(path, json.dumps({**before, **splits, **models}))
 
 
-@main_process_only
-def write_data(path, digests):
-    """Write the digests of each split's utterances and of models."""
-    replace_text(path, json.dumps(digests))
+def utterances_of(split):
+    """Return how data.json calls the utterances of a split."""
+    return f"utterances of {split}"
 
 
 def digests_of_models(hparams):
@@ -265,10 +293,10 @@ def digests_of_models(hparams):
 
 def digest_utterances(dataset):
     """Return a digest of the IDs and the durations of utterances, whatever their order."""
-    ids, durations = np.asarray(dataset.data_ids), np.asarray(dataset.column("duration"))
+    ids = np.fromiter(map(derive_seed, dataset.data_ids), np.int64, len(dataset))
     order = np.argsort(ids, kind="stable")
-    digest = hashlib.sha256("\0".join(ids[order].tolist()).encode())
-    digest.update(durations[order].astype(np.float64).tobytes())
+    digest = hashlib.sha256(ids[order].tobytes())
+    digest.update(np.asarray(dataset.column("duration"), np.float64)[order].tobytes())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from recipes.common.data.files import replace_text
 from recipes.experiments import provenance, runner
 
 FOLDER = "readings"
+READ_ONCE = {"log_mel", "random_weights"}  # rows that the first of several seeds alone has
 
 
 def keep(output_folder, seed, rows, given):
@@ -74,7 +75,7 @@ def publish(output_folder, published):
     if not new:
         sys.exit(f"{output_folder / FOLDER} has no readings of a seed: run judge.py first.")
     old = {seed: kept for seed, kept in _read_all(published).items() if seed not in new}
-    _check_alike(published, {**old, **new})
+    _check_alike({**old, **new})
     published.mkdir(exist_ok=True)
     for seed in new:
         shutil.copyfile(path_of(output_folder / FOLDER, seed), path_of(published, seed))
@@ -87,7 +88,7 @@ def _read_all(folder):
     return {seed: runner.read_kept(path) for seed, path in paths.items() if path.is_file()}
 
 
-def _check_alike(published, kept):
+def _check_alike(kept):
     """Leave with a message where seeds differ in data or settings; tell where code differs."""
     (first, one), *others = kept.items()
     for seed, other in others:
@@ -102,7 +103,12 @@ def _check_alike(published, kept):
         if change := provenance.difference(before, now):
             sys.exit(
                 f"Seeds {first} and {seed} cannot be judged together: {change} is not the same. "
-                f"Make one of them again, or remove its file from {published}."
+                "Make one of them again, or remove its file."
+            )
+        if lacking := sorted((one["rows"].keys() ^ other["rows"].keys()) - READ_ONCE):
+            sys.exit(
+                f"Seeds {first} and {seed} cannot be judged together: one alone has {lacking[0]}. "
+                "Make the other again, or remove its file."
             )
     for seed, one in kept.items():
         if provenance.digests_of_code(one["made_by"]["code"]) != one["made_by"]["code"]:

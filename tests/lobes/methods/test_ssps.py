@@ -165,3 +165,15 @@ def test_prototypes_are_of_all_that_is_remembered(monkeypatch):
     passes = ssps._passes(rows, seed=0)
     centres = kmeans.fit_kmeans(lambda: next(passes), 25, seed=0, passes=10)
     assert (centres.mean(1) > 15).any()
+
+    # So it is where the method asks for its prototypes
+    seen, method = [], made()
+
+    def cluster(rows, count, seed, device):
+        seen.extend(torch.cat(list(rows())) for _ in range(3))
+        return fit_kmeans(lambda: [seen[0]], count, seed, device=device)
+
+    method.cluster = cluster
+    method.find_prototypes(seed=1)
+    assert not torch.equal(seen[1], seen[0]) and not torch.equal(seen[2], seen[1])
+    assert torch.equal(seen[1].sort(0).values, seen[0].sort(0).values)
