@@ -10,10 +10,13 @@ from safetensors.torch import load_file
 from speechbrain.dataio.dataio import read_audio
 
 from lobes.frame_encoder import FrameEncoder
+from lobes.signal import num_frames
 from lobes.targets import mfcc
+from recipes.common.data.crops import SpeechBatch
 from recipes.common.data.loaders import load_split
-from recipes.common.units import passes, unit_making
+from recipes.common.units import passes, unit_features, unit_making
 from recipes.common.units.unit_array import UnitArray, columns
+from recipes.common.units.unit_features import UnitFeatures
 from recipes.common.units.unit_making import make_units
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech
 from tests.units.ranks import end_this_process, run_ranks
@@ -67,6 +70,29 @@ def test_the_fit_sees_the_training_split_alone(datasets, tmp_path):
         (tmp_path / name / "quantizer.safetensors").read_bytes() for name in ("both", "train")
     )
     assert both == train
+
+
+@torch.no_grad()
+def test_a_layer_s_frames_of_long_recordings_are_those_of_windows(monkeypatch):
+    def frames_of(lengths):
+        rng = np.random.default_rng(0)
+        rows = [
+            {"id": str(n), "duration": n / 16000, "features": torch.from_numpy(0.1 * rng.random(n))}
+            for n in lengths
+        ]
+        batch = SpeechBatch([{**row, "features": row["features"].float()} for row in rows])
+        return UnitFeatures(None, SETTINGS, teacher, layer=1).of(batch), batch.features.data
+
+    teacher = a_teacher().eval()
+    whole, _ = frames_of([40000, 23456])
+    monkeypatch.setattr(unit_features, "LONGEST", 30000)
+    torch.testing.assert_close(frames_of([40000, 23456])[0], whole, atol=1e-5, rtol=1e-4)
+    found, wavs = frames_of([70 * 16000, 40000])
+    assert len(found) == num_frames(70 * 16000) + num_frames(40000)
+    expected = teacher(wavs[:1, : 30 * 16000], output_hidden_states=True)[1][1][0, :1400]
+    torch.testing.assert_close(found[:1400], expected)
+    expected = teacher(wavs[:1, 52 * 16000 :], output_hidden_states=True)[1][1][0, 100:]
+    torch.testing.assert_close(found[:3499][-len(expected) :], expected)
 
 
 def check_units(folder, datasets):

@@ -1,16 +1,19 @@
 """The features that units are made from: MFCC, or a hidden layer of a frame encoder."""
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from lobes.signal import FRAME_RATE, SAMPLE_RATE, length_mask, num_frames
+from lobes.signal import FRAME_RATE, HOP, SAMPLE_RATE, length_mask, num_frames
 from lobes.targets import mfcc
 from pretrained.audio import read_speech
+from pretrained.windows import cut_windows, kept
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.data.sampler import LengthSortedBatches
 from recipes.common.data.seeding import derive_rng
 
 MFCC_SIZE = 39
+LONGEST = 120 * SAMPLE_RATE  # samples that a teacher encodes at once: at the base size, some 3 GB
 
 
 class UnitFeatures:
@@ -81,10 +84,7 @@ class UnitFeatures:
         if self.teacher is None:
             counts = (lens * data.shape[1]).round().long()
         else:
-            counts = self.teacher.frame_lens(data, lens)
-            device = next(self.teacher.parameters()).device
-            data = self.teacher(data.to(device), lens.to(device), output_hidden_states=True)[1]
-            data = data[self.layer]
+            counts, data = self.teacher.frame_lens(data, lens), self.hidden_states(data, lens)
         expected = num_frames((batch.duration * SAMPLE_RATE).round().long())
         for row in (counts != expected).nonzero().flatten().tolist()[:1]:
             raise ValueError(
@@ -92,6 +92,24 @@ class UnitFeatures:
                 f"duration in the manifest {expected[row]}. Prepare the corpus anew."
             )
         return data[length_mask(counts, data.shape[1]).to(data.device)]
+
+    def hidden_states(self, wavs, wav_lens):
+        """Return the layer's frames, (batch, frames, size); window by window where rows are long.
+
+        Windows are those in which `pretrained` encodes long recordings.
+        """
+        device = next(self.teacher.parameters()).device
+        if wavs.shape[1] <= LONGEST:
+            own = self.teacher(wavs.to(device), wav_lens.to(device), output_hidden_states=True)
+            return own[1][self.layer]
+        samples, rows = (wav_lens * wavs.shape[1]).round().long().tolist(), []
+        for wav, count in zip(wavs, samples, strict=True):
+            parts = []
+            for window, first, last in cut_windows([wav[:count].numpy()]):
+                states = self.teacher(window.to(device), output_hidden_states=True)[1]
+                parts.append(states[self.layer][0, kept(first, last, HOP)])
+            rows.append(torch.cat(parts))
+        return pad_sequence(rows, batch_first=True)
 
 
 def read_mfcc(path):
