@@ -99,7 +99,7 @@ class CodesBrain(PretrainingBrain):
         """Move the codebooks by this batch and, after a step, the teacher."""
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         self.move_codebooks(outputs)
-        if should_step or self.ends_epoch():
+        if should_step:
             given = self.hparams.teacher_decay, self.hparams.teacher_timescale
             decay = teacher_decay(self.progress, *given)
             self.modules.teacher.follow(unwrap(self.modules.frame_encoder), decay)

@@ -81,7 +81,7 @@ class UtteranceBrain(PretrainingBrain):
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Let the method follow the encoder after each of its steps."""
         super().on_fit_batch_end(batch, outputs, loss, should_step)
-        if should_step or self.ends_epoch():
+        if should_step:
             self.method.follow(unwrap(self.modules.utterance_encoder), self.progress)
 
     def make_meters(self, all_ranks):

@@ -252,8 +252,11 @@ class ResumableBrain(sb.Brain):
         return self.opt_class(parameters, **fused)
 
     def fit_batch(self, batch):
-        """Train on a batch, as SpeechBrain does, and return its loss, which stays on the device."""
-        should_step = self.step % self.grad_accumulation_factor == 0
+        """Train on a batch, as SpeechBrain does, and return its loss, which stays on the device.
+
+        The last batch of an epoch makes a step with what is left.
+        """
+        should_step = self.step % self.grad_accumulation_factor == 0 or self.ends_epoch()
         self.on_fit_batch_start(batch, should_step)
         with self.no_sync(not should_step):
             with self.training_ctx:
@@ -318,10 +321,6 @@ class ResumableBrain(sb.Brain):
         """Return whether this batch is the last of the epoch."""
         return self.step == len(self.train_sampler)
 
-    def no_sync(self, use=True):
-        """Have the ranks add up their gradients wherever a step follows."""
-        return super().no_sync(use and not self.ends_epoch())
-
     def init_optimizers(self):
         """Give all that is trained one optimizer."""
         trained = [p for p in self.modules.parameters() if p.requires_grad]
@@ -330,9 +329,7 @@ class ResumableBrain(sb.Brain):
         self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Add the batch to the meters; at the end of an epoch take a step with what is left."""
-        if self.ends_epoch() and not should_step:
-            self.optimizers_step()
+        """Add the batch to the meters."""
         with torch.no_grad(), self.training_ctx:
             self.measure(outputs, batch)
             self.audio.add("seconds", self.audio_seconds(batch), 1)
