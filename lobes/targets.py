@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from lobes.signal import RECEPTIVE_FIELD, SAMPLE_RATE
 
+PERIOD = 160  # samples from one frame of cepstra to the next
+AT_ONCE = 6000  # of these frames
+
 
 def mfcc(wav):
     """Return 39-dimensional MFCC at 50 Hz: 13 cepstra with first and second differences.
@@ -37,14 +40,24 @@ def mfcc(wav):
     """
     if len(wav) < RECEPTIVE_FIELD:
         return wav.new_zeros(0, 39)
-    cepstra = torchaudio.compliance.kaldi.mfcc(
-        wav[None], sample_frequency=SAMPLE_RATE, use_energy=False
-    ).T
+    cepstra = _cepstra(wav).T
     first = torchaudio.functional.compute_deltas(cepstra)
     second = torchaudio.functional.compute_deltas(first)
     features = torch.cat([cepstra, first, second]).T
     features = features - features.mean(dim=0)
     return (features / features.std(dim=0, correction=0).clamp(min=1e-5))[::2]
+
+
+def _cepstra(wav):
+    """Return 13 cepstra every 10 ms, (frames, 13), of a minute at a time: spectra take memory."""
+    frames = 1 + (len(wav) - RECEPTIVE_FIELD) // PERIOD
+    parts = []
+    for start in range(0, frames, AT_ONCE):
+        stop = min(start + AT_ONCE, frames)
+        part = wav[start * PERIOD : (stop - 1) * PERIOD + RECEPTIVE_FIELD]
+        given = {"sample_frequency": SAMPLE_RATE, "use_energy": False}
+        parts.append(torchaudio.compliance.kaldi.mfcc(part[None], **given))
+    return torch.cat(parts)
 
 
 class KMeansQuantizer(nn.Module):

@@ -30,10 +30,20 @@ def keep_freed_memory():
     come of.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    _set_thresholds(2**30, 2**31 - 1)
+
+
+def give_large_memory_back(_=None):
+    """Let the C library give large blocks back, which in a worker are those of long recordings."""
+    _set_thresholds(2**25, 2**26)
+
+
+def _set_thresholds(mapped, trimmed):
+    """Set from how many bytes on a block is mapped, and how many free ones may be kept."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, mapped)
+        libc.mallopt(M_TRIM_THRESHOLD, trimmed)
 
 
 def check_device(name):

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 
+from recipes.common.data.crops import span_mask
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from tests.made_datasets import made_dataset
 
@@ -64,3 +65,11 @@ def test_what_a_last_step_is_fitted_on_is_the_utterances_as_they_are(datasets):
     for name, path in zip(datasets["train"].data_ids, datasets["train"].column("wav"), strict=True):
         expected, _ = soundfile.read(path, dtype="float32")
         np.testing.assert_array_equal(seen[name], expected)
+
+
+def test_little_of_long_recordings_is_told_before_training(datasets, caplog):
+    given = {"span_mask": span_mask, "crop_batches": False, **HPARAMS}
+    stage_loaders(given, datasets, masks=True)
+    assert "an epoch hears" not in caplog.text
+    stage_loaders({**given, "max_seconds": 0.5}, datasets, masks=True)
+    assert "train: an epoch hears 0.0 of 0.0 hours, as it takes a piece of 0.5 s" in caplog.text

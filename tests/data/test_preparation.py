@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from recipes.common.data import preparation
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import validate_manifests
 from recipes.common.data.preparation import (
@@ -50,6 +52,61 @@ def test_a_corpus_needs_only_a_listing(corpus):
     assert [r["ID"] for r in read_manifest(out / "one.csv")] == ["a1", "b1", "c1"]
     assert read_manifest(out / "two.csv")[0]["wav"] == "$data_root/two/a2.wav"
     validate_manifests({s: out / f"{s}.csv" for s in ("one", "two")}, corpus, {})
+
+
+def test_a_check_of_many_files_goes_on_where_it_was_cut_short(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(preparation, "MANY", 3)
+    (corpus / "one" / "b1.wav").write_text("text")
+    read, check = [], preparation.check_audio
+
+    def checks(path, any_rate):
+        read.append(Path(path).stem)
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return check(path, any_rate)
+
+    monkeypatch.setattr(preparation, "check_audio", checks)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus)
+    begun = len(read)
+    [kept] = (tmp_path / "cache" / "learn2diss").iterdir()
+    kept.write_text(kept.read_text()[:-10])  # by a full disk, say
+    with pytest.raises(BadAudioError, match="b1.wav cannot be decoded"):
+        prepare(corpus)
+    assert sorted(read[begun:]) == ["a2", "b2", "c1", "c2"]
+
+    def durations():
+        rows = read_manifest(prepare(corpus, skip_bad=True) / "one.csv")
+        return [row["duration"] for row in rows]
+
+    before = durations()
+    assert len(read) == begun + 4 and len(before) == 2
+    noise = np.random.default_rng(0).normal(size=16000)
+    soundfile.write(corpus / "one" / "a1.wav", 0.1 * noise, 16000)
+    assert durations() == [1.0, before[1]] and read[begun + 4 :] == ["a1"]
+
+
+def test_two_preparations_of_one_folder_wait_for_each_other(corpus, monkeypatch):
+    """The second is done before the first writes, which finds manifests that hold."""
+    written, write = [], preparation.write_manifest
+
+    def note(rows, path):
+        written.append(path.name)
+        write(rows, path)
+
+    monkeypatch.setattr(preparation, "write_manifest", note)
+    checked = preparation._checked
+
+    def check_beside(*given, **how):
+        monkeypatch.setattr(preparation, "_checked", checked)
+        prepare(corpus)
+        return checked(*given, **how)
+
+    monkeypatch.setattr(preparation, "_checked", check_beside)
+    out = prepare(corpus)
+    assert sorted(written) == ["one.csv", "two.csv"]
+    assert len(read_manifest(out / "one.csv")) == 3 and left_out(out) == [0, 0]
 
 
 def test_what_else_a_corpus_tells_of_utterances_is_kept(corpus):

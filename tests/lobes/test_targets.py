@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lobes import targets
 from lobes.targets import KMeansQuantizer, RandomProjectionQuantizer, mfcc
 
 
@@ -27,3 +28,11 @@ def test_a_click_shows_in_the_frame_whose_samples_hold_it(frame, offset):
     energy = mfcc(wav)[:, 0]
     assert energy.argmax() == frame
     assert energy.topk(2).values.diff().abs() > 1
+
+
+def test_cepstra_of_long_recordings_are_taken_in_parts(monkeypatch):
+    wav = torch.randn(16000 * 3 + 77, generator=torch.Generator().manual_seed(0))
+    whole = mfcc(wav)
+    for at_once in (1, 7, 100, 298, 299):
+        monkeypatch.setattr(targets, "AT_ONCE", at_once)
+        torch.testing.assert_close(mfcc(wav), whole, atol=1e-4, rtol=1e-4)

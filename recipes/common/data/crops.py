@@ -123,7 +123,7 @@ def frame_items(utterance, wav, *, clock, units, max_frames, draw_mask, seed):
         rng = derive_rng(seed, "crop", clock.epoch, utterance)
         start = int(rng.integers(frames - max_frames + 1))
         frames = max_frames
-        wav = wav[samples_of(start, frames)]
+        wav = wav[samples_of(start, frames)].clone()  # a view would keep all of a long recording
     rng = derive_rng(seed, "mask", clock.epoch, utterance)
     mask = draw_mask(frames, rng=rng)
     if units is None:

@@ -1,6 +1,7 @@
 """The files of a corpus and of a run: found, read as text, written whole, known again."""
 
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,11 @@ REPOSITORY = Path(__file__).parents[3]
 
 class CorpusError(ValueError):
     """What is wrong with a corpus: every problem, each with its file."""
+
+
+def user_cache():
+    """Return the folder of the user's cache that is this project's; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learn2diss"
 
 
 def replace_text(path, text):

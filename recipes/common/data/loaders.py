@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from lobes.distributed import rank, world_size
 from lobes.signal import SAMPLE_RATE
 from pretrained.audio import read_speech
+from pretrained.commands.runtime import give_large_memory_back
 from recipes.common.data.crops import (
     CutToShortest,
     SpeechBatch,
@@ -25,6 +26,7 @@ from recipes.common.data.utterances import Utterances
 logger = get_logger(__name__)
 
 PLAIN_UTTERANCES = 10_000  # from which the last step of a stage takes its moments
+LITTLE = 0.8  # of the audio: an epoch that hears less is warned of
 MAX_KEPT_SECONDS = 3600  # of validation audio that is decoded once, and stays in memory
 
 
@@ -94,6 +96,7 @@ def make_loader(
         collate_fn=cut or SpeechBatch,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=training and hparams["num_workers"] > 0,
+        worker_init_fn=give_large_memory_back,
     )
 
 
@@ -125,6 +128,8 @@ def stage_loaders(hparams, datasets, units=None, augment=None, masks=False):
         add_speech(dataset)
         if masked:
             keys += add_frame_items(dataset, hparams, clock, units)
+            if training:
+                warn_of_long(dataset.column("duration"), hparams["max_seconds"])
         if augment is not None:
             change_voice = augment.change_voice if training else None
             keys += add_crops(dataset, hparams, clock, augment, change_voice)
@@ -135,6 +140,29 @@ def stage_loaders(hparams, datasets, units=None, augment=None, masks=False):
         own_clock = clock if training else None
         loaders[split] = make_loader(dataset, hparams, own_clock, fewest, cut=cut)
     return loaders
+
+
+def warn_of_long(durations, max_seconds):
+    """Warn where an epoch hears little of what there is.
+
+    Arguments
+    ---------
+    durations : numpy.ndarray
+        Of the utterances, s.
+    max_seconds : float
+        What is heard of each in an epoch, at most.
+
+    Example
+    -------
+    >>> warn_of_long(np.array([5.0, 20.0]), 15.6)
+    """
+    heard, there = np.minimum(durations, max_seconds).sum() / 3600, durations.sum() / 3600
+    if heard < LITTLE * there:
+        logger.warning(
+            f"train: an epoch hears {heard:.1f} of {there:.1f} hours, as it takes a piece of "
+            f"{max_seconds} s (max_seconds) of each longer recording. Cut long recordings into "
+            "utterances beforehand."
+        )
 
 
 def load_split(manifests, hparams):
@@ -193,4 +221,4 @@ def plain_loader(dataset, hparams):
 
 def read_start(path, longest):
     """Return the first samples of a file, at most so many: (samples,) float32."""
-    return read_speech(path)[:longest]
+    return read_speech(path)[:longest].clone()  # a view would keep all of a long recording

@@ -9,16 +9,18 @@ import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from filelock import FileLock
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from pretrained.audio import check_audio
 from pretrained.plain_files import digest_file, is_new
-from recipes.common.data.files import CorpusError, digest_code, replace_text
+from recipes.common.data.files import CorpusError, digest_code, replace_text, user_cache
 from recipes.common.data.manifest import (
     columns_of,
     count_left_out,
@@ -35,6 +37,8 @@ logger = get_logger(__name__)
 SPLITS = ("train", "valid", "test")  # of a corpus whose recipe divides it so
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 FOLDERS = 50  # that a thread looks through at a time
+FILES = 200  # that a thread looks at, at a time
+MANY = 2000  # files: of so many, what is found is kept for the next time
 
 
 class BadAudioError(CorpusError):
@@ -195,18 +199,19 @@ def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, g
             logger.info(f"{split}: data, settings or code changed: the manifest is made anew")
     checked = _checked(stale, listed, problems, data_folder, num_workers, **how)
     save_folder.mkdir(parents=True, exist_ok=True)
-    for split, origin in origins.items():
-        path = save_folder / f"{split}.csv"
-        if split in stale:
-            path.with_suffix(".json").unlink(missing_ok=True)  # it told of the one before
-            write_manifest(checked[split], path)
-            logger.info(f"{split}: {len(checked[split])} utterances")
-            left_out = len(listed[split]) - len(checked[split])
-        else:
-            left_out = count_left_out([path])
-        marker = {**origin, "glance": glance, "manifest": fingerprint([path])}
-        marker["left_out"] = left_out
-        replace_text(path.with_suffix(".json"), json.dumps(marker))
+    with FileLock(save_folder / ".lock"):  # another run may prepare the same folder
+        for split, origin in origins.items():
+            path = save_folder / f"{split}.csv"
+            if split in stale and not _holds(save_folder, split, origin):
+                path.with_suffix(".json").unlink(missing_ok=True)  # it told of the one before
+                write_manifest(checked[split], path)
+                logger.info(f"{split}: {len(checked[split])} utterances")
+                left_out = len(listed[split]) - len(checked[split])
+            else:
+                left_out = count_left_out([path])
+            marker = {**origin, "glance": glance, "manifest": fingerprint([path])}
+            marker["left_out"] = left_out
+            replace_text(path.with_suffix(".json"), json.dumps(marker))
 
 
 def _glance(data_folder, save_folder, list_utterances, how):
@@ -223,10 +228,12 @@ def _glance(data_folder, save_folder, list_utterances, how):
     try:
         digest.update(digest_file(inspect.getsourcefile(list_utterances.func)).encode())
         while folders:
-            below = []
-            for found, files in in_threads(_look, folders, FOLDERS):
-                digest.update(os.fsencode(files))
+            below, files = [], []
+            for found, listed in in_threads(_look, folders, FOLDERS):
+                files += listed
                 below += [entry for entry in found if entry.path not in own]
+            for path, state in zip(files, in_threads(_file_state, files, FILES), strict=True):
+                digest.update(os.fsencode(f"{path}\0{state}\0"))
             digest.update(os.fsencode("\0".join(entry.path for entry in below)))
             folders = [
                 entry.path for entry in below if not entry.is_symlink() or is_new(entry.path, seen)
@@ -237,17 +244,11 @@ def _glance(data_folder, save_folder, list_utterances, how):
 
 
 def _look(folder):
-    """Return the folders in a folder, and the name, size and time of each file, sorted."""
+    """Return the folders in a folder, and the paths of its files, sorted."""
     with os.scandir(folder) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
-    below, lines = [], [folder]
-    for entry in entries:
-        if entry.is_dir():
-            below.append(entry)
-            continue
-        size, time = _file_state(entry.path)
-        lines.append(f"{entry.name}\0{size}\0{time}")
-    return below, "\n".join(lines) + "\0"
+    below = [entry for entry in entries if entry.is_dir()]
+    return below, [entry.path for entry in entries if not entry.is_dir()]
 
 
 def _listed(list_utterances, data_folder, splits):
@@ -343,7 +344,10 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
     """
     rows = [row for split in splits for row in listed[split]]
     paths = [complete_path(row["wav"], data_folder) for row in rows]
-    results = dict(zip(paths, scan_audio(paths, num_workers, any_rate), strict=True))
+    many = len(paths) >= MANY
+    scan = partial(scan_and_keep, data_folder=data_folder) if many else scan_audio
+    found = scan(paths, num_workers=num_workers, any_rate=any_rate)
+    results = dict(zip(paths, found, strict=True))
     bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
     if bad and not skip_bad:
         raise BadAudioError(
@@ -386,15 +390,62 @@ def scan_audio(paths, num_workers=None, any_rate=False):
     list of tuple
         What `check_audio` returns, in order.
     """
+    return list(_scan(paths, num_workers, any_rate))
+
+
+def _scan(paths, num_workers, any_rate):
+    """Yield what `check_audio` returns of each file, with a progress bar."""
     workers = os.cpu_count() if num_workers is None else num_workers
     check = partial(check_audio, any_rate=any_rate)
-    bar = {
-        "total": len(paths),
-        "desc": "Checking audio",
-        "dynamic_ncols": True,
-        "disable": not paths,
-    }
-    if workers <= 1 or len(paths) < 100:
-        return list(tqdm(map(check, paths), **bar))
-    with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(check, paths), **bar))
+    bar = tqdm(total=len(paths), desc="Checking audio", dynamic_ncols=True, disable=not paths)
+    with bar, ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, len(paths), MANY):
+            for found in pool.map(check, paths[start : start + MANY]):
+                bar.update()
+                yield found
+
+
+def scan_and_keep(paths, data_folder, num_workers=None, any_rate=False):
+    """Check many files as `scan_audio` does, but those that were checked before and are the same.
+
+    What is found goes line by line to a file in the user's cache, one for each `data_folder`, so
+    that a check that is cut short goes on, and the next stage or task on the same corpus need not
+    decode it again. Other arguments and what is returned are those of `scan_audio`.
+    """
+    paths = [os.path.abspath(path) for path in paths]
+    states = list(in_threads(_file_state, paths, FILES))
+    made_by = [digest_code("pretrained/audio.py"), os.path.abspath(data_folder), any_rate]
+    made_by = json.dumps(made_by)
+    place = user_cache() / f"checked-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.jsonl"
+    known = _read_checks(place)
+    results = [known.get((path, *state)) for path, state in zip(paths, states, strict=True)]
+    left = [n for n, found in enumerate(results) if found is None]
+    with _open_checks(place) as file:
+        scan = _scan([paths[n] for n in left], num_workers, any_rate)
+        for n, found in zip(left, scan, strict=True):
+            results[n] = found
+            file.write(json.dumps([paths[n], *states[n], *found]) + "\n")
+    return results
+
+
+def _read_checks(place):
+    """Return what was found of files before, by path, size and time."""
+    known = {}
+    if place.is_file():
+        with open(place, encoding="utf-8") as file:
+            for line in file:
+                with suppress(ValueError):  # of a line that was cut short
+                    path, size, time, *found = json.loads(line)
+                    known[path, size, time] = tuple(found)
+    return known
+
+
+def _open_checks(place):
+    """Open the file that keeps what is found, or none where nothing can be kept."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = open(place, "a", encoding="utf-8")
+    except OSError:
+        return open(os.devnull, "w", encoding="utf-8")
+    file.write("\n")  # after a line that was cut short
+    return file

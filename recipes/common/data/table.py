@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from pretrained.audio_files import stamp
-from recipes.common.data.files import CorpusError, digest_code, read_text
+from recipes.common.data.files import CorpusError, digest_code, read_text, user_cache
 
 REQUIRED = ("ID", "duration", "wav", "spk_id")
 OPTIONAL = ("wrd", "phn", "label")
@@ -131,9 +131,8 @@ def open_table(path):
 
 def _places(path):
     """Return where the mapped file of a manifest may lie, the best first."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learn2diss"
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    return [path.with_name(f"{path.name}.arrow"), cache / f"{name}.arrow"]
+    return [path.with_name(f"{path.name}.arrow"), user_cache() / f"{name}.arrow"]
 
 
 def _mapped(place):

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 import uuid
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class Presence:
 
     def _beat(self):
         while not self.stopped.is_set():
-            (self.folder / f"{rank()}.alive").touch()
+            with suppress(OSError):  # which a network file system has now and then
+                (self.folder / f"{rank()}.alive").touch()
             self.stopped.wait(BEAT)
 
     def stop(self, error=None):

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from lobes.signal import FRAME_RATE, HOP, SAMPLE_RATE, length_mask, num_frames
 from lobes.targets import mfcc
 from pretrained.audio import read_speech
+from pretrained.commands.runtime import give_large_memory_back
 from pretrained.windows import cut_windows, kept
 from recipes.common.data.crops import SpeechBatch
 from recipes.common.data.sampler import LengthSortedBatches
@@ -64,6 +65,7 @@ class UnitFeatures:
             batch_sampler=batches,
             num_workers=self.hparams["num_workers"],
             collate_fn=SpeechBatch,
+            worker_init_fn=give_large_memory_back,
         )
 
     @torch.no_grad()
