@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from recipes.common.data import preparation
 from recipes.common.data.files import CorpusError
@@ -19,6 +22,7 @@ from recipes.common.data.preparation import (
     scan_audio,
 )
 from recipes.common.data.table import read_manifest
+from recipes.common.data.utterances import Utterances
 
 OPTIONS = {"skip_prep": False, "skip_bad": False, "num_workers": 1}
 
@@ -74,21 +78,36 @@ def test_a_check_of_many_files_goes_on_where_it_was_cut_short(corpus, tmp_path, 
     kept.write_text(kept.read_text()[:-10])  # by a full disk, say
     with pytest.raises(BadAudioError, match="b1.wav cannot be decoded"):
         prepare(corpus)
-    assert sorted(read[begun:]) == ["a2", "b2", "c1", "c2"]
+    assert sorted(read[begun:]) == ["a2", "b1", "b2", "c1", "c2"]
 
     def durations():
         rows = read_manifest(prepare(corpus, skip_bad=True) / "one.csv")
         return [row["duration"] for row in rows]
 
     before = durations()
-    assert len(read) == begun + 4 and len(before) == 2
+    assert read[begun + 5 :] == ["b1"] and len(before) == 2  # it may have been mended
     noise = np.random.default_rng(0).normal(size=16000)
     soundfile.write(corpus / "one" / "a1.wav", 0.1 * noise, 16000)
-    assert durations() == [1.0, before[1]] and read[begun + 4 :] == ["a1"]
+    assert durations() == [1.0, before[1]] and sorted(read[begun + 6 :]) == ["a1", "b1"]
+    kept.write_text("7\n[1]\n" + kept.read_text())
+    kept.chmod(0o444)
+    shutil.rmtree(corpus.parent / "out")
+    assert durations() == [1.0, before[1]]
 
 
-def test_two_preparations_of_one_folder_wait_for_each_other(corpus, monkeypatch):
-    """The second is done before the first writes, which finds manifests that hold."""
+def test_a_preparation_waits_while_another_writes_to_its_folder(corpus):
+    out = corpus.parent / "out"
+    out.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(out / ".lock"):
+            begun = pool.submit(prepare, corpus)
+            time.sleep(0.5)
+            assert not begun.done() and not list(out.glob("*.csv"))
+        begun.result()
+    assert len(list(out.glob("*.csv"))) == 2
+
+
+def test_of_two_preparations_of_one_folder_the_second_writes_nothing_anew(corpus, monkeypatch):
     written, write = [], preparation.write_manifest
 
     def note(rows, path):
@@ -107,6 +126,39 @@ def test_two_preparations_of_one_folder_wait_for_each_other(corpus, monkeypatch)
     out = prepare(corpus)
     assert sorted(written) == ["one.csv", "two.csv"]
     assert len(read_manifest(out / "one.csv")) == 3 and left_out(out) == [0, 0]
+
+
+def test_what_another_run_wrote_with_other_settings_is_not_told_as_ones_own(corpus, monkeypatch):
+    prepare(corpus)
+    (corpus / "two" / "d2.wav").write_bytes((corpus / "two" / "a2.wav").read_bytes())
+    checked = preparation._checked
+
+    def check_beside(*given, **how):
+        monkeypatch.setattr(preparation, "_checked", checked)
+        prepare(corpus, skip_bad=True)
+        return checked(*given, **how)
+
+    monkeypatch.setattr(preparation, "_checked", check_beside)
+    with pytest.raises(CorpusError, match="one.csv was written meanwhile by another run"):
+        prepare(corpus)
+
+
+def test_a_column_of_an_item_s_name_is_refused(corpus):
+    def list_texts(folder, split):
+        rows, problems = list_wavs(folder, split)
+        return [{**row, "text": "raw!"} for row in rows], problems
+
+    out = corpus.parent / "out"
+    prepare_splits(list_texts, corpus, out, ["one"], **OPTIONS)
+    dataset = Utterances([out / "one.csv"], corpus)
+    with pytest.raises(CorpusError, match="one.csv: the column text has the name of an item"):
+        dataset.add_dynamic_item(len, takes=["wav"], provides="text")
+
+    def list_ids(folder, split):
+        return [{**row, "id": 1} for row in list_wavs(folder, split)[0]], []
+
+    with pytest.raises(CorpusError, match="The rows have a column id"):
+        prepare_splits(list_ids, corpus, out / "ids", ["one"], **OPTIONS)
 
 
 def test_what_else_a_corpus_tells_of_utterances_is_kept(corpus):

@@ -149,6 +149,15 @@ def test_a_run_goes_on_from_the_model_that_it_started_from_alone(tmp_path):
     with pytest.raises(ValueError, match="started from another utterance_model: .*second has"):
         run.keep_to_data({**given, "utterance_model": str(models[1])}, datasets)
 
+    # Where a link leads, and what public weights take the place of, do not count
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    given |= {"utterance_model": str(tmp_path / "link" / ".." / "first")}
+    run.keep_to_data(given, datasets)
+    for number in range(2):
+        weights = {"frame_weights": "hubert", "frame_model": str(models[number])}
+        run.keep_to_data({**given, **weights}, datasets)
+
 
 @pytest.mark.long
 def test_a_folder_is_one_run_s_until_that_ends_or_is_killed(tmp_path, monkeypatch):

@@ -78,7 +78,8 @@ def main(arguments, brain_class=None):
         hparams, datasets = run.quick_look(hparams, datasets)
 
     run.claim(hparams["output_folder"])
-    run_on_main(run.keep_to_data, args=[hparams, datasets])
+    if not run_opts["debug"]:
+        run_on_main(run.keep_to_data, args=[hparams, datasets])
     sb.create_experiment_directory(hparams["output_folder"])
     save_hparams(hparams_file, overrides, hparams["output_folder"])
     loaders = brain_class.make_loaders(hparams, datasets, run_opts["device"] or infer_device())

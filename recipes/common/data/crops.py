@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from speechbrain.dataio.batch import PaddedBatch, PaddedData
+from speechbrain.utils.data_utils import batch_pad_right
 
 from lobes.losses import IGNORED_UNIT
 from lobes.signal import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
@@ -46,6 +47,7 @@ class SpeechBatch(PaddedBatch):
         super().__init__(
             examples,
             device_prep_keys=[k for k, v in examples[0].items() if isinstance(v, arrays)],
+            padding_func=pad_right,
             per_key_padding_kwargs={"units": {"value": IGNORED_UNIT}},
         )
         if "mask" in examples[0]:
@@ -69,6 +71,19 @@ class SpeechBatch(PaddedBatch):
             self.hidden = self.hidden.to(*args, **kwargs)
             self.visible = self.visible.to(*args, **kwargs)
         return self
+
+
+def pad_right(tensors, *args, **kwargs):
+    """Pad tensors at their ends and return their relative lengths; all of them may be empty.
+
+    Example
+    -------
+    >>> pad_right([torch.ones(0), torch.ones(0)])[0].shape
+    torch.Size([2, 0])
+    """
+    if all(len(tensor) == 0 for tensor in tensors):
+        return torch.stack(tensors), torch.ones(len(tensors))
+    return batch_pad_right(tensors, *args, **kwargs)
 
 
 def add_speech(dataset):

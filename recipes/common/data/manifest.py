@@ -96,6 +96,8 @@ def unwritable(rows):
     ["a: wrd is 'PAY $5': a manifest cannot hold '$5', which SpeechBrain would not read as it is."]
     """
     names, problems = columns_of(rows), []
+    if "id" in names:
+        problems.append("The rows have a column id: SpeechBrain calls ID so. Rename it.")
     for row in rows:
         values = [str(row.get(name, "")).removeprefix(ROOT) for name in names]
         if not UNWRITABLE.search("\t".join(values)):  # no value has a match with a tab in it

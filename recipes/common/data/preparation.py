@@ -9,11 +9,12 @@ import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+import soundfile
 from filelock import FileLock
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -202,11 +203,17 @@ def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, g
     with FileLock(save_folder / ".lock"):  # another run may prepare the same folder
         for split, origin in origins.items():
             path = save_folder / f"{split}.csv"
-            if split in stale and not _holds(save_folder, split, origin):
+            held = _holds(save_folder, split, origin)
+            if split in stale and not held:
                 path.with_suffix(".json").unlink(missing_ok=True)  # it told of the one before
                 write_manifest(checked[split], path)
                 logger.info(f"{split}: {len(checked[split])} utterances")
                 left_out = len(listed[split]) - len(checked[split])
+            elif not held:
+                raise CorpusError(
+                    f"{path} was written meanwhile by another run, with other settings: give each "
+                    "its own --manifest_folder."
+                )
             else:
                 left_out = count_left_out([path])
             marker = {**origin, "glance": glance, "manifest": fingerprint([path])}
@@ -406,46 +413,60 @@ def _scan(paths, num_workers, any_rate):
 
 
 def scan_and_keep(paths, data_folder, num_workers=None, any_rate=False):
-    """Check many files as `scan_audio` does, but those that were checked before and are the same.
+    """Check many files as `scan_audio` does, but for those that were good before and are the same.
 
-    What is found goes line by line to a file in the user's cache, one for each `data_folder`, so
-    that a check that is cut short goes on, and the next stage or task on the same corpus need not
-    decode it again. Other arguments and what is returned are those of `scan_audio`.
+    Those go line by line to a file in the user's cache, one for each `data_folder`, so that a check
+    that is cut short goes on, and the next stage or task on the same corpus need not decode them
+    again. Other arguments and what is returned are those of `scan_audio`.
     """
     paths = [os.path.abspath(path) for path in paths]
     states = list(in_threads(_file_state, paths, FILES))
-    made_by = [digest_code("pretrained/audio.py"), os.path.abspath(data_folder), any_rate]
-    made_by = json.dumps(made_by)
-    place = user_cache() / f"checked-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.jsonl"
+    code = digest_code("pretrained/audio.py", "pretrained/audio_files.py")
+    made_by = [code, soundfile.__libsndfile_version__, os.path.abspath(data_folder), any_rate]
+    name = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+    place = user_cache() / f"checked-{name}.jsonl"
     known = _read_checks(place)
     results = [known.get((path, *state)) for path, state in zip(paths, states, strict=True)]
     left = [n for n, found in enumerate(results) if found is None]
-    with _open_checks(place) as file:
+    with _keeping(place) as keep:
         scan = _scan([paths[n] for n in left], num_workers, any_rate)
-        for n, found in zip(left, scan, strict=True):
-            results[n] = found
-            file.write(json.dumps([paths[n], *states[n], *found]) + "\n")
+        for n, (duration, problem) in zip(left, scan, strict=True):
+            results[n] = duration, problem
+            if problem is None:
+                keep([paths[n], *states[n], duration])
     return results
 
 
 def _read_checks(place):
-    """Return what was found of files before, by path, size and time."""
+    """Return what was found of good files before, by path, size and time."""
     known = {}
-    if place.is_file():
-        with open(place, encoding="utf-8") as file:
+    try:
+        with open(place, encoding="utf-8", errors="replace") as file:
             for line in file:
-                with suppress(ValueError):  # of a line that was cut short
-                    path, size, time, *found = json.loads(line)
-                    known[path, size, time] = tuple(found)
+                with suppress(ValueError, TypeError):  # of a line that was cut short
+                    path, size, time, duration = json.loads(line)
+                    known[path, size, time] = duration, None
+    except OSError:  # none is there, or another user's
+        return {}
     return known
 
 
-def _open_checks(place):
-    """Open the file that keeps what is found, or none where nothing can be kept."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = open(place, "a", encoding="utf-8")
-    except OSError:
-        return open(os.devnull, "w", encoding="utf-8")
-    file.write("\n")  # after a line that was cut short
-    return file
+@contextmanager
+def _keeping(place):
+    """Yield a function that appends values to a file as a line, as long as the disk takes them."""
+    with ExitStack() as stack:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(place, "ab", buffering=0))
+        except OSError:
+            file = None
+
+        def keep(values):
+            nonlocal file
+            if file is not None:
+                try:  # a line feed before, as the last line there may be cut short
+                    file.write(f"\n{json.dumps(values)}".encode())
+                except OSError:
+                    file = None
+
+        yield keep

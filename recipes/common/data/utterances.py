@@ -169,6 +169,23 @@ class Utterances(DynamicItemDataset):
         durations = self._columns[name].to_numpy()
         return durations if isinstance(self._rows, range) else durations[self.rows]
 
+    def add_dynamic_item(self, func, takes=None, provides=None):
+        """Add an item, as SpeechBrain's datasets do; a column of its name would be taken for it.
+
+        Raises
+        ------
+        CorpusError
+            Where the manifests have such a column.
+        """
+        names = [provides] if isinstance(provides, str) else provides or []
+        if common := [name for name in names if name in self._columns]:
+            manifests = ", ".join(map(str, self.manifests))
+            raise CorpusError(
+                f"{manifests}: the column {common[0]} has the name of an item that is computed "
+                "here. Rename it."
+            )
+        super().add_dynamic_item(func, takes, provides)
+
     def take(self, places):
         """Return the utterances at some places, in their order, without dynamic items.
 

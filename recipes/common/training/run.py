@@ -185,8 +185,8 @@ def check_unseen(hparams, datasets):
         By split, as `split_datasets` returns them.
     """
     held_out = {name: split for split in SPLITS[1:] for name in datasets[split].data_ids}
-    for key in STARTS:
-        earlier = Path(os.path.normpath(hparams.get(key) or ".")).parent
+    for folder in start_folders(hparams).values():
+        earlier = folder.parent
         if not (earlier / "hyperparams.yaml").is_file():
             continue
         settings = read_tree(earlier / "hyperparams.yaml")
@@ -283,12 +283,24 @@ def utterances_of(split):
 
 def digests_of_models(hparams):
     """Return the digests of the weights of the models that a stage starts from, by key."""
-    folders = {key: Path(hparams.get(key) or ".") for key in STARTS}
+    files = {key: folder / CONFIG_FILE for key, folder in start_folders(hparams).items()}
     return {
-        key: read_json(folder / CONFIG_FILE)["sha256"]["weights"]
-        for key, folder in folders.items()
-        if (folder / CONFIG_FILE).is_file()
+        key: read_json(file)["sha256"]["weights"] for key, file in files.items() if file.is_file()
     }
+
+
+def start_folders(hparams):
+    """Return the model folders that a stage starts from, by key; public weights are none.
+
+    Example
+    -------
+    >>> start_folders({"frame_model": "O/joint/../frame/model", "frame_weights": None})
+    {'frame_model': PosixPath('O/frame/model')}
+    """
+    given = {key: hparams[key] for key in STARTS if hparams.get(key)}
+    if hparams.get("frame_weights"):
+        given.pop("frame_model", None)
+    return {key: Path(os.path.normpath(folder)) for key, folder in given.items()}
 
 
 def digest_utterances(dataset):

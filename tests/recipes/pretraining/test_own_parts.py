@@ -1,5 +1,6 @@
 """A recipe of one's own: another mask, critic, encoder and figure, by YAML and a subclass."""
 
+import copy
 import json
 
 import pytest
@@ -82,9 +83,17 @@ def test_a_critic_by_yaml_is_trained_and_trains_the_encoder(tmp_path):
     brain, batch = make_brain("joint", tmp_path)
     brain.modules["critic"] = own
     brain.init_optimizers()
-    before = weights(own)
+    initial = copy.deepcopy(brain.modules.state_dict())
+    before, encoder = weights(own), weights(brain.modules.frame_encoder)
     brain.fit_batch(batch)
-    assert not same(own, before) and brain.meters["joint"].figures()["club"] != 0
+    assert not same(own, before) and brain.beta > 0
+    pulled = weights(brain.modules.frame_encoder)
+    brain.modules.load_state_dict(initial)
+    brain.hparams.beta = 0.0
+    brain.init_optimizers()
+    brain.fit_batch(batch)
+    assert not same(brain.modules.frame_encoder, encoder)
+    assert not same(brain.modules.frame_encoder, pulled)
 
 
 def test_what_no_optimizer_would_train_is_told_before_training(tmp_path):
