@@ -77,7 +77,8 @@ TASKS = {  # the folder in CORPORA of what the READMEs of tasks name
 DATA = ("LibriSpeech", "voxceleb1", *TASKS, "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
-    r"python -m pretrained$": "names the command line",
+    r"python -m pretrained( encode)?$": "names the command line",
+    r"^torchrun": "needs GPUs",
     r"tests\.(digests|fuzzing|mutation|readme_commands)": "takes long, and is run by itself",
     r"\.\.\.": "is cut short in the text",
     r"\.item\b": "needs an item file, which a benchmark brings",
@@ -89,7 +90,10 @@ ELSEWHERE = {
     r"(ablate|judge|results)\.py --(models|data_folder)": "takes hours",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
 }
-BASE_SIZE = r"hparams/(frame|spin|utterance|joint|char|lexicon|linear|xvector|embedding)\.yaml"
+BASE_SIZE = (
+    r"hparams/(frame|codes|spin|utterance|joint|char|lexicon|linear|xvector|embedding)\.yaml"
+)
+NO_START = "this stage starts from the"  # of a stage that asks for an earlier one's model first
 SHORT = {
     r"pretrain.*train\.py": "--number_of_epochs 1 --max_batch_seconds 20",
     r"(PR|ASR|SpeakerID|SpeakerRec|Commands|Table|EmoDB|IEMOCAP|VoxLingua107)/?.*train\.py": ""
@@ -234,7 +238,8 @@ def run(command, folder, clone, names):
     )
     said = done.stdout + done.stderr
     if base:
-        well = done.returncode != 0 and str(clone / "none") in said and re.search(NO_DATA, said)
+        asked = (str(clone / "none") in said and re.search(NO_DATA, said)) or NO_START in said
+        well = done.returncode != 0 and asked
         return ("asked for data" if well else "FAILED"), said
     return (f"ran in {time.monotonic() - began:.0f} s" if not done.returncode else "FAILED"), said
 
