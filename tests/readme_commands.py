@@ -87,7 +87,7 @@ ELSEWHERE = {
     r"--layout (huggingface|torchaudio)": "is of the waveform front end, which the tiny size lacks",
     r"toolkits\.comparing": "writes a README from models of the base size",
     r"/CORPUS/": "is of a corpus that a reader adds",
-    r"(ablate|judge|results)\.py --(models|data_folder)": "takes hours",
+    r"(ablate|judge|results|study)\.py --(models|data_folder|corpora)": "takes hours",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
 }
 BASE_SIZE = (
