@@ -88,6 +88,7 @@ ELSEWHERE = {
     r"toolkits\.comparing": "writes a README from models of the base size",
     r"/CORPUS/": "is of a corpus that a reader adds",
     r"(ablate|judge|results|study)\.py --(models|data_folder|corpora)": "takes hours",
+    r"compare_methods\.py (utterance|frame)": "takes an hour",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
 }
 BASE_SIZE = (
