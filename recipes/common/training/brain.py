@@ -450,7 +450,8 @@ class PretrainingBrain(ResumableBrain):
 
     def check_trained(self):
         """Raise ValueError where a module's parameters are in no optimizer."""
-        kept = [*self.checkpointer.recoverables.values(), *self.optimizers_dict.values()]
+        own = self.optimizers_dict or {}
+        kept = [*self.checkpointer.recoverables.values(), *own.values()]
         optimizers = [x for x in kept if isinstance(x, torch.optim.Optimizer)]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         trained = {id(p) for group in groups for p in group["params"]}
