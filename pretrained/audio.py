@@ -16,9 +16,10 @@ import soundfile
 import torch
 
 from lobes.signal import RECEPTIVE_FIELD, SAMPLE_RATE
-from pretrained.audio_files import AudioError, open_audio
+from pretrained.audio_files import AudioError, open_audio, split_piece
 
 BLOCK_SECONDS = 10
+MOST_OVERSHOOT = 0.5  # s by which a piece may end after its recording, as in Kaldi
 ZERO_CROSSINGS = 10  # of the resampling filter, on either side
 RATES = (1000, 768000)  # Hz; the filter's length grows with the rate
 MP3_FRAME = 1152  # samples
@@ -44,12 +45,14 @@ def read_speech(path):
     ---------
     path : str or Path
         Of a format that soundfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and others. Or a member of
-        a tar shard, `SHARD.tar:OFFSET:SIZE`.
+        a tar shard, `SHARD.tar:OFFSET:SIZE`, or a piece of a recording, `PATH#t=START,STOP` (s), of
+        which nothing else is decoded.
 
     Returns
     -------
     torch.Tensor
-        Shape (samples,), float32; `resampled_length` of the file's own samples.
+        Shape (samples,), float32; `resampled_length` of the file's own samples. A piece is
+        resampled as if there were silence around it.
 
     Example
     -------
@@ -59,11 +62,13 @@ def read_speech(path):
     torch.Size([16000])
     """
     with soundfile.SoundFile(open_audio(path)) as file:
-        rate, length, parts = file.samplerate, file.frames, []
+        rate, left, parts = file.samplerate, _seek_piece(file, path), []
+        length = min(left, file.frames)
         # Of an MP3 the length is an estimate, and GSM 6.10 is not read without one.
         while len(part := file.read(length, dtype="float32", always_2d=True)):
             parts.append(part.mean(axis=1))
-            length = BLOCK_SECONDS * rate
+            left -= len(part)
+            length = min(left, BLOCK_SECONDS * rate)
     audio = np.concatenate(parts or [np.empty(0, np.float32)])
     if rate != SAMPLE_RATE:
         from scipy.signal import resample_poly  # takes longer to import than most files to read
@@ -89,7 +94,7 @@ def check_audio(path, any_rate=False):
     Arguments
     ---------
     path : str or Path
-        An audio file, or a member of a tar shard.
+        An audio file, a member of a tar shard, or a piece of a recording.
     any_rate : bool
         Let rates other than 16 kHz and several channels pass.
 
@@ -108,18 +113,50 @@ def check_audio(path, any_rate=False):
     >>> check_audio(path)
     (0.0, 'is silent: every sample is zero, all are equal, or the channels cancel.')
     """
+    return check_pieces(path, BLOCK_SECONDS, any_rate)[:2]
+
+
+def check_pieces(path, piece_seconds, any_rate=False):
+    """Decode a file and say what is wrong with it, and which of its pieces are silent.
+
+    Arguments
+    ---------
+    path, any_rate
+        As `check_audio` takes them.
+    piece_seconds : int
+        Length of a piece, s; the last may be shorter.
+
+    Returns
+    -------
+    duration : float
+    problem : str or None
+        As `check_audio` returns them.
+    silent : list of int
+        The numbers of the pieces in which all samples are equal, beginning with 0.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "late.wav"
+    >>> soundfile.write(path, np.r_[np.zeros(40000), np.sin(np.arange(8000))], 16000)
+    >>> check_pieces(path, piece_seconds=1)
+    (3.0, None, [0, 1])
+    """
+    samples, silent = 0, []
     try:
         with _opened(path) as file:
             rate, channels = file.samplerate, file.channels
             if not any_rate and (rate != SAMPLE_RATE or channels != 1):
                 found = f"{channels} channel(s) at {rate} Hz"
-                return 0.0, f"has {found}, expected 1 at {SAMPLE_RATE} Hz."
-            samples = sum(len(block) for block in _mono_blocks(file, path))
+                return 0.0, f"has {found}, expected 1 at {SAMPLE_RATE} Hz.", []
+            for number, block in enumerate(_mono_blocks(file, path, piece_seconds)):
+                samples += len(block)
+                if block.min() == block.max():
+                    silent.append(number)
     except FileNotFoundError:
-        return 0.0, "cannot be decoded: there is no such file."
+        return 0.0, "cannot be decoded: there is no such file.", []
     except AudioError as error:
-        return 0.0, error.problem
-    return resampled_length(samples, rate) / SAMPLE_RATE, None
+        return 0.0, error.problem, []
+    return resampled_length(samples, rate) / SAMPLE_RATE, None, silent
 
 
 def read_blocks(path):
@@ -132,7 +169,7 @@ def read_blocks(path):
     ---------
     path : str or Path
         Of a format that soundfile reads: WAV, FLAC, OGG, MP3, AIFF and others. Or such a file,
-        opened in binary mode, or a member of a tar shard.
+        opened in binary mode, a member of a tar shard, or a piece of a recording.
 
     Yields
     ------
@@ -214,23 +251,52 @@ def _check_open(file):
         ) from error
 
 
-def _mono_blocks(file, path):
+def _seek_piece(file, path):
+    """Take an open recording to where the piece begins that a path names.
+
+    Returns how many samples the piece has; infinity where the path names none.
+    """
+    piece = split_piece(path)
+    if piece is None:
+        return math.inf
+    first, last = (None if at is None else round(at * file.samplerate) for at in piece[1:])
+    last = file.frames if last is None else last
+    overshoot = last - file.frames
+    if first >= min(last, file.frames) or overshoot > MOST_OVERSHOOT * file.samplerate:
+        raise AudioError(
+            path,
+            f"is no piece of the recording, which has {file.frames / file.samplerate:.2f} s: "
+            "expected #t=START,STOP in seconds, within it.",
+        )
+    if file.seekable():
+        file.seek(first)
+    else:  # GSM 6.10 and some of telephony's other codecs
+        skipped = 0
+        while skipped < first:
+            skipped += len(file.read(min(first - skipped, BLOCK_SECONDS * file.samplerate)))
+    return min(last, file.frames) - first
+
+
+def _mono_blocks(file, path, seconds=BLOCK_SECONDS):
     """Yield blocks of the mean of the channels, at the file's rate; an AudioError if unusable."""
     if _is_cut(file):
         raise AudioError(path, "is cut short: its header announces more samples than it holds.")
     rate, samples, lowest, highest = file.samplerate, 0, math.inf, -math.inf
-    while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
+    left = _seek_piece(file, path)
+    while len(block := file.read(min(left, seconds * rate), dtype="float32", always_2d=True)):
         bad = ~np.isfinite(block).all(axis=1)
         if bad.any():
             first = f"first at {(samples + bad.argmax()) / rate:.3f} s"
             raise AudioError(path, f"holds values that are not finite: NaN or infinity, {first}.")
         samples += len(block)
+        left -= len(block)
         mono = block.mean(axis=1)
         lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
         yield mono
     # An MP3 without a header of its own has its length estimated.
-    if file.frames - samples > (2 * MP3_FRAME if file.format == "MP3" else 0):
-        raise AudioError(path, f"is cut short: {samples} of {file.frames} samples.")
+    expected = file.frames if left == math.inf else samples + left
+    if expected - samples > (2 * MP3_FRAME if file.format == "MP3" else 0):
+        raise AudioError(path, f"is cut short: {samples} of {expected} samples.")
     if resampled_length(samples, rate) < RECEPTIVE_FIELD:
         found = f"{'' if samples else 'empty, '}too short: {samples / rate:.4f} s"
         raise AudioError(

@@ -1,7 +1,8 @@
 """Where audio lies: in a file of its own, in an open file, or in a tar shard at a byte offset.
 
 A member of a shard is named `SHARD.tar:OFFSET:SIZE`: where its data begin, and how many bytes they
-are. Nothing else knows this form.
+are. A piece of a recording is named `PATH#t=START,STOP` in seconds, or `PATH#t=START` up to the end
+(W3C, Media Fragments URI 1.0, section 4.2.1). Nothing else knows these forms.
 """
 
 import io
@@ -14,6 +15,7 @@ SUFFIXES = (
     *(".caf", ".rf64", ".sph", ".w64", ".wav"),  # codespell:ignore caf
 )
 MEMBER = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
+PIECE = re.compile(r"(.+)#t=(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?", re.DOTALL)
 HEADER = 512  # bytes of a tar header; padded data follow
 OPEN_SHARDS = 256  # of a process; many systems allow 1024 open files
 AGAIN = "Pack the corpus again, or take the manifest that was written with this shard."
@@ -68,16 +70,62 @@ def split_member(path):
     return found and (found[1], int(found[2]), int(found[3]))
 
 
+def piece_mark(start, stop=None):
+    """Return what names a piece of a recording, behind the path of it; `split_piece` takes it off.
+
+    Arguments
+    ---------
+    start : int or float
+        Where the piece begins, s.
+    stop : int or float, optional
+        Where it ends, s; with the recording if None.
+
+    Example
+    -------
+    >>> piece_mark(15, 30), piece_mark(7.25)
+    ('#t=15,30', '#t=7.25')
+    """
+    return f"#t={start}" if stop is None else f"#t={start},{stop}"
+
+
+def split_piece(path):
+    """Return a piece's recording, its start and its stop (s, or None); None of another path.
+
+    Example
+    -------
+    >>> split_piece("O/talk.mp3#t=15,30.5"), split_piece("O/talk.mp3#t=15")
+    (('O/talk.mp3', 15.0, 30.5), ('O/talk.mp3', 15.0, None))
+    >>> split_piece("O/talk.mp3") is None
+    True
+    """
+    found = PIECE.fullmatch(str(path))
+    return found and (found[1], float(found[2]), found[3] and float(found[3]))
+
+
+def recording_of(path):
+    """Return the path of the recording that a piece is of, and any other path as it is.
+
+    Example
+    -------
+    >>> recording_of("O/talk.mp3#t=15,30"), recording_of("O/a.wav")
+    ('O/talk.mp3', 'O/a.wav')
+    """
+    piece = split_piece(path)
+    return piece[0] if piece else path
+
+
 def why_absent(path):
     """Return why there is no audio at a path, as its predicate; None where there may be some.
 
-    Of a member, the shard must be there and reach as far; its header is not read.
+    Of a member, the shard must be there and reach as far; its header is not read. Of a piece the
+    recording must be there.
 
     Example
     -------
     >>> why_absent("gone.wav")
     'is missing.'
     """
+    path = recording_of(path)
     shard, offset, size = split_member(path) or (path, 0, 0)
     try:
         held = os.stat(shard).st_size if os.path.isfile(shard) else None
@@ -93,7 +141,8 @@ def why_absent(path):
 def stamp(path):
     """Return the size and the time of a file, by which audio that was replaced is known.
 
-    Of a member of a tar shard it is the member's size and the shard's time.
+    Of a member of a tar shard it is the member's size and the shard's time; of a piece, those of
+    the recording.
 
     Example
     -------
@@ -102,13 +151,14 @@ def stamp(path):
     >>> stamp(path)[0]
     4
     """
+    path = recording_of(path)
     shard, _, size = split_member(path) or (path, 0, None)
     state = os.stat(shard)
     return [state.st_size if size is None else size, state.st_mtime_ns]
 
 
 def open_audio(path):
-    """Return what soundfile reads at a path: a member's bytes, otherwise what was given.
+    """Return what soundfile reads at a path: a member's bytes, otherwise the file that it names.
 
     Arguments
     ---------
@@ -117,7 +167,8 @@ def open_audio(path):
     Returns
     -------
     str, Path, bytes or a file opened in binary mode
-        Bytes of a path that is not text, which soundfile could not encode.
+        Of a piece the whole recording. Bytes of a path that is not text, which soundfile could not
+        encode.
 
     Raises
     ------
@@ -132,6 +183,7 @@ def open_audio(path):
     """
     if hasattr(path, "read"):
         return path
+    path = recording_of(path)
     member = split_member(path)
     if member is not None:
         return io.BytesIO(_read_member(path, *member))

@@ -42,11 +42,11 @@ from pretrained.audio import read_speech
 from pretrained.commands.runtime import keep_freed_memory
 from pretrained.encoding.batching import encode_all
 from pretrained.toolkits.names import export_state_dict
+from recipes.common.corpora.shards import pack
 from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops, span_mask
 from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.manifest import write_manifest
-from recipes.common.data.shards import pack
 from recipes.common.data.table import ROOT as MANIFEST_ROOT
 from recipes.common.data.table import read_manifest
 from recipes.common.training.record import write_metrics

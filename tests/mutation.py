@@ -22,6 +22,7 @@ PARTS = {
     "lobes": ["tests/lobes", "tests/training"],
     "pretrained": ["tests/pretrained"],
     "recipes/common/training": ["tests/training"],
+    "recipes/common/corpora": ["tests/corpora", "tests/recipes"],
     "recipes/common/data": ["tests/data", "tests/training", "tests/recipes"],
 }
 SECONDS = 300

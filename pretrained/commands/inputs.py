@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrained.audio_files import SUFFIXES, split_member
+from pretrained.audio_files import SUFFIXES, recording_of, split_member
 from pretrained.plain_files import list_files
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -135,7 +135,9 @@ def _place(file, folder, out):
     if member is not None:  # of a tar shard: named by its offset
         file = os.path.join(member[0].removesuffix(".tar"), str(member[1]))
     relative = os.path.relpath(os.path.abspath(file), folder)
-    return Path(out) / Path(relative).with_suffix("")
+    recording = recording_of(relative)
+    place = Path(out) / Path(recording).with_suffix("")
+    return place.with_name(place.name + relative[len(recording) :])
 
 
 def check_out_file(out, inputs):

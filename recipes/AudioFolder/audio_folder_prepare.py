@@ -6,8 +6,8 @@ Audio may be of any rate, number of channels and container that soundfile reads.
 from collections import Counter
 
 from pretrained.audio_files import SUFFIXES
+from recipes.common.corpora.preparation import draw_splits, prepare_splits, utterance_id
 from recipes.common.data.files import CorpusError, list_files
-from recipes.common.data.preparation import draw_splits, prepare_splits, utterance_id
 
 HELD = {"valid": 0.05, "test": 0.05}  # the rest is "train"
 
@@ -15,6 +15,7 @@ HELD = {"valid": 0.05, "test": 0.05}  # the rest is "train"
 def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders=False, **options):
     """Write `<save_folder>/<split>.csv` for any of "train", "valid" and "test".
 
+    A recording of 30 s or more becomes an utterance for each 15 s, which are read by themselves.
     Safe to repeat: what is there and still holds is kept. A file that comes or goes may move others
     to another split.
 
@@ -45,7 +46,7 @@ def prepare_audio_folder(data_folder, save_folder, splits, speakers_from_folders
     recipes.common.data.files.CorpusError: data_folder nowhere is missing or empty: ...
     """
     listing = {"speakers_from_folders": speakers_from_folders}
-    options |= {"listing": listing, "any_rate": True}
+    options |= {"listing": listing, "any_rate": True, "in_pieces": True}
     prepare_splits(list_utterances, data_folder, save_folder, splits, **options)
 
 

@@ -8,8 +8,8 @@ http://emodb.bilderbar.info.
 import re
 from pathlib import Path
 
+from recipes.common.corpora.preparation import check_splits, prepare_splits
 from recipes.common.data.files import CorpusError, find_files
-from recipes.common.data.preparation import check_splits, prepare_splits
 
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])[a-z]?")
 EMOTIONS = {  # by the first letter of the German word

@@ -8,8 +8,8 @@ import csv
 import io
 from pathlib import Path, PurePosixPath
 
+from recipes.common.corpora.preparation import check_splits, prepare_splits
 from recipes.common.data.files import CorpusError, read_text
-from recipes.common.data.preparation import check_splits, prepare_splits
 
 SLOTS = ("action", "object", "location")
 BETWEEN = ", "  # the values of an intent's slots, in a label

@@ -8,8 +8,8 @@ asked for at https://sail.usc.edu/iemocap.
 import re
 from pathlib import Path
 
+from recipes.common.corpora.preparation import check_splits, draw_splits, prepare_splits
 from recipes.common.data.files import CorpusError, find_files, read_lines
-from recipes.common.data.preparation import check_splits, draw_splits, prepare_splits
 
 SESSIONS = range(1, 6)
 VALID = 0.2  # of the utterances that are not tested

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from pretrained.plain_files import is_of_macos
-from recipes.common.data.downloads import Download, fetch_archives
+from recipes.common.corpora.downloads import Download, fetch_archives
+from recipes.common.corpora.preparation import prepare_splits
 from recipes.common.data.files import CorpusError, read_lines
-from recipes.common.data.preparation import prepare_splits
 
 ADDRESS = "https://www.openslr.org/resources/12"
 # Bytes and SHA-256 as TensorFlow Datasets (url_checksums/librispeech.txt) and torchaudio have them.

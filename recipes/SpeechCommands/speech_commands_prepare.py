@@ -14,9 +14,9 @@ from speechbrain.utils.logger import get_logger
 
 from lobes.signal import SAMPLE_RATE
 from pretrained.plain_files import is_of_macos
-from recipes.common.data.downloads import Download, fetch_archives
+from recipes.common.corpora.downloads import Download, fetch_archives
+from recipes.common.corpora.preparation import prepare_splits
 from recipes.common.data.files import CorpusError, read_lines
-from recipes.common.data.preparation import prepare_splits
 
 logger = get_logger(__name__)
 ADDRESS = "http://download.tensorflow.org/data"

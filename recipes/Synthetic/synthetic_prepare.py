@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
+from recipes.common.corpora.preparation import check_splits, prepare_splits
 from recipes.common.data.files import read_text
-from recipes.common.data.preparation import check_splits, prepare_splits
 from recipes.Synthetic.corpus import SPEAKERS, make_corpus, path_of
 
 

@@ -15,8 +15,8 @@ from speechbrain.utils.logger import get_logger
 from pretrained.audio_files import why_absent
 from pretrained.facts import is_line
 from pretrained.plain_files import first_few
+from recipes.common.corpora.preparation import SPLITS, draw_splits, prepare_splits, utterance_id
 from recipes.common.data.files import CorpusError, read_text
-from recipes.common.data.preparation import SPLITS, draw_splits, prepare_splits, utterance_id
 
 logger = get_logger(__name__)
 REQUIRED = ("wav", "label")

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from speechbrain.utils.logger import get_logger
 
 from pretrained.plain_files import is_of_macos
-from recipes.common.data.downloads import Download, fetch_file
+from recipes.common.corpora.downloads import Download, fetch_file
+from recipes.common.corpora.preparation import prepare_splits
 from recipes.common.data.files import CorpusError, read_lines
-from recipes.common.data.preparation import prepare_splits
 
 logger = get_logger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
+from recipes.common.corpora.preparation import check_splits, draw_splits, prepare_splits
 from recipes.common.data.files import CorpusError, find_files
-from recipes.common.data.preparation import check_splits, draw_splits, prepare_splits
 
 logger = get_logger(__name__)
 DEV = "dev"  # the folder of what is tested

@@ -8,8 +8,8 @@ corpus is published at https://www.openslr.org/101 under CC BY 4.0.
 import re
 from pathlib import Path
 
+from recipes.common.corpora.preparation import draw_splits, prepare_splits
 from recipes.common.data.files import CorpusError, read_lines
-from recipes.common.data.preparation import draw_splits, prepare_splits
 
 PHONE = re.compile(r"([A-Z]+)[0-2]?(?:_[BIES])?")  # ARPAbet, stress, place in the word
 

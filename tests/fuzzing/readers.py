@@ -23,8 +23,8 @@ from pretrained.toolkits.names import export_state_dict
 from recipes.AudioFolder.audio_folder_prepare import prepare_audio_folder
 from recipes.common.annotations.alignments import read_alignments, write_ctm
 from recipes.common.annotations.text import read_lexicon
+from recipes.common.corpora.shards import pack
 from recipes.common.data.manifest import validate_manifests, write_manifest
-from recipes.common.data.shards import pack
 from recipes.common.data.table import read_manifest
 from recipes.common.training.hparams import check_same_settings
 from recipes.common.units.unit_array import (

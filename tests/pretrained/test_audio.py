@@ -18,6 +18,7 @@ from pretrained import Learn2Diss
 from pretrained.audio import (
     AudioError,
     check_audio,
+    check_pieces,
     read_blocks,
     read_speech,
     resample_blocks,
@@ -450,6 +451,56 @@ def test_big_endian_and_damaged_ogg_files_are_found_to_be_cut(share, tmp_path):
     pages = [place for place in range(len(content)) if content[place : place + 4] == b"OggS"]
     path.write_bytes(content[: pages[max(3, int(share * len(pages)))]])  # between two pages
     assert "cut short" in check_audio(path)[1]
+
+
+PIECES = (  # kind, subtype, rate, most difference of samples that are not at an end
+    ("flac", None, 16000, 0),
+    ("wav", None, 44100, 1e-6),
+    ("mp3", None, 16000, 1e-6),
+    ("mp3", None, 22050, 1e-3),
+    ("ogg", "VORBIS", 44100, 1e-6),
+    ("opus", "OPUS", 48000, 1e-6),
+    ("wav", "GSM610", 8000, 0.02),  # cannot be sought in
+)
+
+
+@pytest.mark.filterwarnings("ignore:.* is sampled at 8000 Hz")
+@pytest.mark.parametrize(("kind", "subtype", "rate", "most"), PIECES)
+def test_a_piece_is_what_a_recording_has_there(kind, subtype, rate, most, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, rate * 9 + 5).cumsum() / 60
+    path = tmp_path / f"a.{kind}"
+    soundfile.write(path, noise, rate, format="OGG" if kind == "opus" else None, subtype=subtype)
+    whole = read_speech(path)
+    for mark, start, stop in (("#t=2,5", 2, 5), ("#t=0,1.5", 0, 1.5), ("#t=6", 6, None)):
+        place = slice(start * RATE, None if stop is None else round(stop * RATE))
+        piece, expected = read_speech(f"{path}{mark}"), whole[place]
+        blocks = np.concatenate(list(read_blocks(f"{path}{mark}")))
+        assert check_audio(f"{path}{mark}", any_rate=True) == (len(expected) / RATE, None)
+        assert len(piece) == len(blocks) == len(expected)
+        inside = slice(300, -300)  # its ends are resampled as if there were silence around it
+        np.testing.assert_allclose(piece[inside], expected[inside], atol=most)
+        np.testing.assert_allclose(piece, blocks, atol=1e-5)
+
+
+def test_a_piece_that_a_recording_does_not_have_is_told(voice, tmp_path):
+    path = written(tmp_path / "a.wav", NOISE, RATE)
+    seconds = len(NOISE) / RATE
+    for mark in (f"#t={seconds}", "#t=0.5,0.5", "#t=0.5,0.25", f"#t=0,{seconds + 0.6}"):
+        duration, problem = check_audio(f"{path}{mark}")
+        assert duration == 0 and f"the recording, which has {seconds:.2f} s" in problem, mark
+        with pytest.raises(AudioError, match="expected #t=START,STOP in seconds"):
+            read_speech(f"{path}{mark}")
+    assert check_audio(f"{path}#t=0.25,{seconds + 0.4}") == (seconds - 0.25, None)  # is rounded
+    assert check_audio(f"{tmp_path}/gone.wav#t=0,1")[1] == (
+        "cannot be decoded: there is no such file."
+    )
+
+
+def test_silent_pieces_are_counted_and_all_others_are_not(tmp_path):
+    loud = np.sin(np.arange(RATE))
+    audio = np.concatenate([loud, 0 * loud, loud, 0 * loud + 0.5, 0 * loud[:9]])
+    path = written(tmp_path / "a.wav", audio, RATE)
+    assert check_pieces(path, 1) == (len(audio) / RATE, None, [1, 3, 4])
 
 
 def test_an_audio_error_passes_between_processes():

@@ -9,9 +9,9 @@ import soundfile
 
 from pretrained.audio import read_speech
 from recipes.AudioFolder.audio_folder_prepare import list_audio, prepare_audio_folder
+from recipes.common.corpora.preparation import BadAudioError, utterance_id
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import validate_manifests
-from recipes.common.data.preparation import BadAudioError, utterance_id
 from recipes.common.data.table import read_manifest
 
 PRETRAIN = Path(__file__).parents[2] / "recipes" / "AudioFolder" / "pretrain"
@@ -108,13 +108,54 @@ def test_too_few_files_are_refused(tmp_path):
         prepare(tmp_path / "corpus")
 
 
+@pytest.fixture
+def long_folder(folder, make_voice):
+    """The folder without its bad files, and a recording of 67 s, silent from 15 s to 30 s."""
+    for speaker, name in BAD.items():
+        (folder / speaker / name).unlink()
+    audio = np.resize(np.concatenate([make_voice(7, seed) for seed in range(9)]), 67 * 22050)
+    audio[15 * 22050 : 30 * 22050] = 0
+    (folder / "Gil").mkdir()
+    soundfile.write(folder / "Gil" / "a.flac", audio, 22050)
+    return folder
+
+
+def test_a_long_recording_is_an_utterance_for_each_piece(long_folder):
+    rows = [row for split in prepare(long_folder).values() for row in split]
+    pieces = {row["wav"]: row for row in rows if "Gil" in row["ID"]}
+    wavs = [f"$data_root/Gil/a.flac#t={at}" for at in ("0,15", "30,45", "45")]
+    assert sorted(pieces) == wavs and len(rows) == 33
+    assert [pieces[wav]["duration"] for wav in wavs] == [15, 15, 22]
+    assert {row["spk_id"] for row in pieces.values()} == {"Gil+a.flac"}
+    assert len({row["ID"] for row in rows}) == 33
+    whole = read_speech(long_folder / "Gil" / "a.flac")
+    piece = read_speech(str(long_folder / "Gil" / "a.flac#t=30,45"))
+    assert len(piece) == 240000
+    np.testing.assert_allclose(piece[300:-300], whole[480300:719700], atol=1e-5)
+
+
+def test_no_file_counts_as_left_out_for_its_pieces(long_folder):
+    prepare(long_folder, skip_bad=True)
+    markers = [json.loads((long_folder.parent / f"manifest/{s}.json").read_text()) for s in SPLITS]
+    assert [marker["left_out"] for marker in markers] == [0, 0, 0]
+
+
+def test_pieces_are_in_one_split_and_read_from_the_recording_alone(long_folder):
+    rows = prepare(long_folder)
+    [split] = [name for name, own in rows.items() if any("Gil" in row["ID"] for row in own)]
+    paths = {name: long_folder.parent / "manifest" / f"{name}.csv" for name in SPLITS}
+    validate_manifests(paths, long_folder, {})
+    (long_folder / "Gil" / "a.flac").unlink()
+    with pytest.raises(CorpusError, match=rf"{split}.csv: Gil.a.flac#t=.* is missing"):
+        validate_manifests(paths, long_folder, {})
+
+
 @pytest.mark.long
-def test_the_frame_stage_runs_on_it(folder, commands, tmp_path):
+def test_the_frame_stage_runs_on_it(long_folder, commands, tmp_path):
     options = {
-        "--data_folder": folder,
+        "--data_folder": long_folder,
         "--output_folder": tmp_path / "frame",
         "--prepare_options": "{speakers_from_folders: True}",
-        "--skip_bad": True,
         "--num_targets": 8,
         "--kmeans_passes": 1,
         "--number_of_epochs": 1,

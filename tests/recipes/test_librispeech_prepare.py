@@ -5,8 +5,8 @@ import shutil
 import pytest
 import soundfile
 
+from recipes.common.corpora.preparation import BadAudioError
 from recipes.common.data.files import CorpusError
-from recipes.common.data.preparation import BadAudioError
 from recipes.common.data.table import read_manifest
 from recipes.common.data.utterances import load_dataset
 from recipes.LibriSpeech.librispeech_prepare import prepare_librispeech

@@ -3,9 +3,9 @@
 import pytest
 import soundfile
 
+from recipes.common.corpora.preparation import BadAudioError
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import validate_manifests
-from recipes.common.data.preparation import BadAudioError
 from recipes.common.data.table import read_manifest
 from recipes.speechocean762.speechocean762_prepare import prepare_speechocean762, read_phones
 

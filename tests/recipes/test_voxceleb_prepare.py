@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common.corpora.preparation import BadAudioError
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import validate_manifests, write_manifest
-from recipes.common.data.preparation import BadAudioError
 from recipes.common.data.table import read_manifest
 from recipes.VoxCeleb.voxceleb_prepare import prepare_voxceleb, read_trials, trials_path
 

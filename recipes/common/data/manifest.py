@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pretrained.audio_files import why_absent
+from pretrained.audio_files import recording_of, why_absent
 from recipes.common.data.files import CorpusError, replace_text
 from recipes.common.data.table import OPTIONAL, REQUIRED, ROOT, open_table
 from recipes.common.data.utterances import load_dataset
@@ -202,7 +202,7 @@ def unlisted(paths):
     >>> unlisted(paths)
     [8]
     """
-    parts = [os.path.split(path) for path in paths]
+    parts = [os.path.split(recording_of(path)) for path in paths]
     often = Counter(folder for folder, _ in parts)
     files = {folder: _files_in(folder) for folder, times in often.items() if times >= LISTED}
     return [

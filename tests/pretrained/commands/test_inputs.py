@@ -38,6 +38,11 @@ def test_a_folder_is_searched_and_hidden_files_are_not_found(tree):
     assert find_audio(["speech"]).files[2] == os.path.join("speech", "b", "deep", "2.FLAC")
 
 
+def test_pieces_of_a_recording_have_places_of_their_own(tree):
+    named = [f"speech/a/00001.wav{mark}" for mark in ("", "#t=0.5,2", "#t=2")]
+    assert places(*named) == ["00001", "00001#t=0.5,2", "00001#t=2"]
+
+
 def test_files_and_folders_keep_their_paths_below_what_they_have_in_common(tree):
     assert places("speech/a", "speech/b") == ["a/00001", "b/00001", "b/deep/2"]
     assert places("speech/b/00001.wav", "speech/a/00001.wav") == ["b/00001", "a/00001"]

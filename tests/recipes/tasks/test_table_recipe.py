@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pretrained.audio import read_speech
 from recipes.common.data.files import CorpusError
 from recipes.common.data.table import read_manifest
 from recipes.common.downstream.classification import main as classify_main
@@ -58,6 +59,24 @@ def test_the_column_split_says_the_splits(audio, tmp_path):
     assert [len(ids[split]) for split in SPLITS] == [40, 10, 10]
     assert rows["wavs+07.wav"]["label"] == "low" and rows["wavs+07.wav"]["spk_id"] == "s1"
     assert rows["wavs+07.wav"]["wav"] == "$data_root/wavs/07.wav" and split_by(table) == "split"
+
+
+def test_parts_of_recordings_are_rows_of_their_own(audio, tmp_path):
+    """Of two recordings, each with all rows' tones: 60 parts of 0.6 s."""
+    parts, rows = {}, rows_of()
+    for number, row in enumerate(rows):
+        parts.setdefault(number % 2, []).append(soundfile.read(audio / row["wav"])[0])
+        start = round(0.6 * (number // 2), 1)
+        row["wav"] = f'"{number % 2}.flac#t={start},{round(start + 0.6, 1)}"'
+    for name, own in parts.items():
+        soundfile.write(audio / f"{name}.flac", np.concatenate(own), 16000)
+    ids, found = prepared(written(audio / "my.csv", rows), tmp_path / "out")
+    assert [len(ids[split]) for split in SPLITS] == [40, 10, 10]
+    assert {round(row["duration"], 4) for row in found.values()} == {0.6}
+    paths = {row["wav"].replace("$data_root", str(audio)) for row in found.values()}
+    assert len(paths) == 60
+    expected = soundfile.read(audio / "wavs" / "07.wav", dtype="float32")[0]
+    np.testing.assert_array_equal(read_speech(f"{audio}/1.flac#t=1.8,2.4"), expected)
 
 
 def test_speakers_are_drawn_where_the_table_has_no_splits(audio, tmp_path):

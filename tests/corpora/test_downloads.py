@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from recipes.common.data import downloads
-from recipes.common.data.downloads import UNFINISHED, Download, fetch_archives, fetch_file
+from recipes.common.corpora import downloads
+from recipes.common.corpora.downloads import UNFINISHED, Download, fetch_archives, fetch_file
 from recipes.common.data.files import CorpusError
 from recipes.common.data.table import read_manifest
 from recipes.LibriSpeech import librispeech_prepare

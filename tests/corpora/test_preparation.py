@@ -12,15 +12,15 @@ import pytest
 import soundfile
 from filelock import FileLock
 
-from recipes.common.data import preparation
-from recipes.common.data.files import CorpusError
-from recipes.common.data.manifest import validate_manifests
-from recipes.common.data.preparation import (
+from recipes.common.corpora import preparation, scanning
+from recipes.common.corpora.preparation import (
     BadAudioError,
     draw_splits,
     prepare_splits,
-    scan_audio,
 )
+from recipes.common.corpora.scanning import scan_audio
+from recipes.common.data.files import CorpusError
+from recipes.common.data.manifest import validate_manifests
 from recipes.common.data.table import read_manifest
 from recipes.common.data.utterances import Utterances
 
@@ -62,15 +62,15 @@ def test_a_check_of_many_files_goes_on_where_it_was_cut_short(corpus, tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(preparation, "MANY", 3)
     (corpus / "one" / "b1.wav").write_text("text")
-    read, check = [], preparation.check_audio
+    read, check = [], scanning.check_pieces
 
-    def checks(path, any_rate):
+    def checks(path, **how):
         read.append(Path(path).stem)
         if len(read) == 4:
             raise KeyboardInterrupt
-        return check(path, any_rate)
+        return check(path, **how)
 
-    monkeypatch.setattr(preparation, "check_audio", checks)
+    monkeypatch.setattr(scanning, "check_pieces", checks)
     with pytest.raises(KeyboardInterrupt):
         prepare(corpus)
     begun = len(read)
@@ -320,7 +320,7 @@ def state(folder):
 def test_a_second_preparation_decodes_and_writes_nothing(corpus, monkeypatch):
     before = state(prepare(corpus))
     monkeypatch.setattr(
-        "recipes.common.data.preparation.check_audio",
+        "recipes.common.corpora.scanning.check_pieces",
         lambda path, **_: pytest.fail(f"decoded {path}"),
     )
     assert state(prepare(corpus)) == before
@@ -386,7 +386,7 @@ def test_a_changed_file_has_its_split_prepared_again(corpus, make_voice):
 
 def test_a_check_that_has_changed_is_made_again_and_told(corpus, monkeypatch, caplog):
     before = state(prepare(corpus))
-    monkeypatch.setattr("recipes.common.data.preparation.digest_code", lambda *places: "other code")
+    monkeypatch.setattr(preparation, "digest_code", lambda *places: "other code")
     caplog.set_level("INFO")
     after = state(prepare(corpus))
     assert after["one.csv"][0] == before["one.csv"][0] and after["one.csv"] != before["one.csv"]
@@ -428,7 +428,7 @@ def test_parallel_and_serial_scans_agree(librispeech, tmp_path):
     assert len(paths) > 100  # fewer are not worth processes
     found = scan_audio(paths, num_workers=2)
     assert found == scan_audio(paths, num_workers=1)
-    assert [problem is None for _, problem in found] == [True] * (len(paths) - 1) + [False]
+    assert [problem is None for _, problem, _ in found] == [True] * (len(paths) - 1) + [False]
 
 
 def test_files_in_the_place_of_folders_are_named(corpus, tmp_path):

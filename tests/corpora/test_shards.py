@@ -15,7 +15,7 @@ import torch
 from pretrained import audio_files
 from pretrained.audio import AudioError, check_audio, read_blocks, read_speech
 from pretrained.audio_files import member_path, open_audio, split_member, stamp
-from recipes.common.data import shards
+from recipes.common.corpora import shards
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import count_left_out, validate_manifests, write_manifest
 from recipes.common.data.table import read_manifest

@@ -1,6 +1,6 @@
 """Pack the audio of a corpus into tar shards of about 1 GB, which are read by byte offset.
 
-    python -m recipes.common.data.shards --data_folder D --manifest_folder M --out_folder SHARDS
+    python -m recipes.common.corpora.shards --data_folder D --manifest_folder M --out_folder SHARDS
 
 Millions of small files are slow to open on the file systems of most clusters. Recipes then take
 `--data_folder SHARDS --manifest_folder SHARDS/manifest --skip_prep True`.
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from pretrained.audio_files import member_path, split_member, why_absent
+from pretrained.audio_files import member_path, split_member, split_piece, why_absent
 from pretrained.plain_files import whole_file
 from recipes.common.data.files import CorpusError, replace_text
 from recipes.common.data.manifest import count_left_out, csv_text
@@ -109,7 +109,12 @@ def _check_files(rows, data_folder):
     for split, row in rows:
         name = row["wav"].removeprefix(ROOT)
         inside = name != row["wav"] and not {"/", ".."} & set(Path(name).parts)
-        if not inside or split_member(name):
+        if split_piece(name):
+            problems.append(
+                f"{split}: {row['ID']}: a piece of a long recording cannot be packed. There are "
+                "few such files: train on the folder itself."
+            )
+        elif not inside or split_member(name):
             expected = f"expected {ROOT} and the path of a file in the corpus"
             problems.append(f"{split}: {row['ID']}: wav is {row['wav']!r}, {expected}.")
         elif (problem := why_absent(data_folder / name)) is not None:

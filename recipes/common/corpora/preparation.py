@@ -6,22 +6,27 @@ A corpus is added by a function that lists its utterances; `prepare_splits` does
 import hashlib
 import inspect
 import json
+import math
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-import soundfile
 from filelock import FileLock
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
 
-from pretrained.audio import check_audio
+from pretrained.audio_files import piece_mark
 from pretrained.plain_files import digest_file, is_new
-from recipes.common.data.files import CorpusError, digest_code, replace_text, user_cache
+from recipes.common.corpora.scanning import (
+    FILES,
+    MANY,
+    PIECE_SECONDS,
+    file_state,
+    scan_and_keep,
+    scan_audio,
+)
+from recipes.common.data.files import CorpusError, digest_code, replace_text
 from recipes.common.data.manifest import (
     columns_of,
     count_left_out,
@@ -38,8 +43,6 @@ logger = get_logger(__name__)
 SPLITS = ("train", "valid", "test")  # of a corpus whose recipe divides it so
 MIN_HELD = 2  # utterances of a split that is held out: what a contrast needs
 FOLDERS = 50  # that a thread looks through at a time
-FILES = 200  # that a thread looks at, at a time
-MANY = 2000  # files: of so many, what is found is kept for the next time
 
 
 class BadAudioError(CorpusError):
@@ -126,6 +129,7 @@ def prepare_splits(
     skip_bad=False,
     num_workers=None,
     any_rate=False,
+    in_pieces=False,
 ):
     """Write the manifest of each split of a corpus, unless it is there and still holds.
 
@@ -155,6 +159,9 @@ def prepare_splits(
         Threads that check the audio; as many as cores if None.
     any_rate : bool
         The corpus may have audio other than 16 kHz mono.
+    in_pieces : bool
+        A recording of 30 s or more becomes an utterance for each 15 s, but for silent ones; the
+        last has up to 30 s. For a corpus without transcripts and labels.
 
     Raises
     ------
@@ -178,6 +185,7 @@ def prepare_splits(
         raise CorpusError(f"data_folder {data_folder} is missing or empty{at}.")
     list_utterances = partial(list_utterances, **(listing or {}))
     how = {"skip_bad": skip_bad, "any_rate": any_rate}
+    how["piece_seconds"] = PIECE_SECONDS if in_pieces else None
     glance = _glance(data_folder, save_folder, list_utterances, how)
     hold = (_holds(save_folder, split, {"glance": glance}) for split in splits)
     if glance is None or not all(hold):
@@ -206,9 +214,9 @@ def _write_stale(listed, problems, data_folder, save_folder, num_workers, how, g
             held = _holds(save_folder, split, origin)
             if split in stale and not held:
                 path.with_suffix(".json").unlink(missing_ok=True)  # it told of the one before
-                write_manifest(checked[split], path)
-                logger.info(f"{split}: {len(checked[split])} utterances")
-                left_out = len(listed[split]) - len(checked[split])
+                rows, left_out = checked[split]
+                write_manifest(rows, path)
+                logger.info(f"{split}: {len(rows)} utterances")
             elif not held:
                 raise CorpusError(
                     f"{path} was written meanwhile by another run, with other settings: give each "
@@ -228,7 +236,8 @@ def _glance(data_folder, save_folder, list_utterances, how):
     takes a fraction of the time that listing them takes.
     """
     settings, seen = [list_utterances.keywords, how], {os.path.realpath(data_folder)}
-    digest = hashlib.sha256(digest_code("pretrained", "recipes/common/data").encode())
+    code = ("pretrained", "recipes/common/corpora", "recipes/common/data")
+    digest = hashlib.sha256(digest_code(*code).encode())
     digest.update(repr(settings).encode())
     folders = [os.path.abspath(data_folder)]
     own = {os.path.abspath(save_folder), os.path.realpath(save_folder)}
@@ -239,7 +248,7 @@ def _glance(data_folder, save_folder, list_utterances, how):
             for found, listed in in_threads(_look, folders, FOLDERS):
                 files += listed
                 below += [entry for entry in found if entry.path not in own]
-            for path, state in zip(files, in_threads(_file_state, files, FILES), strict=True):
+            for path, state in zip(files, in_threads(file_state, files, FILES), strict=True):
                 digest.update(os.fsencode(f"{path}\0{state}\0"))
             digest.update(os.fsencode("\0".join(entry.path for entry in below)))
             folders = [
@@ -290,21 +299,12 @@ def _state(rows, data_folder):
     digest, root = hashlib.sha256(), str(data_folder)
     rows = sorted(rows, key=lambda row: row["ID"])
     own = [name for name in columns_of(rows) if name not in (*REQUIRED, *OPTIONAL)]
-    states = in_threads(_file_state, [complete_path(row["wav"], root) for row in rows])
+    states = in_threads(file_state, [complete_path(row["wav"], root) for row in rows])
     for row, state in zip(rows, states, strict=True):
         others = [row.get(key) for key in ("ID", "spk_id", *OPTIONAL)]
         others += [(key, row.get(key)) for key in own]
         digest.update(repr((row["wav"].removeprefix(ROOT), *state, others)).encode())
     return digest.hexdigest()
-
-
-def _file_state(path):
-    """Return the size and the time of a file."""
-    try:
-        state = os.stat(path)
-    except OSError:  # a link that leads nowhere has its own; `check_audio` reports it
-        state = os.lstat(path)
-    return state.st_size, state.st_mtime_ns
 
 
 def _holds(save_folder, split, origin):
@@ -344,8 +344,8 @@ def _refuse_edited(path):
     )
 
 
-def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_rate):
-    """Return the rows of each split with their durations, without bad audio.
+def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_rate, piece_seconds):
+    """Return the rows of each split with their durations, and how many files were left out.
 
     Bad audio is reported together with the problems that the listing found.
     """
@@ -355,7 +355,7 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
     scan = partial(scan_and_keep, data_folder=data_folder) if many else scan_audio
     found = scan(paths, num_workers=num_workers, any_rate=any_rate)
     results = dict(zip(paths, found, strict=True))
-    bad = [f"{path} {problem}" for path, (_, problem) in results.items() if problem]
+    bad = [f"{path} {problem}" for path, (_, problem, _) in results.items() if problem]
     if bad and not skip_bad:
         raise BadAudioError(
             "".join(f"{problem}\n" for problem in problems)
@@ -369,104 +369,50 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
         logger.warning(f"{len(bad)} audio file(s) are left out:\n  " + "\n  ".join(bad))
     checked = {}
     for split in splits:
-        found = [results[complete_path(row["wav"], data_folder)] for row in listed[split]]
-        checked[split] = [
-            {**row, "duration": duration}
-            for row, (duration, problem) in zip(listed[split], found, strict=True)
-            if problem is None
-        ]
-        if not checked[split]:
+        rows, left_out = [], 0
+        for row in listed[split]:
+            duration, problem, silent = results[complete_path(row["wav"], data_folder)]
+            if problem is not None:
+                left_out += 1
+            elif piece_seconds is None:
+                rows.append({**row, "duration": duration})
+            else:
+                rows += _in_pieces({**row, "duration": duration}, set(silent), piece_seconds)
+        if not rows:
             raise CorpusError(f"{data_folder}: the split {split} has no audio that can be used.")
+        checked[split] = rows, left_out
     return checked
 
 
-def scan_audio(paths, num_workers=None, any_rate=False):
-    """Check many files in parallel.
+def _in_pieces(row, silent, seconds):
+    """Return the rows of a recording's pieces that are not silent, or its own where it is short.
+
+    All but the last have the same length, so that batches of utterances of like length mix the
+    pieces of all recordings.
 
     Arguments
     ---------
-    paths : list of Path
-        Audio files.
-    num_workers : int, optional
-        Threads, which decode side by side; as many as cores if None.
-    any_rate : bool
-        As for `pretrained.audio.check_audio`.
+    row : dict
+    silent : set of int
+        The numbers of its silent pieces.
+    seconds : int
+        Length of a piece.
 
-    Returns
+    Example
     -------
-    list of tuple
-        What `check_audio` returns, in order.
+    >>> row = {"ID": "a", "wav": "$data_root/a.mp3", "duration": 50.0}
+    >>> [(piece["wav"], piece["duration"]) for piece in _in_pieces(row, {1}, 15)]
+    [('$data_root/a.mp3#t=0,15', 15.0), ('$data_root/a.mp3#t=30', 20.0)]
     """
-    return list(_scan(paths, num_workers, any_rate))
-
-
-def _scan(paths, num_workers, any_rate):
-    """Yield what `check_audio` returns of each file, with a progress bar."""
-    workers = os.cpu_count() if num_workers is None else num_workers
-    check = partial(check_audio, any_rate=any_rate)
-    bar = tqdm(total=len(paths), desc="Checking audio", dynamic_ncols=True, disable=not paths)
-    with bar, ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, len(paths), MANY):
-            for found in pool.map(check, paths[start : start + MANY]):
-                bar.update()
-                yield found
-
-
-def scan_and_keep(paths, data_folder, num_workers=None, any_rate=False):
-    """Check many files as `scan_audio` does, but for those that were good before and are the same.
-
-    Those go line by line to a file in the user's cache, one for each `data_folder`, so that a check
-    that is cut short goes on, and the next stage or task on the same corpus need not decode them
-    again. Other arguments and what is returned are those of `scan_audio`.
-    """
-    paths = [os.path.abspath(path) for path in paths]
-    states = list(in_threads(_file_state, paths, FILES))
-    code = digest_code("pretrained/audio.py", "pretrained/audio_files.py")
-    made_by = [code, soundfile.__libsndfile_version__, os.path.abspath(data_folder), any_rate]
-    name = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
-    place = user_cache() / f"checked-{name}.jsonl"
-    known = _read_checks(place)
-    results = [known.get((path, *state)) for path, state in zip(paths, states, strict=True)]
-    left = [n for n, found in enumerate(results) if found is None]
-    with _keeping(place) as keep:
-        scan = _scan([paths[n] for n in left], num_workers, any_rate)
-        for n, (duration, problem) in zip(left, scan, strict=True):
-            results[n] = duration, problem
-            if problem is None:
-                keep([paths[n], *states[n], duration])
-    return results
-
-
-def _read_checks(place):
-    """Return what was found of good files before, by path, size and time."""
-    known = {}
-    try:
-        with open(place, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                with suppress(ValueError, TypeError):  # of a line that was cut short
-                    path, size, time, duration = json.loads(line)
-                    known[path, size, time] = duration, None
-    except OSError:  # none is there, or another user's
-        return {}
-    return known
-
-
-@contextmanager
-def _keeping(place):
-    """Yield a function that appends values to a file as a line, as long as the disk takes them."""
-    with ExitStack() as stack:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(place, "ab", buffering=0))
-        except OSError:
-            file = None
-
-        def keep(values):
-            nonlocal file
-            if file is not None:
-                try:  # a line feed before, as the last line there may be cut short
-                    file.write(f"\n{json.dumps(values)}".encode())
-                except OSError:
-                    file = None
-
-        yield keep
+    duration, rows = row["duration"], []
+    last, end = int(duration // seconds) - 1, math.ceil(duration / seconds)
+    if last < 1:
+        return [row]
+    for number in range(last + 1):
+        start, stop = number * seconds, (number + 1) * seconds
+        mark = piece_mark(start, stop if number < last else None)
+        own = {"ID": row["ID"] + mark, "wav": row["wav"] + mark}
+        own["duration"] = float(seconds) if number < last else duration - start
+        if not silent.issuperset(range(number, end) if number == last else [number]):
+            rows.append({**row, **own})
+    return rows
