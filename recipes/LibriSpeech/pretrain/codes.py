@@ -21,8 +21,9 @@ from lobes.signal import to_device
 from pretrained.toolkits.importing import import_weights
 from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.seeding import derive_rng
-from recipes.common.training.brain import PretrainingBrain, TrainingError
+from recipes.common.training.brain import TrainingError
 from recipes.common.training.meters import Meter, nearest_visible_units, perplexity
+from recipes.common.training.pretraining_brain import PretrainingBrain
 from recipes.LibriSpeech.pretrain.frame import predicted_frames
 
 MIN_PERPLEXITY = 1.5

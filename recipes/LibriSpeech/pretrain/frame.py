@@ -14,8 +14,8 @@ from lobes.losses import prediction_loss
 from pretrained.exported import load_model
 from pretrained.toolkits.importing import import_weights
 from recipes.common.data.loaders import stage_loaders
-from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter
+from recipes.common.training.pretraining_brain import PretrainingBrain
 from recipes.common.units.unit_array import UnitArray, columns
 from recipes.common.units.unit_making import make_units
 

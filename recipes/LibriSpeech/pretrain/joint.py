@@ -34,8 +34,8 @@ from pretrained.toolkits.importing import import_weights
 from recipes.common.data.crops import both_crops
 from recipes.common.data.loaders import stage_loaders
 from recipes.common.data.seeding import derive_rng
-from recipes.common.training.brain import PretrainingBrain
 from recipes.common.training.meters import FrameMeter, Meter, UtteranceMeter
+from recipes.common.training.pretraining_brain import PretrainingBrain
 from recipes.common.units.unit_array import UnitArray, columns, read_description
 from recipes.LibriSpeech.pretrain.frame import (
     all_frames,

@@ -13,8 +13,9 @@ from lobes.signal import frame_lengths, to_device, valid_samples
 from lobes.swapped_prediction import swapped_prediction
 from pretrained.toolkits.importing import import_weights
 from recipes.common.data.views import view_loaders
-from recipes.common.training.brain import PretrainingBrain, TrainingError
+from recipes.common.training.brain import TrainingError
 from recipes.common.training.meters import Meter, perplexity
+from recipes.common.training.pretraining_brain import PretrainingBrain
 from recipes.LibriSpeech.pretrain.joint import start_from
 
 MIN_PERPLEXITY = 1.5  # of the clusters in use

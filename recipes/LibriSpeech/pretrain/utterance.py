@@ -19,9 +19,10 @@ from recipes.common.data.augment import UtteranceAugment
 from recipes.common.data.crops import both_crops, stack_crops
 from recipes.common.data.loaders import plain_loader, stage_loaders
 from recipes.common.data.seeding import derive_seed
-from recipes.common.training.brain import PretrainingBrain, TrainingError, seconds_of
+from recipes.common.training.brain import TrainingError, seconds_of
 from recipes.common.training.hparams import read_tree
 from recipes.common.training.meters import Meter, UtteranceMeter
+from recipes.common.training.pretraining_brain import PretrainingBrain
 from recipes.common.units.lines import line_directions
 from recipes.common.units.passes import share_moments
 
