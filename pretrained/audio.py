@@ -213,7 +213,8 @@ def _opened(path):
     if hasattr(source, "read"):
         _check_open(source)
     elif not os.path.isfile(source):
-        raise FileNotFoundError(f"{path} is not a file: expected an audio file.")
+        hint = ", or one with #t=START,STOP (s) behind it" if "#t=" in str(path) else ""
+        raise FileNotFoundError(f"{path} is not a file: expected an audio file{hint}.")
     elif not os.access(source, os.R_OK):
         raise AudioError(path, "cannot be read: permission denied.")
     try:
@@ -272,8 +273,8 @@ def _seek_piece(file, path):
         file.seek(first)
     else:  # GSM 6.10 and some of telephony's other codecs
         skipped = 0
-        while skipped < first:
-            skipped += len(file.read(min(first - skipped, BLOCK_SECONDS * file.samplerate)))
+        while part := len(file.read(min(first - skipped, BLOCK_SECONDS * file.samplerate))):
+            skipped += part
     return min(last, file.frames) - first
 
 

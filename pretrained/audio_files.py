@@ -1,8 +1,8 @@
 """Where audio lies: in a file of its own, in an open file, or in a tar shard at a byte offset.
 
 A member of a shard is named `SHARD.tar:OFFSET:SIZE`: where its data begin, and how many bytes they
-are. A piece of a recording is named `PATH#t=START,STOP` in seconds, or `PATH#t=START` up to the end
-(W3C, Media Fragments URI 1.0, section 4.2.1). Nothing else knows these forms.
+are. A piece of a recording is named `PATH#t=START,STOP` in seconds, or `PATH#t=START` up to the
+end, as in W3C's Media Fragments URI 1.0, section 4.2.1. Nothing else knows these forms.
 """
 
 import io
@@ -15,7 +15,8 @@ SUFFIXES = (
     *(".caf", ".rf64", ".sph", ".w64", ".wav"),  # codespell:ignore caf
 )
 MEMBER = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
-PIECE = re.compile(r"(.+)#t=(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?", re.DOTALL)
+TIME = r"(\d{1,9}(?:\.\d{1,9})?)"
+PIECE = re.compile(rf"(.+)#t={TIME}(?:,{TIME})?", re.DOTALL)
 HEADER = 512  # bytes of a tar header; padded data follow
 OPEN_SHARDS = 256  # of a process; many systems allow 1024 open files
 AGAIN = "Pack the corpus again, or take the manifest that was written with this shard."

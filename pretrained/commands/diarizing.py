@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pretrained.commands.inputs import add_model
+from pretrained.commands.inputs import add_model, result_name
 from pretrained.commands.messages import for_each
 from pretrained.commands.runtime import check_device
 from pretrained.plain_files import refuse_existing, write_new
@@ -42,7 +42,7 @@ def diarize_files(options):
         raise ValueError(f"--out {out} is a file: name a folder.")
     if options.speakers is not None and (options.speakers < 1 or options.threshold is not None):
         raise ValueError("--speakers must be at least 1, and takes the place of --threshold.")
-    targets = [out / f"{Path(file).stem}.rttm" for file in options.files]
+    targets = [out / f"{result_name(file)}.rttm" for file in options.files]
     target, times = Counter(targets).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files would be written to {target}: diarize to two folders.")

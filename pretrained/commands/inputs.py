@@ -13,7 +13,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 FILES_HELP = (
     "an audio file of any rate and length; a folder, which is searched with its subfolders for "
     f"files named *{' *'.join(SUFFIXES)}, hidden ones left out; @LIST, a text file with a path on "
-    "each line; or -, such lines from standard input"
+    "each line; or -, such lines from standard input. FILE#t=START,STOP is a part of a file, in "
+    "seconds"
 )
 PLACES_HELP = (
     "Each file's path below DIR is its path below the folder that is given or, of several files or "
@@ -130,14 +131,26 @@ def place_results(inputs, out):
     return places
 
 
+def result_name(file):
+    """Return the name of a file without folder and suffix; of a piece, with its times.
+
+    Example
+    -------
+    >>> result_name("speech/a.wav"), result_name("speech/a.wav#t=2.5,4")
+    ('a', 'a#t=2.5,4')
+    """
+    recording = recording_of(file)
+    return Path(recording).stem + file[len(recording) :]
+
+
 def _place(file, folder, out):
-    member = split_member(file)
+    recording = recording_of(file)
+    mark = file[len(recording) :]
+    member = split_member(recording)
     if member is not None:  # of a tar shard: named by its offset
-        file = os.path.join(member[0].removesuffix(".tar"), str(member[1]))
-    relative = os.path.relpath(os.path.abspath(file), folder)
-    recording = recording_of(relative)
-    place = Path(out) / Path(recording).with_suffix("")
-    return place.with_name(place.name + relative[len(recording) :])
+        recording = os.path.join(member[0].removesuffix(".tar"), str(member[1]))
+    relative = os.path.relpath(os.path.abspath(recording), folder)
+    return Path(out) / (os.path.splitext(relative)[0] + mark)
 
 
 def check_out_file(out, inputs):
@@ -152,7 +165,9 @@ def check_out_file(out, inputs):
     """
     if os.path.isdir(out):
         raise ValueError(f"--out {out} is a folder: name a file.")
-    if os.path.realpath(out) in map(os.path.realpath, inputs):
+    recordings = [recording_of(os.fspath(path)) for path in inputs]
+    files = [(split_member(path) or (path,))[0] for path in recordings]
+    if os.path.realpath(out) in map(os.path.realpath, files):
         raise ValueError(f"--out {out} is what is read, and would be lost: name another file.")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pretrained.commands.inputs import add_model, check_out_file
+from pretrained.commands.inputs import add_model, check_out_file, result_name
 from pretrained.commands.messages import for_each
 from pretrained.commands.runtime import check_device
 from pretrained.plain_files import write_whole
@@ -51,7 +51,7 @@ def write_units(options):
     second, with a space between.
     """
     check_out_file(options.out, [*options.files, options.centroids])
-    names = {file: Path(file).stem for file in options.files}
+    names = {file: result_name(file) for file in options.files}
     name, times = Counter(names.values()).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} files have the name {name}: write their units to two files.")

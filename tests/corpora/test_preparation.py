@@ -60,7 +60,7 @@ def test_a_corpus_needs_only_a_listing(corpus):
 
 def test_a_check_of_many_files_goes_on_where_it_was_cut_short(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(preparation, "MANY", 3)
+    monkeypatch.setattr(scanning, "MANY", 3)
     (corpus / "one" / "b1.wav").write_text("text")
     read, check = [], scanning.check_pieces
 
@@ -412,6 +412,14 @@ def test_a_lost_or_half_made_manifest_is_made_again(corpus):
     after = state(prepare(corpus))
     for name in ("one.csv", "one.json", "two.csv", "two.json"):
         assert after[name][0] == before[name][0]
+
+
+def test_manifests_are_made_anew_where_pieces_are_asked_for(corpus, make_voice):
+    audio = np.resize(make_voice(0, 0), 31 * 16000)
+    soundfile.write(corpus / "one" / "a1.wav", audio, 16000)
+    assert len(read_manifest(prepare(corpus) / "one.csv")) == 3
+    assert len(read_manifest(prepare(corpus, in_pieces=True) / "one.csv")) == 4
+    assert len(read_manifest(prepare(corpus) / "one.csv")) == 3
 
 
 def test_two_preparations_give_the_same_bytes(corpus):

@@ -14,7 +14,7 @@ import torch
 
 from pretrained import audio_files
 from pretrained.audio import AudioError, check_audio, read_blocks, read_speech
-from pretrained.audio_files import member_path, open_audio, split_member, stamp
+from pretrained.audio_files import member_path, open_audio, recording_of, split_member, stamp
 from recipes.common.corpora import shards
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import count_left_out, validate_manifests, write_manifest
@@ -350,3 +350,20 @@ def test_the_command_packs_and_prints_what_is_wrong(corpus, capsys):
     (corpus.out / "more").mkdir()
     with pytest.raises(SystemExit, match="more is not of this packing"):
         shards.main([*map(str, words), "--out_folder", str(corpus.out)])
+
+
+def test_a_recording_is_packed_once_for_all_its_pieces(corpus):
+    rows = read_manifest(corpus.manifests / "test.csv")
+    marks = {"$data_root/t/0.flac": ("#t=0,0.5", "#t=0.5"), "$data_root/t/1.flac": ("",)}
+    cut = [
+        {**row, "ID": f"{row['ID']}{mark}", "wav": f"{row['wav']}{mark}"}
+        for row in rows
+        for mark in marks[row["wav"]]
+    ]
+    write_manifest(cut, corpus.manifests / "test.csv")
+    corpus.pack()
+    pairs = corpus.paths("test")
+    assert len(pairs) == 3 and len({recording_of(member) for _, member in pairs}) == 2
+    for file, member in pairs:
+        torch.testing.assert_close(read_speech(member), read_speech(file), rtol=0, atol=0)
+        assert check_audio(member) == check_audio(file)

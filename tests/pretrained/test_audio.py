@@ -485,7 +485,8 @@ def test_a_piece_is_what_a_recording_has_there(kind, subtype, rate, most, tmp_pa
 def test_a_piece_that_a_recording_does_not_have_is_told(voice, tmp_path):
     path = written(tmp_path / "a.wav", NOISE, RATE)
     seconds = len(NOISE) / RATE
-    for mark in (f"#t={seconds}", "#t=0.5,0.5", "#t=0.5,0.25", f"#t=0,{seconds + 0.6}"):
+    marks = (f"#t={seconds}", "#t=0.5,0.5", "#t=0.5,0.25", f"#t=0,{seconds + 0.6}")
+    for mark in (*marks, f"#t={seconds + 0.1},{seconds + 0.4}", "#t=999999999,999999999.5"):
         duration, problem = check_audio(f"{path}{mark}")
         assert duration == 0 and f"the recording, which has {seconds:.2f} s" in problem, mark
         with pytest.raises(AudioError, match="expected #t=START,STOP in seconds"):
@@ -494,6 +495,9 @@ def test_a_piece_that_a_recording_does_not_have_is_told(voice, tmp_path):
     assert check_audio(f"{tmp_path}/gone.wav#t=0,1")[1] == (
         "cannot be decoded: there is no such file."
     )
+    for mark in ("#t=0:1,0:2", "#t=,", "#t=" + "9" * 400):
+        with pytest.raises(FileNotFoundError, match=r"or one with #t=START,STOP \(s\) behind it"):
+            next(read_blocks(f"{path}{mark}"))
 
 
 def test_silent_pieces_are_counted_and_all_others_are_not(tmp_path):

@@ -1,6 +1,7 @@
 """A folder of any audio: what is found, how it is split, and a stage on it by its own command."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import soundfile
 
 from pretrained.audio import read_speech
 from recipes.AudioFolder.audio_folder_prepare import list_audio, prepare_audio_folder
+from recipes.common.corpora import scanning
 from recipes.common.corpora.preparation import BadAudioError, utterance_id
 from recipes.common.data.files import CorpusError
 from recipes.common.data.manifest import validate_manifests
@@ -132,6 +134,27 @@ def test_a_long_recording_is_an_utterance_for_each_piece(long_folder):
     piece = read_speech(str(long_folder / "Gil" / "a.flac#t=30,45"))
     assert len(piece) == 240000
     np.testing.assert_allclose(piece[300:-300], whole[480300:719700], atol=1e-5)
+
+
+def test_the_last_piece_counts_as_silent_only_with_what_is_behind_it(long_folder, monkeypatch):
+    loud = 0.1 * np.sin(np.arange(15 * 16000))
+    audio = [loud, 0 * loud, 0.1 * loud[:160000]]
+    soundfile.write(long_folder / "Gil" / "a.flac", np.concatenate(audio), 16000)
+    rows = [row for split in prepare(long_folder).values() for row in split]
+    assert {row["duration"] for row in rows if "Gil" in row["ID"]} == {15, 25}
+    audio[2] *= 0
+    soundfile.write(long_folder / "Gil" / "a.flac", np.concatenate(audio), 16000)
+    rows = [row for split in prepare(long_folder).values() for row in split]
+    assert [row["duration"] for row in rows if "Gil" in row["ID"]] == [15]
+
+
+def test_what_the_cache_knows_has_the_same_pieces(long_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(scanning, "LARGE", 1)
+    before = prepare(long_folder)
+    shutil.rmtree(long_folder.parent / "manifest")
+    monkeypatch.setattr(scanning, "check_pieces", lambda *_, **__: pytest.fail("decoded anew"))
+    assert prepare(long_folder) == before
 
 
 def test_no_file_counts_as_left_out_for_its_pieces(long_folder):

@@ -20,9 +20,10 @@ from pretrained.audio_files import piece_mark
 from pretrained.plain_files import digest_file, is_new
 from recipes.common.corpora.scanning import (
     FILES,
-    MANY,
     PIECE_SECONDS,
     file_state,
+    is_much,
+    raw_state,
     scan_and_keep,
     scan_audio,
 )
@@ -248,7 +249,7 @@ def _glance(data_folder, save_folder, list_utterances, how):
             for found, listed in in_threads(_look, folders, FOLDERS):
                 files += listed
                 below += [entry for entry in found if entry.path not in own]
-            for path, state in zip(files, in_threads(file_state, files, FILES), strict=True):
+            for path, state in zip(files, in_threads(raw_state, files, FILES), strict=True):
                 digest.update(os.fsencode(f"{path}\0{state}\0"))
             digest.update(os.fsencode("\0".join(entry.path for entry in below)))
             folders = [
@@ -351,8 +352,7 @@ def _checked(splits, listed, problems, data_folder, num_workers, skip_bad, any_r
     """
     rows = [row for split in splits for row in listed[split]]
     paths = [complete_path(row["wav"], data_folder) for row in rows]
-    many = len(paths) >= MANY
-    scan = partial(scan_and_keep, data_folder=data_folder) if many else scan_audio
+    scan = partial(scan_and_keep, data_folder=data_folder) if is_much(paths) else scan_audio
     found = scan(paths, num_workers=num_workers, any_rate=any_rate)
     results = dict(zip(paths, found, strict=True))
     bad = [f"{path} {problem}" for path, (_, problem, _) in results.items() if problem]
@@ -412,7 +412,7 @@ def _in_pieces(row, silent, seconds):
         start, stop = number * seconds, (number + 1) * seconds
         mark = piece_mark(start, stop if number < last else None)
         own = {"ID": row["ID"] + mark, "wav": row["wav"] + mark}
-        own["duration"] = float(seconds) if number < last else duration - start
+        own["duration"] = float(seconds) if number < last else round(duration - start, 7)
         if not silent.issuperset(range(number, end) if number == last else [number]):
             rows.append({**row, **own})
     return rows

@@ -17,6 +17,7 @@ from recipes.common.data.manifest import in_threads
 
 FILES = 200  # that a thread looks at, at a time
 MANY = 2000  # files: of so many, what is found is kept for the next time
+LARGE = 2**30  # bytes: of so many, too
 PIECE_SECONDS = 15  # of a long recording, where a corpus wants it cut
 
 
@@ -78,6 +79,19 @@ def scan_and_keep(paths, data_folder, num_workers=None, any_rate=False):
     return results
 
 
+def is_much(paths):
+    """Return whether files are so many, or so large, that what is found of them is worth keeping.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> _ = path.write_bytes(b"RIFF")
+    >>> is_much([path]), is_much([path] * 2000)
+    (False, True)
+    """
+    return len(paths) >= MANY or sum(file_state(path)[0] for path in paths) >= LARGE
+
+
 def file_state(path):
     """Return the size and the time of a file; of a piece, those of the recording.
 
@@ -88,7 +102,19 @@ def file_state(path):
     >>> file_state(path)[0], file_state(f"{path}#t=15") == file_state(path)
     (4, True)
     """
-    path = recording_of(path)
+    return raw_state(recording_of(path))
+
+
+def raw_state(path):
+    """Return the size and the time of what lies at a path, whatever its name.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav#t=15"
+    >>> _ = path.write_bytes(b"RIFF")
+    >>> raw_state(path)[0]
+    4
+    """
     try:
         state = os.stat(path)
     except OSError:  # a link that leads nowhere has its own; `check_pieces` reports it

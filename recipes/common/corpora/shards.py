@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from pretrained.audio_files import member_path, split_member, split_piece, why_absent
+from pretrained.audio_files import member_path, recording_of, split_member, why_absent
 from pretrained.plain_files import whole_file
 from recipes.common.data.files import CorpusError, replace_text
 from recipes.common.data.manifest import count_left_out, csv_text
@@ -107,14 +107,9 @@ def _check_files(rows, data_folder):
     """Raise CorpusError, with all that is wrong, unless every row's file lies in the corpus."""
     problems = []
     for split, row in rows:
-        name = row["wav"].removeprefix(ROOT)
-        inside = name != row["wav"] and not {"/", ".."} & set(Path(name).parts)
-        if split_piece(name):
-            problems.append(
-                f"{split}: {row['ID']}: a piece of a long recording cannot be packed. There are "
-                "few such files: train on the folder itself."
-            )
-        elif not inside or split_member(name):
+        name = _file_of(row)
+        inside = row["wav"].startswith(ROOT) and not {"/", ".."} & set(Path(name).parts)
+        if not inside or split_member(name):
             expected = f"expected {ROOT} and the path of a file in the corpus"
             problems.append(f"{split}: {row['ID']}: wav is {row['wav']!r}, {expected}.")
         elif (problem := why_absent(data_folder / name)) is not None:
@@ -147,7 +142,7 @@ def plan_shards(split, rows, data_folder):
     >>> shard.members, shard.size()
     ([Member(name='a.wav', size=4, offset=512)], 2048)
     """
-    names = [row["wav"].removeprefix(ROOT) for row in rows]
+    names = list(dict.fromkeys(_file_of(row) for row in rows))
     sizes = [(data_folder / name).stat().st_size for name in names]
     shards, end = [[]], 0
     for name, size in zip(names, sizes, strict=True):
@@ -214,13 +209,21 @@ def _write_shard(path, members, data_folder, bar):
 
 def _new_manifest(rows, shards):
     """Return the text of a manifest whose audio lies in shards."""
-    places = (
-        f"{ROOT}{member_path(shard.name, member.offset, member.size)}"
+    places = {
+        member.name: ROOT + member_path(shard.name, member.offset, member.size)
         for shard in shards
         for member in shard.members
-    )
-    moved = [{**row, "wav": place} for row, place in zip(rows, places, strict=True)]
+    }
+    moved = [
+        {**row, "wav": places[_file_of(row)] + row["wav"][len(recording_of(row["wav"])) :]}
+        for row in rows
+    ]
     return csv_text(moved, list(rows[0]))
+
+
+def _file_of(row):
+    """Return the path, in the corpus, of the file that a row is of or that it is a piece of."""
+    return recording_of(row["wav"]).removeprefix(ROOT)
 
 
 if __name__ == "__main__":

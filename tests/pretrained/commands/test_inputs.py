@@ -9,7 +9,7 @@ import pytest
 
 from pretrained.__main__ import main
 from pretrained.commands import inputs
-from pretrained.commands.inputs import find_audio, place_results
+from pretrained.commands.inputs import check_out_file, find_audio, place_results
 from tests.pretrained.exports import written
 
 
@@ -41,6 +41,17 @@ def test_a_folder_is_searched_and_hidden_files_are_not_found(tree):
 def test_pieces_of_a_recording_have_places_of_their_own(tree):
     named = [f"speech/a/00001.wav{mark}" for mark in ("", "#t=0.5,2", "#t=2")]
     assert places(*named) == ["00001", "00001#t=0.5,2", "00001#t=2"]
+    assert places("s.tar:512:99#t=0,1", "s.tar:9216:99#t=0,1") == ["s/512#t=0,1", "s/9216#t=0,1"]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.wav#t=0.5,2", "a.wav:512:99", "a.wav:512:99#t=1"])
+def test_what_is_read_is_not_written_to(name, tmp_path):
+    out = tmp_path / "a.wav"
+    if ":" in name:
+        name, out = name.replace("wav", "tar"), tmp_path / "a.tar"
+    with pytest.raises(ValueError, match="is what is read, and would be lost"):
+        check_out_file(out, [tmp_path / "b.wav", str(tmp_path / name)])
+    check_out_file(tmp_path / "c.txt", [str(tmp_path / name)])
 
 
 def test_files_and_folders_keep_their_paths_below_what_they_have_in_common(tree):
