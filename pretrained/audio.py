@@ -9,7 +9,7 @@ import math
 import os
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import soundfile
@@ -23,6 +23,7 @@ MOST_OVERSHOOT = 0.5  # s by which a piece may end after its recording, as in Ka
 ZERO_CROSSINGS = 10  # of the resampling filter, on either side
 RATES = (1000, 768000)  # Hz; the filter's length grows with the rate
 MP3_FRAME = 1152  # samples
+MOST_UNREAD = 1.0  # s of an MP3 behind its end by the header: tags are shorter
 # What soundfile raises: a TypeError of formats without header, a UnicodeError of a path.
 UNREADABLE = (soundfile.SoundFileError, TypeError, UnicodeError, MemoryError)
 UNKNOWN_BYTES = 0x7FFFF000  # what a WAV header that was written to a pipe says, or more
@@ -218,7 +219,7 @@ def _opened(path):
     elif not os.access(source, os.R_OK):
         raise AudioError(path, "cannot be read: permission denied.")
     try:
-        with soundfile.SoundFile(source) as file:
+        with _raw(source) as source, soundfile.SoundFile(source) as file:
             if file.format == "RAW":  # libsndfile takes any .au or .snd for samples, and others
                 raise AudioError(path, "cannot be used: it has no header that tells what it holds.")
             rate = file.samplerate
@@ -236,6 +237,13 @@ def _opened(path):
         reason = getattr(error, "error_string", error)
         expected = "Expected WAV, FLAC, OGG, MP3 or another format that soundfile reads."
         raise AudioError(path, f"cannot be decoded as audio: {reason} {expected}") from error
+
+
+def _raw(source):
+    """Return what soundfile opens: of an MP3 the opened file, which tells how far it was read."""
+    if hasattr(source, "read") or os.fsencode(source)[-4:].lower() != b".mp3":
+        return nullcontext(source)
+    return open(source, "rb")
 
 
 def _check_open(file):
@@ -298,6 +306,12 @@ def _mono_blocks(file, path, seconds=BLOCK_SECONDS):
     expected = file.frames if left == math.inf else samples + left
     if expected - samples > (2 * MP3_FRAME if file.format == "MP3" else 0):
         raise AudioError(path, f"is cut short: {samples} of {expected} samples.")
+    if left == math.inf and (more := _unread_seconds(file, samples / rate)) > MOST_UNREAD:
+        raise AudioError(
+            path,
+            f"holds more than its header tells: {samples / rate:.1f} s can be read, and some "
+            f"{more:.0f} s more are there. Convert it: ffmpeg -i OLD.mp3 NEW.flac",
+        )
     if resampled_length(samples, rate) < RECEPTIVE_FIELD:
         found = f"{'' if samples else 'empty, '}too short: {samples / rate:.4f} s"
         raise AudioError(
@@ -322,6 +336,19 @@ def _is_cut(file):
     if file.format == "NIST":
         frames.append(_nist_frames(file.name))
     return max(frames, default=0) > file.frames or bool(CUT.search(log)) or _lacks_end(file)
+
+
+def _unread_seconds(file, seconds):
+    """Return how much an MP3 holds that its header does not tell of, by the bytes of a second.
+
+    libsndfile stops where the header, or the first frame's bit rate, has the end. Two MP3 one after
+    the other have the length of the first.
+    """
+    if file.format != "MP3" or not hasattr(file.name, "tell"):
+        return 0.0
+    read = file.name.tell()
+    rest = _read_at(file.name, read, -1)
+    return 0.0 if b"APETAGEX" in rest else len(rest) / max(1, read) * seconds
 
 
 def _nist_frames(path):

@@ -1,5 +1,6 @@
 """Audio: what is read of any rate and container, and which files are refused."""
 
+import io
 import os
 import pickle
 import sys
@@ -204,6 +205,23 @@ def test_an_mp3_without_a_length_of_its_own_passes_with_what_is_decoded(make_voi
     duration, problem = check_audio(path, any_rate=True)
     assert problem is None
     assert round(duration * 16000) == len(read_speech(path)) == resampled_length(decoded, 44100)
+
+
+def test_an_mp3_that_holds_more_than_its_header_tells_is_refused(tmp_path):
+    """libsndfile reads the first of two MP3 that were joined, and no error tells of the other."""
+    tone = 0.3 * np.sin(np.arange(RATE * 6) / 9)
+    path = written(tmp_path / "a.mp3", tone, RATE)
+    content = path.read_bytes()
+    for tag in (b"TAG" + bytes(125), b"APETAGEX" + bytes(9000)):
+        assert check_audio(write_bytes(path, content + tag)) == (6.0, None)
+    joined = write_bytes(path, 2 * content)
+    assert len(soundfile.read(joined)[0]) == 6 * RATE
+    expected = "6.0 s can be read, and some 6 s more are there. Convert it"
+    duration, problem = check_audio(joined)
+    assert duration == 0 and expected in problem
+    for source in (joined, io.BytesIO(joined.read_bytes())):
+        with pytest.raises(AudioError, match="holds more than its header tells"):
+            list(read_blocks(source))
 
 
 def test_channels_that_cancel_are_silent(make_voice, tmp_path):
