@@ -77,7 +77,7 @@ TASKS = {  # the folder in CORPORA of what the READMEs of tasks name
 DATA = ("LibriSpeech", "voxceleb1", *TASKS, "D", "DIR", "speechocean762")
 ELSEWHERE = {
     r"^(git|pip|make|cd|\.venv)": "installs, or is run by CI or by itself",
-    r"python -m pretrained( encode)?$": "names the command line",
+    r"python -m pretrained( encode| push)?$": "names the command line",
     r"^torchrun": "needs GPUs",
     r"tests\.(digests|fuzzing|mutation|readme_commands)": "takes long, and is run by itself",
     r"\.\.\.": "is cut short in the text",
@@ -89,6 +89,7 @@ ELSEWHERE = {
     r"/CORPUS/": "is of a corpus that a reader adds",
     r"(ablate|judge|results|study)\.py --(models|data_folder|corpora)": "takes hours",
     r"compare_methods\.py (utterance|frame)": "takes an hour",
+    r"channels\.py --methods": "needs the methods side by side, which take an hour",
     r"--write |pretraining_tables\.py": "writes a README from runs that take hours",
 }
 BASE_SIZE = (
