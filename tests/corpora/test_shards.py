@@ -364,6 +364,8 @@ def test_a_recording_is_packed_once_for_all_its_pieces(corpus):
     corpus.pack()
     pairs = corpus.paths("test")
     assert len(pairs) == 3 and len({recording_of(member) for _, member in pairs}) == 2
+    packed = [n for path in corpus.out.glob("test-*.tar") for n in tarfile.open(path).getnames()]
+    assert sorted(packed) == ["t/0.flac", "t/1.flac"]
     for file, member in pairs:
         torch.testing.assert_close(read_speech(member), read_speech(file), rtol=0, atol=0)
         assert check_audio(member) == check_audio(file)
